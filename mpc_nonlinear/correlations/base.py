@@ -1,0 +1,97 @@
+"""The interface between protocols that consume oblivious transfers and what produces them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_nonlinear.cost import OtCount
+from transport.channel import Channel
+from transport.traffic import Party, Traffic
+
+BlockArray = NDArray[np.uint64]
+"""128-bit blocks: shape (n, 2), little-endian words."""
+BitArray = NDArray[np.uint8]
+"""Bits, one per byte, values 0 and 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtSender:
+    """The sender's half of n random correlated OTs: pads for bit 0 and bit 1.
+
+    Element i's pads are H(first_index + i, blocks[i]) and H(first_index + i, blocks[i] ^ delta).
+    """
+
+    blocks: BlockArray
+    delta: BlockArray
+    """Shape (2,), secret, constant over the session."""
+    first_index: int
+
+    def __len__(self) -> int:
+        """Number of OTs."""
+        return len(self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class OtReceiver:
+    """The receiver's half: random choice bits c and blocks[i] = sender.blocks[i] ^ c[i]*delta."""
+
+    blocks: BlockArray
+    choices: BitArray
+    first_index: int
+
+    def __len__(self) -> int:
+        """Number of OTs."""
+        return len(self.blocks)
+
+
+class CorrelationSource(ABC):
+    """Produces random correlated OTs in bulk and hands each out once."""
+
+    name: ClassVar[str]
+    """Name that configs use."""
+    source: ClassVar[str]
+    """Paper and place in it."""
+    trust: ClassVar[str]
+    """Sentence for the report's trust model."""
+
+    @abstractmethod
+    def setup(self, channel: Channel) -> None:
+        """Once per session: base OTs. Talks."""
+
+    @abstractmethod
+    def setup_traffic(self) -> Traffic:
+        """Exact traffic of `setup`."""
+
+    @abstractmethod
+    def produce(self, count: OtCount, channel: Channel) -> None:
+        """Add `count` OTs to the stock. Talks; does nothing, silently, for a zero count."""
+
+    @abstractmethod
+    def production_traffic(self, count: OtCount) -> Traffic:
+        """Exact traffic of `produce(count)`."""
+
+    @abstractmethod
+    def take_sender(self, count: int) -> OtSender:
+        """Consume `count` OTs in which this party sends; `UsageError` when the stock is short."""
+
+    @abstractmethod
+    def take_receiver(self, count: int) -> OtReceiver:
+        """Consume `count` OTs in which this party receives."""
+
+    @abstractmethod
+    def stock(self) -> OtCount:
+        """What is left."""
+
+    @abstractmethod
+    def produced(self) -> OtCount:
+        """All that was made since set-up; produced - stock = used."""
+
+    @property
+    @abstractmethod
+    def party(self) -> Party:
+        """Who we are."""
