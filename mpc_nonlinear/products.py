@@ -20,7 +20,8 @@ class Products(ABC):
     """Fixed-point products of shares, truncated back to `fraction_bits`.
 
     `x_rms` and `y_rms` are upper bounds on the root mean square of the real operands,
-    `max_abs` bounds |x * y| for every element (reals). Both are public.
+    `max_abs` bounds |x * y| for every element (reals), `product_rms` its root mean square
+    (`max_abs` when left out). All are public.
     """
 
     name: ClassVar[str]
@@ -29,11 +30,21 @@ class Products(ABC):
     """Largest distance from the exact product of operands below 4, in units of 2^-fraction_bits."""
 
     @abstractmethod
-    def multiply_cost(self, count: int, *, x_rms: float, y_rms: float, max_abs: float) -> Cost:
+    def multiply_cost(
+        self,
+        count: int,
+        *,
+        x_rms: float,
+        y_rms: float,
+        max_abs: float,
+        product_rms: float | None = None,
+    ) -> Cost:
         """Cost of `count` products."""
 
     @abstractmethod
-    def square_cost(self, count: int, *, x_rms: float, max_abs: float) -> Cost:
+    def square_cost(
+        self, count: int, *, x_rms: float, max_abs: float, product_rms: float | None = None
+    ) -> Cost:
         """Cost of `count` squares."""
 
     @abstractmethod

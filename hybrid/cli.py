@@ -1,0 +1,100 @@
+"""The command line: run, serve, query, plan, doctor, keygen."""
+
+from __future__ import annotations
+
+# Before numpy is imported anywhere: one thread a party unless the user chose otherwise.
+from hybrid.environment import limit_threads
+
+limit_threads()
+
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Annotated  # noqa: E402
+
+import click  # noqa: E402
+import typer  # noqa: E402
+
+from hybrid import commands  # noqa: E402
+from transport.errors import HybridError  # noqa: E402
+
+app = typer.Typer(
+    name="hybrid",
+    help="Two-party private inference of transformers, measured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML file that describes the run.")]
+Texts = Annotated[list[str] | None, typer.Option("--text", help="Text to embed; repeatable.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for report.json and report.md.")]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Shorten texts that are too long.")]
+
+
+@app.command()
+def run(
+    config: ConfigPath, text: Texts = None, out: Out = None, truncate: Truncate = False
+) -> None:
+    """Both parties as processes of this machine; prints tables, accuracy, where the report lies."""
+    commands.run(config, text or [], out, truncate)
+
+
+@app.command()
+def serve(
+    config: ConfigPath,
+    listen: Annotated[str, typer.Option(help="tcp://HOST:PORT to listen on.")],
+    out: Out = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Serve sessions until interrupted.")] = False,
+) -> None:
+    """The server: owns the weights, never sees a text. Serves one session, or many with --keep."""
+    commands.serve(config, listen, out, keep)
+
+
+@app.command()
+def query(
+    config: ConfigPath,
+    connect: Annotated[str, typer.Option(help="tcp://HOST:PORT of the server.")],
+    text: Texts = None,
+    out: Out = None,
+    truncate: Truncate = False,
+) -> None:
+    """The client: owns the text, never opens the weights."""
+    commands.query(config, connect, text or [], out, truncate)
+
+
+@app.command()
+def plan(config: ConfigPath) -> None:
+    """Print every step with engine, protocol, shapes, bounds and traffic; runs nothing."""
+    commands.plan(config)
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, CPU features, threads, interchange with SEAL and a short self test."""
+    commands.doctor()
+
+
+@app.command()
+def keygen(directory: Annotated[Path, typer.Argument(help="New folder for the keys.")]) -> None:
+    """Make CurveZMQ keys for a server and a client on different machines."""
+    commands.keygen(directory)
+
+
+def main() -> None:
+    """Entry point: user mistakes end as one line on standard error and exit code 2."""
+    try:
+        app(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except HybridError as error:
+        print(f"hybrid: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""What each command does, once its arguments are parsed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpc_nonlinear.correlations.dealer import TrustedDealer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from transport.curve import generate_keys
+
+from hybrid import doctor as doctor_
+from hybrid.config import LoadedConfig, load_config
+from hybrid.launch import (
+    Client,
+    Server,
+    finish_embedding,
+    load_server_model,
+    make_plan,
+    open_client,
+    open_server,
+)
+from hybrid.processes import Launcher, RunResult
+from hybrid.reference import PlainEncoder
+from hybrid.report import compare, write_json, write_markdown
+from hybrid.tables import print_plan, print_report
+from hybrid.texts import read_texts
+from hybrid.tokenize import TextEncoder
+from transport.errors import ConfigError, HybridError
+
+Json = dict[str, Any]
+
+
+def run(config_path: Path, texts: list[str], out: Path | None, truncate: bool) -> None:
+    """`hybrid run`."""
+    console = Console()
+    loaded = load_config(config_path)
+    texts = texts or read_texts(loaded)
+    encoder = TextEncoder(loaded.model_folder, loaded.run.model.tokens)
+    ids = [encoder.encode(text, truncate=truncate) for text in texts]
+    # Everything a user can have wrong is found here, before any process starts.
+    plan = make_plan(loaded)
+    out = out or Path("runs") / loaded.run.name
+    writable(out)
+    with ProgressDisplay(console, len(plan.steps) + 1, len(texts)) as display:
+        launcher = Launcher(
+            config_path,
+            pin_cores=loaded.run.runtime.pin_cores,
+            on_progress=display.step,
+            timeout_s=loaded.run.runtime.timeout_s,
+        )
+        needs_dealer = plan.source is TrustedDealer
+        result = launcher.run(texts, truncate=truncate, needs_dealer=needs_dealer)
+    reports = joined_reports(loaded, result, ids)
+    for index, (report, text) in enumerate(zip(reports, texts, strict=True)):
+        folder = out if index == 0 else out / f"text{index + 1}"
+        write(report, folder)
+        print_report(console, report, f"text {index + 1} of {len(texts)}: {text}", folder)
+    cosines = ", ".join(f"{r['accuracy']['cosine']:.6f}" for r in reports)
+    console.print(f"cosine to the plain float32 model: {cosines}")
+    console.print(f"report: {out / 'report.md'} and {out / 'report.json'}")
+
+
+def joined_reports(
+    loaded: LoadedConfig, result: RunResult, ids: list[np.ndarray[Any, np.dtype[np.int64]]]
+) -> list[Json]:
+    """The client's report of each request, with accuracy and both ends' counters."""
+    model = load_server_model(loaded)
+    plain = PlainEncoder(model.weights, model.architecture)
+    reports = []
+    pairs = zip(result.client["requests"], result.server["requests"], ids, strict=True)
+    for client, server, token_ids in pairs:
+        expected = finish_embedding(plain.embed(token_ids, loaded.run.model.tokens), loaded)
+        accuracy = compare(np.array(client["output"]), expected)
+        environment = dict(client["environment"])
+        environment["peak_memory_bytes_client"] = environment.pop("peak_memory_bytes")
+        environment["peak_memory_bytes_server"] = server["environment"]["peak_memory_bytes"]
+        reports.append(
+            {
+                **client,
+                "environment": environment,
+                "accuracy": asdict(accuracy),
+                "counted": {
+                    "session_at_client": result.client["counted"],
+                    "session_at_server": result.server["counted"],
+                    "loopback_device_bytes": result.loopback_sent_bytes,
+                    "requests_in_session": len(ids),
+                },
+                "server_seconds": {s["name"]: s["measured"]["seconds"] for s in server["steps"]},
+            }
+        )
+    return reports
+
+
+def serve(config_path: Path, endpoint: str, out: Path | None, keep: bool) -> None:
+    """`hybrid serve`."""
+    console = Console()
+    loaded = load_config(config_path)
+    server = Server(loaded)
+    _refuse_dealer(loaded)
+    while True:
+        channel = open_server(loaded, endpoint)
+        console.print(f"listening on {channel.endpoint}")
+        try:
+            report = server.serve_session(channel)
+        except HybridError as error:
+            if not keep:
+                raise
+            console.print(f"session ended: {error}")
+            continue
+        finally:
+            channel.close()
+        console.print(f"served {len(report['requests'])} requests")
+        if out and report["requests"]:
+            write(report["requests"][0], out)
+        if not keep:
+            return
+
+
+def query(
+    config_path: Path, endpoint: str, texts: list[str], out: Path | None, truncate: bool
+) -> None:
+    """`hybrid query`."""
+    console = Console()
+    loaded = load_config(config_path)
+    _refuse_dealer(loaded)
+    texts = texts or read_texts(loaded)
+    client = Client(loaded)
+    ids = [client.encode(text, truncate=truncate) for text in texts]
+    if out:
+        writable(out)
+    channel = open_client(loaded, endpoint)
+    try:
+        result = client.ask(channel, ids)
+    finally:
+        channel.close()
+    for index, (report, text) in enumerate(zip(result["requests"], texts, strict=True)):
+        folder = None if out is None else out if index == 0 else out / f"text{index + 1}"
+        if folder:
+            write(report, folder)
+        print_report(console, report, f"text {index + 1} of {len(texts)}: {text}", folder)
+        values = " ".join(f"{value:+.4f}" for value in report["output"][:8])
+        console.print(f"embedding of {len(report['output'])} values: {values} ...")
+
+
+def _refuse_dealer(loaded: LoadedConfig) -> None:
+    if loaded.run.mpc.correlations == TrustedDealer.name:
+        raise ConfigError(
+            f"{loaded.path}: mpc.correlations: 'dealer' needs a third process and works with "
+            "`hybrid run` only; choose another source for serve and query"
+        )
+
+
+def plan(config_path: Path) -> None:
+    """`hybrid plan`."""
+    print_plan(Console(), make_plan(load_config(config_path)))
+
+
+def doctor() -> None:
+    """`hybrid doctor`."""
+    doctor_.report(Console())
+
+
+def keygen(directory: Path) -> None:
+    """`hybrid keygen`."""
+    generate_keys(directory)
+    Console().print(
+        f"keys written to {directory}; set runtime.curve_keys to it. Give the server "
+        "server.key and client.pub, the client client.key and server.pub"
+    )
+
+
+def write(report: Json, folder: Path) -> None:
+    """report.json and report.md."""
+    writable(folder)
+    write_json(report, folder / "report.json")
+    write_markdown(report, folder / "report.md")
+
+
+def writable(folder: Path) -> None:
+    """Make the folder; `ConfigError` when that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--out {folder}: cannot be written ({error.strerror}); name another folder"
+        ) from None
+
+
+class ProgressDisplay:
+    """One bar per request that names the step under way; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console, steps: int, requests: int) -> None:
+        self._steps = steps
+        self._requests = requests
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._done = 0
+        self._layer: int | None = None
+        self._start = time.monotonic()
+
+    def __enter__(self) -> ProgressDisplay:
+        self._task = self._bar.add_task("starting both parties", total=self._steps * self._requests)
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def step(self, name: str, layer: int) -> None:
+        """A step begins."""
+        is_setup = name in ("keys", "waiting for encoded weights")
+        self._bar.update(self._task, description=name, completed=self._done)
+        self._done += not is_setup
+        if not self._console.is_terminal and (layer != self._layer or is_setup):
+            elapsed = time.monotonic() - self._start
+            label = f"layer {layer}" if layer >= 0 else name
+            self._console.print(f"[{elapsed:6.1f} s] {label}", highlight=False, markup=False)
+        self._layer = layer

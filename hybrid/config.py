@@ -1,0 +1,206 @@
+"""The YAML description of one run, checked key by key.
+
+Reading is strict: unknown keys are refused with a suggestion, nothing is inherited from
+another file, and every key that changes what the two parties compute enters `public_hash`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from transport.errors import ConfigError
+from transport.link import LinkModel
+
+LINK_PROFILES = {
+    "lan": LinkModel("lan", 1e9, 0.3e-3),
+    "wan1": LinkModel("wan1", 400e6, 4e-3),
+    "wan2": LinkModel("wan2", 100e6, 4e-3),
+    "wan3": LinkModel("wan3", 100e6, 80e-3),
+}
+"""Network profiles of the field; bandwidth each direction, one-way latency."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelConfig(_Strict):
+    """Which model, and what of it is public."""
+
+    path: str
+    """Folder in Hugging Face layout, relative to the config file."""
+    tokens: int = Field(ge=1, le=512)
+    """Every input is padded to this many tokens; longer ones are refused."""
+    embedding: Literal["public_table"]
+    pooling: Literal["mean"]
+    normalize: bool
+    """Whether the client scales the opened embedding to unit length."""
+
+
+class CkksConfig(_Strict):
+    """Homomorphic engine."""
+
+    parameters: str
+    """Name of a 128-bit parameter set, see `he_linear.PARAMETER_SETS`."""
+    baby_steps: int = Field(ge=2, le=64)
+    """Rotations kept per input ciphertext; also decides which rotation keys are made."""
+
+
+class MpcConfig(_Strict):
+    """Interactive engine."""
+
+    fraction_bits: int = Field(ge=16, le=16)
+    """Fraction bits of every share; the protocols' error tables hold for 16."""
+    output_bits: int = Field(ge=4, le=16)
+    """Fraction bits that survive in the opened output."""
+    correlations: str
+    """Source of correlated randomness."""
+
+
+class ProtocolsConfig(_Strict):
+    """Which registered implementation carries each operation."""
+
+    linear: str
+    attention: str
+    gelu: str
+    softmax: str
+    layernorm: str
+    multiply: str
+
+
+class CalibrationConfig(_Strict):
+    """How bounds on every edge are found by the server."""
+
+    sentences: str | None = None
+    """Text file, one public sample a line, relative to the config; none: those of the package."""
+    margin: float = Field(ge=1.0, le=64.0)
+    """Largest magnitude seen is multiplied by this, then rounded up to a power of two."""
+
+
+class CustomLink(_Strict):
+    """A link model with its own numbers."""
+
+    bandwidth_mbps: float = Field(gt=0)
+    latency_ms: float = Field(ge=0)
+
+
+class RuntimeConfig(_Strict):
+    """How this machine runs the parties; not part of what they must agree on."""
+
+    timeout_s: float = Field(default=120.0, gt=0, le=86400)
+    """Longest silence of a connected peer before the run ends with an error."""
+    connect_timeout_s: float = Field(default=60.0, gt=0, le=86400)
+    pin_cores: bool = True
+    """`hybrid run` gives each party a core of its own when there are two."""
+    curve_keys: str | None = None
+    """Folder made by `hybrid keygen`, relative to the config file."""
+
+
+class RunConfig(_Strict):
+    """One complete run."""
+
+    name: str = Field(min_length=1, max_length=64)
+    model: ModelConfig
+    texts: str | None = None
+    """Text file, one text a line, relative to the config; only the client opens it."""
+    ckks: CkksConfig
+    mpc: MpcConfig
+    protocols: ProtocolsConfig
+    calibration: CalibrationConfig
+    link: Literal["none", "lan", "wan1", "wan2", "wan3"] | CustomLink = "none"
+    plugins: list[str] = []
+    """Importable modules with PROTOCOLS or PACKINGS tuples."""
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def public_hash(self) -> str:
+        """SHA-256 of everything both parties must agree on; local paths and texts are left out."""
+        agreed = self.model_dump(exclude={"texts", "runtime", "calibration", "name"})
+        agreed["model"].pop("path")
+        return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
+
+    def link_model(self) -> LinkModel | None:
+        """The link to imitate, if any."""
+        if isinstance(self.link, CustomLink):
+            return LinkModel("custom", self.link.bandwidth_mbps * 1e6, self.link.latency_ms * 1e-3)
+        return LINK_PROFILES.get(self.link)
+
+
+class LoadedConfig:
+    """A checked config and where it came from."""
+
+    def __init__(self, config: RunConfig, path: Path) -> None:
+        self.run = config
+        self.path = path
+
+    def resolve(self, relative: str) -> Path:
+        """A path written in the config, relative to the config file."""
+        return (self.path.parent / Path(relative).expanduser()).resolve()
+
+    @property
+    def model_folder(self) -> Path:
+        """The model folder; `ConfigError` when it is not one."""
+        folder = self.resolve(self.run.model.path)
+        if not folder.is_dir():
+            raise ConfigError(
+                f"{self.path}: model.path: folder {self.run.model.path!r} does not exist; run "
+                "`make model` for the default model or name a folder in Hugging Face layout"
+            )
+        return folder
+
+
+def load_config(path: Path) -> LoadedConfig:
+    """Read and check a run description."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(
+            f"{path}: cannot be read ({reason}); name an existing YAML file"
+        ) from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{place}: not valid YAML; {getattr(error, 'problem', error)}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping of keys at top level; see configs/minilm.yaml"
+        )
+    try:
+        return LoadedConfig(RunConfig.model_validate(raw), path)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    """First problem of a validation as one line naming place, value and remedy."""
+    first = error.errors()[0]
+    keys = [str(k) for k in first["loc"]]
+    place = f"{path}: {'.'.join(keys)}"
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(keys[:-1])
+        close = difflib.get_close_matches(keys[-1], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        where = f"{path}: {'.'.join(keys[:-1])}: " if keys[:-1] else f"{path}: "
+        return f"{where}unknown key {keys[-1]!r}; {hint}"
+    if first["type"] == "missing":
+        return f"{place}: missing; add it, see configs/minilm.yaml for every key"
+    return f"{place}: {first['msg'].lower()}, got {first.get('input')!r}"
+
+
+def _known_keys(keys: list[str]) -> list[str]:
+    schema: Any = RunConfig
+    for key in keys:
+        field = schema.model_fields.get(key)
+        if field is None or not isinstance(field.annotation, type):
+            return list(CustomLink.model_fields)
+        schema = field.annotation
+    return list(schema.model_fields)

@@ -1,0 +1,65 @@
+"""What a report and `hybrid doctor` say about the machine and the versions in use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from importlib import metadata
+
+PACKAGES = ("tenseal", "numpy", "scipy", "numba", "pyzmq", "msgpack", "torch", "cryptography")
+CPU_FEATURES = ("aes", "avx2", "fma", "avx512f", "avx512ifma")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+def limit_threads() -> None:
+    """One thread for BLAS and numba, unless the user chose; before numpy is imported."""
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, "1")
+
+
+def describe() -> dict[str, str]:
+    """Machine, features and versions."""
+    versions = {name: _version(name) for name in PACKAGES}
+    return {
+        "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {platform.machine()}",
+        "cpu_features": " ".join(_cpu_features()) or "unknown",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "threads": " ".join(f"{n}={os.environ.get(n, 'unset')}" for n in THREAD_VARIABLES),
+        **{f"version_{name}": version for name, version in versions.items()},
+    }
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _cpu_lines(key: str) -> list[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return [line.split(":", 1)[1].strip() for line in file if line.startswith(key)]
+    except OSError:
+        return []
+
+
+def _cpu_model() -> str:
+    return next(iter(_cpu_lines("model name")), platform.processor() or "unknown CPU")
+
+
+def _cpu_features() -> list[str]:
+    flags = next(iter(_cpu_lines("flags")), "").split()
+    return [name for name in CPU_FEATURES if name in flags]

@@ -1,0 +1,224 @@
+"""Process entry points: one server, one client, and the launcher that starts both.
+
+`serve` and `query` know one side each. The launcher of `hybrid run` is an experimenter's
+tool: it starts the same two parties as processes of this machine and, knowing both sides,
+adds accuracy and the comparison of both ends' counters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transport.curve import CurveKeys, load_client_keys, load_server_keys
+from transport.zmq_channel import connect, listen
+
+from hybrid.architecture import read_architecture
+from hybrid.calibration import calibrate, default_sentences, read_sentences
+from hybrid.catalog import load_catalog
+from hybrid.config import LoadedConfig
+from hybrid.environment import describe, peak_memory_bytes
+from hybrid.parties import Answer, ClientSession, ServerModel, ServerSession
+from hybrid.plan import Plan, build_plan
+from hybrid.reference import PlainEncoder
+from hybrid.report import (
+    add_phases,
+    phase_row,
+    step_rows,
+    totals,
+    trust_model,
+)
+from hybrid.runner import Progress, RequestResult
+from hybrid.tokenize import TextEncoder
+from hybrid.weights import load_weights
+from transport.channel import SETUP, Channel
+from transport.errors import HybridError, PeerLostError
+from transport.traffic import Party
+
+Json = dict[str, Any]
+
+
+def load_server_model(loaded: LoadedConfig) -> ServerModel:
+    """Weights and calibrated bounds."""
+    folder = loaded.model_folder
+    architecture = read_architecture(folder)
+    weights = load_weights(folder, architecture)
+    calibration = loaded.run.calibration
+    sentences = (
+        default_sentences()
+        if calibration.sentences is None
+        else read_sentences(loaded.resolve(calibration.sentences))
+    )
+    tokens = loaded.run.model.tokens
+    encoder = TextEncoder(folder, tokens)
+    samples = [encoder.encode(sentence, truncate=True) for sentence in sentences]
+    plain = PlainEncoder(weights, architecture)
+    bounds = calibrate(plain, samples, tokens, calibration.margin)
+    return ServerModel(architecture, weights, bounds)
+
+
+def make_plan(loaded: LoadedConfig) -> Plan:
+    """The plan as both parties would derive it; runs nothing private."""
+    model = load_server_model(loaded)
+    catalog = load_catalog(loaded.run.plugins)
+    return build_plan(loaded.run, model.architecture, model.bounds, catalog)
+
+
+class Server:
+    """The server's process: loads, listens, serves one session."""
+
+    def __init__(self, loaded: LoadedConfig, progress: Progress | None = None) -> None:
+        self._loaded = loaded
+        self._catalog = load_catalog(loaded.run.plugins)
+        self._progress = progress
+        self.model = load_server_model(loaded)
+        # Built once before any client comes, so that a config that cannot work says so here.
+        build_plan(loaded.run, self.model.architecture, self.model.bounds, self._catalog)
+
+    def serve_session(self, channel: Channel, dealer: Channel | None = None) -> Json:
+        """One client's session; returns the server's own report."""
+        session = ServerSession(self._loaded.run, self._catalog, channel)
+        if self._progress:
+            session.progress = self._progress
+        with reporting_failure(channel):
+            start = time.perf_counter()
+            plan = session.setup(self.model, _source_arguments(dealer))
+            setup_s = time.perf_counter() - start
+            requests = [
+                request_report(plan, self._loaded, channel, result, setup_s)
+                for result in session.serve()
+            ]
+        return {"requests": requests, "counted": counted(channel)}
+
+
+class Client:
+    """The client's process: reads texts, connects, asks."""
+
+    def __init__(self, loaded: LoadedConfig, progress: Progress | None = None) -> None:
+        self._loaded = loaded
+        self._progress = progress
+        self._catalog = load_catalog(loaded.run.plugins)
+        self._encoder = TextEncoder(loaded.model_folder, loaded.run.model.tokens)
+
+    def encode(self, text: str, *, truncate: bool) -> NDArray[np.int64]:
+        """Token ids of a text; `ConfigError` when it is too long."""
+        return self._encoder.encode(text, truncate=truncate)
+
+    def ask(
+        self, channel: Channel, token_ids: list[NDArray[np.int64]], dealer: Channel | None = None
+    ) -> Json:
+        """One session with a request per text; returns the client's report."""
+        session = ClientSession(self._loaded.run, self._catalog, channel)
+        if self._progress:
+            session.progress = self._progress
+        with reporting_failure(channel):
+            start = time.perf_counter()
+            plan = session.setup(_source_arguments(dealer))
+            setup_s = time.perf_counter() - start
+            requests = []
+            for ids in token_ids:
+                answer = session.query(ids)
+                row = request_report(plan, self._loaded, channel, answer.result, setup_s)
+                row["total"]["seconds"] = answer.seconds
+                row["output"] = self.output(answer)
+                requests.append(row)
+            session.finish()
+        return {"requests": requests, "counted": counted(channel)}
+
+    def output(self, answer: Answer) -> list[float]:
+        """The embedding as the user gets it."""
+        return finish_embedding(answer.pooled, self._loaded).tolist()
+
+
+def finish_embedding(pooled: NDArray[np.float64], loaded: LoadedConfig) -> NDArray[np.float64]:
+    """Scale to unit length where the config says so."""
+    if not loaded.run.model.normalize:
+        return pooled
+    return pooled / max(float(np.linalg.norm(pooled)), 1e-12)
+
+
+def request_report(
+    plan: Plan, loaded: LoadedConfig, channel: Channel, result: RequestResult, setup_s: float
+) -> Json:
+    """All keys of the report that this party knows."""
+    config = loaded.run.model_dump(mode="json")
+    config.pop("texts")
+    offline, online = totals(result.steps)
+    environment = describe() | {"peak_memory_bytes": str(peak_memory_bytes())}
+    return {
+        "config": config,
+        "environment": environment,
+        "trust_model": trust_model(plan, config),
+        "failure_probability": plan.cost.failure_probability,
+        "setup": phase_row(setup_s, channel.traffic(SETUP)),
+        "offline": offline,
+        "online": online,
+        "total": add_phases(offline, online),
+        "correlations": {
+            "client_sends": plan.correlations.client_sends,
+            "server_sends": plan.correlations.server_sends,
+        },
+        "steps": step_rows(plan, result.steps),
+    }
+
+
+def counted(channel: Channel) -> Json:
+    """What this end of the channel counted in all."""
+    total = channel.total
+    return phase_row(0.0, total) | {
+        "payload_bytes": total.client_payload_bytes + total.server_payload_bytes
+    }
+
+
+def _source_arguments(dealer: Channel | None) -> Mapping[str, Any]:
+    return {} if dealer is None else {"dealer_channel": dealer}
+
+
+@contextmanager
+def reporting_failure(channel: Channel) -> Iterator[None]:
+    """Tell the peer when this side gives up, in words that hold nothing secret."""
+    try:
+        yield
+    except PeerLostError:
+        raise
+    except HybridError as error:
+        channel.abort(type(error).__name__)
+        raise
+    except BaseException:
+        channel.abort("internal error")
+        raise
+
+
+def open_server(loaded: LoadedConfig, endpoint: str) -> Channel:
+    """Bind and wait for one client."""
+    runtime = loaded.run.runtime
+    return listen(
+        endpoint,
+        Party.SERVER,
+        timeout_s=runtime.timeout_s,
+        curve=_curve(loaded, load_server_keys),
+        link=loaded.run.link_model(),
+    )
+
+
+def open_client(loaded: LoadedConfig, endpoint: str) -> Channel:
+    """Connect to a listening server."""
+    runtime = loaded.run.runtime
+    return connect(
+        endpoint,
+        Party.CLIENT,
+        timeout_s=runtime.timeout_s,
+        connect_timeout_s=runtime.connect_timeout_s,
+        curve=_curve(loaded, load_client_keys),
+        link=loaded.run.link_model(),
+    )
+
+
+def _curve(loaded: LoadedConfig, load: Callable[[Path], CurveKeys]) -> CurveKeys | None:
+    folder = loaded.run.runtime.curve_keys
+    return None if folder is None else load(loaded.resolve(folder))

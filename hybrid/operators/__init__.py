@@ -1,0 +1,1 @@
+"""Operations of the graph bound to engines and protocols."""

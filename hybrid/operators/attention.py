@@ -1,0 +1,86 @@
+"""The two products of attention, both operands shared."""
+
+from __future__ import annotations
+
+import numpy as np
+from he_linear.keys import ServerKeys
+from he_linear.packings.base import ProductPacking
+
+from hybrid.conversions import Conversion, Operand
+from hybrid.graph import Node
+from hybrid.operators.base import Operator, PlanContext, RunState
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import RingArray
+
+
+class AttentionProductOperator(Operator):
+    """Per-head products of two shared matrices under a registered packing. 2 rounds."""
+
+    engine = "he_linear"
+
+    def __init__(self, node: Node, context: PlanContext, packing: type[ProductPacking]) -> None:
+        super().__init__(node, context)
+        self.protocol = packing.name
+        self._packing = packing(context.parameters, *node.shape)
+        self._conversion = Conversion(
+            context.parameters,
+            (self._packing.left_ciphertexts, self._packing.right_ciphertexts),
+            self._packing.output_ciphertexts,
+            self._packing.output_scale,
+            context.mpc.fixed_point.fraction_bits,
+        )
+
+    @property
+    def galois_steps(self) -> tuple[int, ...]:
+        """Rotations of the packing."""
+        return tuple(self._packing.galois_steps)
+
+    @property
+    def needs_relinearisation(self) -> bool:
+        """Ciphertexts are multiplied."""
+        return True
+
+    def parameters(self) -> dict[str, float | int | str]:
+        """Bounds used for the failure probability."""
+        return {f"{role}_rms": bound.rms for role, bound in sorted(self.node.bounds.items())}
+
+    def cost(self) -> Cost:
+        """Both operands encrypted up, one masked download."""
+        batch, rows, inner, columns = self.node.shape
+        bounds = self.node.bounds
+        inputs = [
+            (bounds["left"].rms, batch * rows * inner * self._packing.replicas),
+            (bounds["right"].rms, batch * inner * columns * self._packing.replicas),
+        ]
+        return self._conversion.cost(inputs, bounds["output"].rms)
+
+    def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
+        """scores: (qkv) to (heads, tokens, tokens); context: (weights, qkv) to (tokens, hidden)."""
+        left, right = self._operands(inputs)
+        scale = self._packing.input_scale(self._conversion.fraction_bits)
+        packed = [
+            Operand(real.view(np.uint64), imag.view(np.uint64), scale)
+            for real, imag in (
+                self._packing.pack_left(left.view(np.int64)),
+                self._packing.pack_right(right.view(np.int64)),
+            )
+        ]
+
+        def evaluate(ciphertexts: list[RingArray], keys: ServerKeys) -> RingArray:
+            return self._packing.evaluate(ciphertexts[0], ciphertexts[1], keys)
+
+        real, _ = state.homomorphic.apply(packed, self._conversion, evaluate, state.session.channel)
+        product = self._packing.unpack(real)
+        if self.node.op == "context":
+            heads, tokens, _, size = self.node.shape
+            product = product.transpose(1, 0, 2).reshape(tokens, heads * size)
+        return [np.ascontiguousarray(product)]
+
+    def _operands(self, inputs: list[RingArray]) -> tuple[RingArray, RingArray]:
+        qkv = inputs[-1]
+        heads = self.node.shape[0]
+        # (tokens, 3 hidden) -> (3, heads, tokens, head size)
+        query, key, value = qkv.reshape(len(qkv), 3, heads, -1).transpose(1, 2, 0, 3)
+        if self.node.op == "scores":
+            return np.ascontiguousarray(query), np.ascontiguousarray(key.transpose(0, 2, 1))
+        return inputs[0], np.ascontiguousarray(value)

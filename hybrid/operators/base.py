@@ -1,0 +1,96 @@
+"""What every operation of the graph becomes: a cost before the run and a step during it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from he_linear.params import CkksParameters
+from numpy.typing import NDArray
+
+from hybrid.conversions import HomomorphicParty
+from hybrid.folding import FloatArray
+from hybrid.graph import Node
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.session import Context, Session
+from transport.traffic import Party
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedLinear:
+    """A linear node's weights as its packing wants them, and what is added in the clear."""
+
+    encoded: object
+    bias: FloatArray
+    shift: FloatArray | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """One party's half of a running inference."""
+
+    session: Session
+    homomorphic: HomomorphicParty
+    encoded: Mapping[str, EncodedLinear]
+    """Server only; empty at the client."""
+    pool_gain: FloatArray | None
+    """Server only."""
+    pool_bias: FloatArray | None
+    mask: NDArray[np.bool_] | None
+    """Client only: true for real tokens."""
+
+    @property
+    def is_client(self) -> bool:
+        """Whether this party is the client."""
+        return self.session.party is Party.CLIENT
+
+    def encode(self, x: FloatArray) -> RingArray:
+        """Fixed-point encoding of a public or own constant."""
+        return self.session.fixed_point.encode(x)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanContext:
+    """Public parameters that operators share."""
+
+    parameters: CkksParameters
+    mpc: Context
+    baby_steps: int
+    output_bits: int
+
+
+class Operator(ABC):
+    """A graph node bound to an engine and a protocol."""
+
+    engine: str
+    """he_linear or mpc_nonlinear, or both where a protocol needs both."""
+    protocol: str
+
+    def __init__(self, node: Node, context: PlanContext) -> None:
+        self.node = node
+        self.context = context
+
+    @property
+    def galois_steps(self) -> tuple[int, ...]:
+        """Rotations that need keys."""
+        return ()
+
+    @property
+    def needs_relinearisation(self) -> bool:
+        """Whether a relinearisation key is needed."""
+        return False
+
+    @abstractmethod
+    def parameters(self) -> dict[str, float | int | str]:
+        """Public parameters of the protocol, for the plan and its hash."""
+
+    @abstractmethod
+    def cost(self) -> Cost:
+        """Exact traffic and correlations, bound on the failure probability."""
+
+    @abstractmethod
+    def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
+        """Shares of the node's outputs from shares of its inputs."""

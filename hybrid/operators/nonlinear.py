@@ -1,0 +1,46 @@
+"""Nonlinear protocols of `mpc_nonlinear` as operations of the graph."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from mpc_nonlinear.protocols.base import NonlinearProtocol
+
+from hybrid.graph import Node
+from hybrid.operators.base import Operator, PlanContext, RunState
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import RingArray
+
+
+class NonlinearOperator(Operator):
+    """A protocol applied to one tensor, after the local work that its operation calls for:
+    the residual addition before a LayerNorm, the attention mask before a softmax.
+    """
+
+    engine = "mpc_nonlinear"
+
+    def __init__(self, node: Node, context: PlanContext, protocol: NonlinearProtocol) -> None:
+        super().__init__(node, context)
+        self.protocol = protocol.name
+        self._protocol = protocol
+
+    def parameters(self) -> dict[str, float | int | str]:
+        """The protocol's public fields."""
+        return dataclasses.asdict(self._protocol)  # type: ignore[call-overload,no-any-return]
+
+    def cost(self) -> Cost:
+        """The protocol's own."""
+        return self._protocol.cost(self.node.shape, self.context.mpc)
+
+    def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
+        """Same shape as the (first) input."""
+        x = inputs[0]
+        for residual in inputs[1:]:
+            x = x + residual
+        if self.node.op == "softmax" and state.mask is not None:
+            # The client alone knows which tokens are padding; scores there fall below the range
+            # in which the exponential is told from zero.
+            penalty = np.where(state.mask, 0.0, -2 * self.node.bounds["input"].max_abs)
+            x = x + state.encode(penalty)
+        return [self._protocol.run(x, state.session)]

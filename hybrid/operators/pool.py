@@ -1,0 +1,77 @@
+"""Mean pooling on shares, and the only opening of a run: the pooled vector, to the client."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from mpc_nonlinear.opening import (
+    masked_sum,
+    masked_sum_cost,
+    open_to_client,
+    open_to_client_cost,
+)
+from mpc_nonlinear.truncate import truncate, truncate_cost
+
+from hybrid.graph import Node
+from hybrid.operators.base import Operator, PlanContext, RunState
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import RingArray
+
+
+class PoolOperator(Operator):
+    """Sum of the unmasked rows of n * gain + bias, opened to the client, who divides by their
+    number. The mask stays with the client; the low bits are truncated before the opening.
+    """
+
+    engine = "mpc_nonlinear"
+    protocol = "masked_sum"
+
+    def __init__(self, node: Node, context: PlanContext) -> None:
+        super().__init__(node, context)
+        tokens, self._hidden = node.shape
+        self._bound = node.bounds["output"]
+        # Rows of normalised values have root mean square one.
+        self._sum_rms = float(tokens)
+        self._dropped_bits = context.mpc.fixed_point.fraction_bits - context.output_bits
+
+    def parameters(self) -> dict[str, float | int | str]:
+        """Bounds and the precision of the opened vector."""
+        return {"max_abs": self._bound.max_abs, "output_bits": self.context.output_bits}
+
+    def cost(self) -> Cost:
+        """Masked sum, one product with the gains, truncation, opening."""
+        tokens, hidden = self.node.shape
+        products = self.context.mpc.products
+        cost = masked_sum_cost(tokens, 2 * hidden)
+        bounds = self._product_bounds()
+        cost += products.multiply_cost(hidden, **bounds, product_rms=self._bound.rms)
+        if self._dropped_bits:
+            cost += truncate_cost(hidden, self._dropped_bits)
+        return cost + open_to_client_cost(hidden)
+
+    def _product_bounds(self) -> dict[str, float]:
+        return {"x_rms": self._sum_rms, "y_rms": 1.0, "max_abs": self._bound.max_abs}
+
+    def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
+        """Client: the opened sum, ring encoding with `output_bits` fraction bits; server: zeros."""
+        session = state.session
+        tokens, hidden = self.node.shape
+        gain = np.zeros(hidden, np.uint64)
+        bias = np.zeros((tokens, hidden), np.uint64)
+        if state.pool_gain is not None and state.pool_bias is not None:
+            gain = state.encode(state.pool_gain)
+            bias = bias + state.encode(state.pool_bias)
+        rows = np.concatenate([inputs[0], bias], axis=1)
+        sums = masked_sum(rows, session, state.mask)
+        scaled = session.products.multiply(
+            np.ascontiguousarray(sums[:hidden]), gain, session, **self._product_bounds()
+        )
+        total = scaled + sums[hidden:]
+        if self._dropped_bits:
+            limit = 1 << math.ceil(
+                math.log2(2 * self._bound.max_abs) + session.fixed_point.fraction_bits
+            )
+            total = truncate(total, self._dropped_bits, limit, session)
+        opened = open_to_client(total, session)
+        return [np.zeros(hidden, np.uint64) if opened is None else opened]

@@ -1,0 +1,231 @@
+"""The two parties of a session: set-up, then one request after the other.
+
+Set-up, in this order: handshake on version and config; the server's public description
+(architecture, bounds, digest of the public embedding table); comparison of plan hashes; the
+table, unless the client has it; the client's public keys; base OTs; the server's word that its
+weights are encoded. Everything sent here is counted under the label "setup".
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from he_linear.keys import ClientKeys, ServerKeys, public_key_bytes
+from numpy.typing import NDArray
+from transport.handshake import handshake, recv_public, send_public
+
+from hybrid.architecture import Architecture
+from hybrid.calibration import Bound, bounds_from_public, bounds_to_public
+from hybrid.catalog import Catalog
+from hybrid.config import RunConfig
+from hybrid.conversions import HomomorphicClient, HomomorphicParty, HomomorphicServer
+from hybrid.folding import FloatArray, fold
+from hybrid.operators.base import EncodedLinear, RunState
+from hybrid.operators.linear import LinearOperator
+from hybrid.plan import Plan, build_plan
+from hybrid.products import CheapestProducts, CkksProducts
+from hybrid.public_table import receive_table, send_table
+from hybrid.runner import Progress, RequestResult, run_request
+from hybrid.weights import EncoderWeights
+from mpc_nonlinear.correlations.base import CorrelationSource
+from mpc_nonlinear.products import Products
+from mpc_nonlinear.session import Session
+from transport.channel import Channel
+from transport.errors import FrameError
+from transport.randomness import SecureRandom
+from transport.traffic import Party
+
+_DESCRIPTION_BYTES = 1 << 20
+_ANOTHER, _FINISHED = b"\x01", b"\x00"
+
+
+def _ignore(_step: str, _layer: int) -> None:
+    """No progress display."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerModel:
+    """What the server loads before any client comes."""
+
+    architecture: Architecture
+    weights: EncoderWeights
+    bounds: Mapping[str, Bound]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One request as the client sees it."""
+
+    result: RequestResult
+    pooled: FloatArray
+    """Mean-pooled embedding, (hidden,), not normalised."""
+    seconds: float
+
+
+class _SessionParts:
+    """Set-up that both parties share."""
+
+    def __init__(self, config: RunConfig, catalog: Catalog, channel: Channel) -> None:
+        self.config = config
+        self.catalog = catalog
+        self.channel = channel
+        self.progress: Progress = _ignore
+
+    def agree_on_config(self) -> None:
+        handshake(self.channel, {"config": self.config.public_hash()})
+
+    def agree_on_plan(self, architecture: Architecture, bounds: Mapping[str, Bound]) -> Plan:
+        plan = build_plan(self.config, architecture, bounds, self.catalog)
+        handshake(self.channel, {"plan": plan.digest()})
+        return plan
+
+    def start_correlations(self, plan: Plan, source: CorrelationSource) -> CorrelationSource:
+        source.setup(self.channel)
+        return source
+
+    def session(self, plan: Plan, party: HomomorphicParty, source: CorrelationSource) -> Session:
+        products = with_keys(plan.context.mpc.products, party)
+        context = replace(plan.context.mpc, products=products)
+        return Session(self.channel, context, source, SecureRandom(domain="mpc"))
+
+
+def with_keys(products: Products, party: HomomorphicParty) -> Products:
+    """The same products, able to run: CKKS ones get this party's keys."""
+    if isinstance(products, CkksProducts):
+        return replace(products, party=party)
+    if isinstance(products, CheapestProducts):
+        return products.with_choices(lambda choice: with_keys(choice, party))
+    return products
+
+
+class ClientSession(_SessionParts):
+    """The client's side: holds texts and the secret key, never opens the weights file."""
+
+    def setup(self, source_arguments: Mapping[str, Any] | None = None) -> Plan:
+        """Everything up to the first request."""
+        self.agree_on_config()
+        description = recv_public(self.channel, _DESCRIPTION_BYTES)
+        architecture, bounds, digest = _parse_description(description)
+        plan = self.agree_on_plan(architecture, bounds)
+        self.table = receive_table(self.channel, architecture, digest)
+        self.progress("keys", -1)
+        steps, relinearise = plan.galois_steps, plan.needs_relinearisation
+        parameters = plan.context.parameters
+        randomness = SecureRandom(domain="ckks client")
+        keys = ClientKeys.generate(parameters, steps, relinearise, randomness)
+        self.channel.send(keys.public_bytes())
+        source = plan.source(
+            Party.CLIENT, SecureRandom(domain="ot client"), **(source_arguments or {})
+        )
+        source = self.start_correlations(plan, source)
+        homomorphic = HomomorphicClient(parameters, keys, randomness)
+        self.progress("waiting for encoded weights", -1)
+        self.channel.recv(1)
+        self.plan, self._session = plan, self.session(plan, homomorphic, source)
+        self._homomorphic, self._requests = homomorphic, 0
+        return plan
+
+    def query(self, token_ids: NDArray[np.int64]) -> Answer:
+        """One private inference."""
+        tokens = self.config.model.tokens
+        padded = np.zeros(tokens, np.int64)
+        padded[: len(token_ids)] = token_ids
+        mask = np.arange(tokens) < len(token_ids)
+        self.channel.send(_ANOTHER)
+        start = time.perf_counter()
+        state = RunState(self._session, self._homomorphic, {}, None, None, mask)
+        own = state.encode(self.table.embed(padded))
+        result = run_request(self.plan, state, self._requests, own, self.progress)
+        self._requests += 1
+        unit = 2.0**-self.plan.context.output_bits
+        pooled = result.output.view(np.int64) * unit / len(token_ids)
+        return Answer(result, pooled, time.perf_counter() - start)
+
+    def finish(self) -> None:
+        """Tell the server that no request follows."""
+        self.channel.send(_FINISHED)
+
+
+class ServerSession(_SessionParts):
+    """The server's side: holds the weights, never sees a text."""
+
+    def setup(self, model: ServerModel, source_arguments: Mapping[str, Any] | None = None) -> Plan:
+        """Everything up to the first request."""
+        self.agree_on_config()
+        table = model.weights.embedding
+        description = {
+            "architecture": model.architecture.to_public(),
+            "bounds": bounds_to_public(model.bounds),
+            "embedding": table.digest(),
+        }
+        send_public(self.channel, description)
+        plan = self.agree_on_plan(model.architecture, model.bounds)
+        send_table(self.channel, table)
+        steps, relinearise = plan.galois_steps, plan.needs_relinearisation
+        parameters = plan.context.parameters
+        maps = fold(model.weights, model.architecture)
+        self.progress("encoding weights", -1)
+        # Encoded while the client makes its keys.
+        encoded = {
+            step.node.name: step.operator.encode(maps[step.node.name])
+            for step in plan.steps
+            if isinstance(step.operator, LinearOperator)
+        }
+        data = self.channel.recv(public_key_bytes(parameters, len(steps), relinearise))
+        keys = ServerKeys.parse(parameters, data, steps, relinearise)
+        source = plan.source(
+            Party.SERVER, SecureRandom(domain="ot server"), **(source_arguments or {})
+        )
+        source = self.start_correlations(plan, source)
+        homomorphic = HomomorphicServer(parameters, keys, SecureRandom(domain="ckks server"))
+        self.channel.send(b"\x00")
+        self.plan = plan
+        self._state = self._run_state(plan, homomorphic, source, encoded, maps["pool"])
+        return plan
+
+    def _run_state(
+        self,
+        plan: Plan,
+        homomorphic: HomomorphicServer,
+        source: CorrelationSource,
+        encoded: Mapping[str, EncodedLinear],
+        pool: Any,
+    ) -> RunState:
+        session = self.session(plan, homomorphic, source)
+        return RunState(session, homomorphic, encoded, pool.scale, pool.shift, None)
+
+    def serve(self) -> Iterator[RequestResult]:
+        """Requests until the client finishes."""
+        shape = (self.config.model.tokens, self._state_hidden())
+        request = 0
+        while True:
+            word = self.channel.recv(1)
+            if word == _FINISHED:
+                return
+            if word != _ANOTHER:
+                raise FrameError("setup: the client sent an unknown request word; same version?")
+            # The embedding is the client's alone: the server's share of it is zero.
+            yield run_request(
+                self.plan, self._state, request, np.zeros(shape, np.uint64), self.progress
+            )
+            request += 1
+
+    def _state_hidden(self) -> int:
+        return self.plan.steps[-1].node.shape[-1]
+
+
+def _parse_description(data: object) -> tuple[Architecture, dict[str, Bound], str]:
+    """The server's public description, from untrusted plain data."""
+    if not isinstance(data, dict) or set(data) != {"architecture", "bounds", "embedding"}:
+        raise FrameError("handshake: the server's description is malformed; same version?")
+    architecture = Architecture.from_public(data["architecture"], "handshake")
+    digest = data["embedding"]
+    # It names a file in the client's cache: nothing but hexadecimal digits.
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        raise FrameError("handshake: the embedding digest is malformed; same version?")
+    return architecture, bounds_from_public(data["bounds"]), digest

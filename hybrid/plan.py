@@ -1,0 +1,255 @@
+"""From graph to plan: every operation bound to an engine and a protocol, with exact traffic.
+
+Both parties derive the same plan from public data (config, architecture, bounds) and compare
+`Plan.digest` before anything secret moves. Building one needs no keys and runs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from he_linear.params import PARAMETER_SETS, CkksParameters
+from mpc_nonlinear.ot_products import OtProducts
+
+from hybrid.architecture import Architecture
+from hybrid.calibration import Bounds
+from hybrid.catalog import Catalog
+from hybrid.config import RunConfig
+from hybrid.graph import Node, build_graph
+from hybrid.operators.attention import AttentionProductOperator
+from hybrid.operators.base import Operator, PlanContext
+from hybrid.operators.linear import LinearOperator
+from hybrid.operators.nonlinear import NonlinearOperator
+from hybrid.operators.pool import PoolOperator
+from hybrid.products import CheapestProducts, CkksProducts
+from mpc_nonlinear.correlations.base import CorrelationSource
+from mpc_nonlinear.cost import NO_COST, Cost, OtCount
+from mpc_nonlinear.fixed_point import FixedPoint
+from mpc_nonlinear.products import Products
+from mpc_nonlinear.session import Context
+from transport.errors import ConfigError
+from transport.traffic import Traffic
+
+CORRELATIONS_STEP = "correlations"
+MAX_FAILURE_PROBABILITY = 2.0**-20
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the plan and of the report."""
+
+    operator: Operator
+    cost: Cost
+
+    @property
+    def node(self) -> Node:
+        """The graph node this step computes."""
+        return self.operator.node
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What both parties will do, in order: the offline step, then one step a node."""
+
+    steps: tuple[Step, ...]
+    context: PlanContext
+    source: type[CorrelationSource]
+    offline_traffic: Traffic
+    """Producing all correlations that the steps consume."""
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Online messages, correlations and failure probability of one request."""
+        return sum((step.cost for step in self.steps), NO_COST)
+
+    @property
+    def correlations(self) -> OtCount:
+        """What one request consumes."""
+        return self.cost.ots
+
+    @property
+    def galois_steps(self) -> tuple[int, ...]:
+        """Rotation steps that need keys, ascending."""
+        return tuple(sorted({s for step in self.steps for s in step.operator.galois_steps}))
+
+    @property
+    def needs_relinearisation(self) -> bool:
+        """Whether any step multiplies ciphertexts."""
+        in_slots = not isinstance(self.context.mpc.products, OtProducts)
+        return in_slots or any(step.operator.needs_relinearisation for step in self.steps)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The plan as plain data: what is printed, hashed and predicted."""
+        offline = {
+            "name": CORRELATIONS_STEP,
+            "layer": -1,
+            "op": "correlations",
+            "engine": "mpc_nonlinear",
+            "protocol": self.source.name,
+            "shape": [self.correlations.client_sends, self.correlations.server_sends],
+            "phase": "offline",
+            "parameters": {},
+            "predicted": traffic_row(self.offline_traffic),
+            "correlations": 0,
+            "failure_probability": 0.0,
+        }
+        return [offline, *(_row(step) for step in self.steps)]
+
+    def digest(self) -> str:
+        """SHA-256 of all rows and keys."""
+        agreed = [self.rows(), list(self.galois_steps), self.needs_relinearisation]
+        return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
+
+
+def traffic_row(traffic: Traffic) -> dict[str, int]:
+    """Bytes (framing included) and rounds as the report writes them."""
+    return {
+        "client_sent_bytes": traffic.client_sent_bytes,
+        "server_sent_bytes": traffic.server_sent_bytes,
+        "rounds": traffic.rounds,
+    }
+
+
+def _row(step: Step) -> dict[str, Any]:
+    node = step.node
+    return {
+        "name": node.name,
+        "layer": node.layer,
+        "op": node.op,
+        "engine": step.operator.engine,
+        "protocol": step.operator.protocol,
+        "shape": list(node.shape),
+        "phase": "online",
+        "parameters": step.operator.parameters(),
+        "predicted": traffic_row(step.cost.traffic),
+        "correlations": step.cost.ots.total,
+        "failure_probability": step.cost.failure_probability,
+    }
+
+
+def build_plan(
+    config: RunConfig, architecture: Architecture, bounds: Bounds, catalog: Catalog
+) -> Plan:
+    """Bind every node to the implementation the config names."""
+    parameters = _parameters(config)
+    fixed_point = FixedPoint(config.mpc.fraction_bits)
+    source: type[CorrelationSource] = catalog["correlations", config.mpc.correlations]
+    products = _products(config, parameters, fixed_point, source)
+    context = PlanContext(
+        parameters,
+        Context(fixed_point, products),
+        config.ckks.baby_steps,
+        min(config.mpc.output_bits, config.mpc.fraction_bits),
+    )
+    steps = []
+    for node in build_graph(architecture, config.model.tokens, bounds):
+        operator = _BUILDERS[node.op](node, context, config, catalog, architecture)
+        steps.append(Step(operator, operator.cost()))
+    needed = sum((step.cost.ots for step in steps), OtCount())
+    plan = Plan(tuple(steps), context, source, source.production_traffic(needed))
+    if plan.cost.failure_probability > MAX_FAILURE_PROBABILITY:
+        worst = max(steps, key=lambda s: s.cost.failure_probability)
+        raise ConfigError(
+            f"plan: failure probability {plan.cost.failure_probability:.1e} exceeds "
+            f"{MAX_FAILURE_PROBABILITY:.1e}, most of it in {worst.node.name}; lower "
+            "calibration.margin or model.tokens"
+        )
+    return plan
+
+
+def _parameters(config: RunConfig) -> CkksParameters:
+    try:
+        return PARAMETER_SETS[config.ckks.parameters]
+    except KeyError:
+        raise ConfigError(
+            f"ckks.parameters: no set is called {config.ckks.parameters!r}; "
+            f"known: {', '.join(PARAMETER_SETS)}"
+        ) from None
+
+
+def _products(
+    config: RunConfig,
+    parameters: CkksParameters,
+    fixed_point: FixedPoint,
+    source: type[CorrelationSource],
+) -> Products:
+    """The `multiply` choice; "cheapest" compares declared bytes product by product."""
+    in_slots = CkksProducts(parameters, fixed_point.fraction_bits)
+    by_ot = OtProducts()
+    many = OtCount(1 << 20, 1 << 20)
+    bytes_per_ot = source.production_traffic(many).sent_bytes / many.total
+    choices: dict[str, Products] = {
+        p.name: p for p in (in_slots, by_ot, CheapestProducts((in_slots, by_ot), bytes_per_ot))
+    }
+    try:
+        return choices[config.protocols.multiply]
+    except KeyError:
+        raise ConfigError(
+            f"protocols.multiply: no product is called {config.protocols.multiply!r}; "
+            f"known: {', '.join(choices)}"
+        ) from None
+
+
+_Builder = Callable[[Node, PlanContext, RunConfig, Catalog, Architecture], Operator]
+
+
+def _linear(
+    node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, _a: Architecture
+) -> Operator:
+    return LinearOperator(node, context, catalog["linear", config.protocols.linear])
+
+
+def _attention(
+    node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, _a: Architecture
+) -> Operator:
+    return AttentionProductOperator(node, context, catalog["attention", config.protocols.attention])
+
+
+def _gelu(
+    node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, _a: Architecture
+) -> Operator:
+    protocol = catalog["gelu", config.protocols.gelu](bound=node.bounds["input"].max_abs)
+    return NonlinearOperator(node, context, protocol)
+
+
+def _softmax(
+    node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, _a: Architecture
+) -> Operator:
+    protocol = catalog["softmax", config.protocols.softmax](bound=node.bounds["input"].max_abs)
+    return NonlinearOperator(node, context, protocol)
+
+
+def _layernorm(
+    node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, a: Architecture
+) -> Operator:
+    variance = node.bounds["variance"]
+    protocol = catalog["layernorm", config.protocols.layernorm](
+        width=node.shape[-1],
+        epsilon=a.epsilon,
+        variance_min=variance.low,
+        variance_max=variance.max_abs,
+        bound=node.bounds["input"].max_abs,
+    )
+    return NonlinearOperator(node, context, protocol)
+
+
+def _pool(
+    node: Node, context: PlanContext, _config: RunConfig, _catalog: Catalog, _a: Architecture
+) -> Operator:
+    return PoolOperator(node, context)
+
+
+_BUILDERS: dict[str, _Builder] = {
+    "linear": _linear,
+    "scores": _attention,
+    "context": _attention,
+    "gelu": _gelu,
+    "softmax": _softmax,
+    "layernorm": _layernorm,
+    "pool": _pool,
+}

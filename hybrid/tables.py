@@ -1,0 +1,82 @@
+"""Plans and reports as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import log2
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hybrid.plan import Plan
+from hybrid.report import group_table, measured_cells
+
+
+def print_report(
+    console: Console, report: Mapping[str, Any], title: str, folder: Path | None
+) -> None:
+    """Tables per layer and engine and per operation, totals, accuracy."""
+    console.rule(escape(title[:100]))
+    for by in ("layer", "op"):
+        console.print(_table(*group_table(report["steps"], by)))
+    phases = [[p, *measured_cells(report[p])] for p in ("setup", "offline", "online", "total")]
+    head = ["phase", "seconds", "client sent MB", "server sent MB", "rounds"]
+    console.print(_table(head, phases))
+    console.print(f"failure probability: at most {report['failure_probability']:.1e}")
+    accuracy = report.get("accuracy")
+    if accuracy:
+        console.print(
+            f"cosine {accuracy['cosine']:.6f}, largest difference {accuracy['max_abs_error']:.2e} "
+            f"(against the {accuracy['reference']})"
+        )
+    if folder:
+        console.print(f"report: {escape(str(folder / 'report.md'))}")
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Every step of a plan."""
+    head = ["step", "engine", "protocol", "shape", "bounds", "client MB", "server MB"]
+    head += ["rounds", "OTs", "log2 failure"]
+    rows = []
+    for row in plan.rows():
+        predicted, failure = row["predicted"], row["failure_probability"]
+        rows.append(
+            [
+                row["name"],
+                row["engine"],
+                row["protocol"],
+                "x".join(str(n) for n in row["shape"]),
+                ", ".join(f"{k}={_number(v)}" for k, v in row["parameters"].items()),
+                f"{predicted['client_sent_bytes'] / 1e6:.3f}",
+                f"{predicted['server_sent_bytes'] / 1e6:.3f}",
+                str(predicted["rounds"]),
+                str(row["correlations"]),
+                f"{log2(failure):.1f}" if failure else "",
+            ]
+        )
+    console.print(_table(head, rows))
+    total = plan.cost.traffic + plan.offline_traffic
+    console.print(
+        f"predicted for one request: client sends {total.client_sent_bytes / 1e6:.1f} MB, server "
+        f"{total.server_sent_bytes / 1e6:.1f} MB, {total.rounds} rounds, "
+        f"{plan.correlations.total} oblivious transfers"
+    )
+    failure = plan.cost.failure_probability
+    console.print(f"sum of failure probabilities: {failure:.2e} (2^{log2(failure):.1f})")
+    console.print(f"plan hash: {plan.digest()}")
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> Table:
+    table = Table()
+    for index, title in enumerate(head):
+        table.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    return table
