@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from he_linear.keys import ClientKeys, ServerKeys
-from he_linear.params import CkksParameters
 from numpy.typing import NDArray
 
 from he_linear import conversions as he
+from he_linear.keys import ClientKeys, ServerKeys
+from he_linear.params import CkksParameters
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
@@ -155,7 +155,7 @@ class HomomorphicServer(HomomorphicParty):
         start = 0
         for size, count, residues in zip(sizes, conversion.inputs, own, strict=True):
             parsed = he.parse_seeded(bytes(upload[start : start + size]), count, self.parameters)
-            ciphertexts.append(he.add_plain(parsed, residues))
+            ciphertexts.append(he.add_plain(parsed, residues, self.parameters))
             start += size
         result = evaluate(ciphertexts, self.keys)
         message, mask = he.mask_for_client(result, self.keys, self._randomness)

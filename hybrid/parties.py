@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from he_linear.keys import ClientKeys, ServerKeys, public_key_bytes
 from numpy.typing import NDArray
 from transport.handshake import handshake, recv_public, send_public
 
+from he_linear.keys import ClientKeys, ServerKeys, public_key_bytes
 from hybrid.architecture import Architecture
 from hybrid.calibration import Bound, bounds_from_public, bounds_to_public
 from hybrid.catalog import Catalog

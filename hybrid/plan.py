@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from he_linear.params import PARAMETER_SETS, CkksParameters
 from mpc_nonlinear.ot_products import OtProducts
 
+from he_linear.params import PARAMETER_SETS, CkksParameters
 from hybrid.architecture import Architecture
 from hybrid.calibration import Bounds
 from hybrid.catalog import Catalog

@@ -9,7 +9,6 @@ from typing import Any
 from he_linear.keys import ServerKeys
 from he_linear.packings.slot_product import SlotProductPacking
 from he_linear.params import CkksParameters
-
 from hybrid.conversions import Conversion, HomomorphicParty, Operand
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+
 from he_linear.keys import ServerKeys
 from he_linear.packings.base import ProductPacking
-
 from hybrid.conversions import Conversion, Operand
 from hybrid.graph import Node
 from hybrid.operators.base import Operator, PlanContext, RunState
@@ -57,12 +57,12 @@ class AttentionProductOperator(Operator):
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """scores: (qkv) to (heads, tokens, tokens); context: (weights, qkv) to (tokens, hidden)."""
         left, right = self._operands(inputs)
-        scale = self._packing.input_scale(self._conversion.fraction_bits)
+        bits = self._conversion.fraction_bits
         packed = [
             Operand(real.view(np.uint64), imag.view(np.uint64), scale)
-            for real, imag in (
-                self._packing.pack_left(left.view(np.int64)),
-                self._packing.pack_right(right.view(np.int64)),
+            for (real, imag), scale in (
+                (self._packing.pack_left(left.view(np.int64)), self._packing.input_scale(bits)),
+                (self._packing.pack_right(right.view(np.int64)), self._packing.right_scale(bits)),
             )
         ]
 

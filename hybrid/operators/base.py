@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from he_linear.params import CkksParameters
 from numpy.typing import NDArray
 
+from he_linear.params import CkksParameters
 from hybrid.conversions import HomomorphicParty
 from hybrid.folding import FloatArray
 from hybrid.graph import Node

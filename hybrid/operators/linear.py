@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+
 from he_linear.keys import ServerKeys
 from he_linear.packings.base import LinearPacking
-
 from hybrid.conversions import Conversion, Operand
 from hybrid.folding import LinearMap
 from hybrid.graph import Node

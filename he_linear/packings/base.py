@@ -1,0 +1,133 @@
+"""What a packing declares and does. A packing is immutable and knows shapes only, no data.
+
+Scales: an operand is encoded at 2^`input_scale_bits`, weights at 2^`weight_scale_bits`; the
+result modulo Q has `output_scale`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from he_linear.kernels import Residues
+from he_linear.keys import ServerKeys
+from he_linear.params import CkksParameters
+
+Integers = NDArray[np.int64]
+Weights = NDArray[np.float64]
+
+
+class Packing(ABC):
+    """Common to all packings."""
+
+    op: ClassVar[str]
+    """Graph operation it carries: linear, attention or elementwise."""
+    name: ClassVar[str]
+    source: ClassVar[str]
+    input_scale_bits: ClassVar[int]
+    parameters: CkksParameters
+    output_ciphertexts: int
+
+    @property
+    @abstractmethod
+    def output_scale(self) -> float:
+        """Message scale of the result modulo Q."""
+
+    @property
+    def galois_steps(self) -> tuple[int, ...]:
+        """Rotation steps that need keys."""
+        return ()
+
+    @property
+    def rotations(self) -> int:
+        """Key switches by rotation in one evaluation."""
+        return 0
+
+    def input_scale(self, fraction_bits: int) -> float:
+        """Multiplier of integers that carry `fraction_bits` already."""
+        return float(2.0 ** (self.input_scale_bits - fraction_bits))
+
+
+class LinearPacking(Packing):
+    """Y = X W for an encrypted X (tokens, in) and the server's W (in, out)."""
+
+    op = "linear"
+    weight_scale_bits: ClassVar[int]
+    input_ciphertexts: int
+
+    @abstractmethod
+    def __init__(
+        self,
+        parameters: CkksParameters,
+        tokens: int,
+        d_in: int,
+        d_out: int,
+        *,
+        diagonal: bool = False,
+        baby_steps: int = 16,
+    ) -> None: ...
+
+    @property
+    def output_scale(self) -> float:
+        """Input scale times weight scale."""
+        return float(2.0 ** (self.input_scale_bits + self.weight_scale_bits))
+
+    @abstractmethod
+    def pack(self, x: Integers) -> tuple[Integers, Integers]:
+        """(tokens, in) to real and imaginary slots (input ciphertexts, slots)."""
+
+    @abstractmethod
+    def unpack(self, real: Residues, imag: Residues) -> tuple[Residues, ...]:
+        """Result slots to (tokens, out) and, for a diagonal packing, (tokens, in)."""
+
+    @abstractmethod
+    def encode_weights(self, weights: Weights, diagonal: Weights | None = None) -> Any:
+        """Weights (in, out) and column factors (in,) in the form `evaluate` wants."""
+
+    @abstractmethod
+    def evaluate(self, ciphertexts: Residues, encoded: Any, keys: ServerKeys) -> Residues:
+        """(input ciphertexts, 2, primes, N) to (output ciphertexts, 2, primes, N)."""
+
+
+class ProductPacking(Packing):
+    """C_b = A_b B_b for encrypted A (batch, rows, inner) and B (batch, inner, columns)."""
+
+    op = "attention"
+    left_ciphertexts: int
+    right_ciphertexts: int
+    right_scale_bits: ClassVar[int]
+    replicas: int
+    """How often each operand element is packed, at most."""
+
+    @abstractmethod
+    def __init__(
+        self, parameters: CkksParameters, batch: int, rows: int, inner: int, columns: int
+    ) -> None: ...
+
+    @property
+    def output_scale(self) -> float:
+        """Both operands' scales."""
+        return float(2.0 ** (self.input_scale_bits + self.right_scale_bits))
+
+    def right_scale(self, fraction_bits: int) -> float:
+        """Multiplier of the right operand's integers that carry `fraction_bits` already."""
+        return float(2.0 ** (self.right_scale_bits - fraction_bits))
+
+    @abstractmethod
+    def pack_left(self, x: Integers) -> tuple[Integers, Integers]:
+        """(batch, rows, inner) to real and imaginary slots."""
+
+    @abstractmethod
+    def pack_right(self, x: Integers) -> tuple[Integers, Integers]:
+        """(batch, inner, columns) to real and imaginary slots."""
+
+    @abstractmethod
+    def unpack(self, real: Residues) -> Residues:
+        """Real result slots to (batch, rows, columns)."""
+
+    @abstractmethod
+    def evaluate(self, left: Residues, right: Residues, keys: ServerKeys) -> Residues:
+        """Both operands' ciphertexts to the result's."""

@@ -1,0 +1,49 @@
+"""Elementwise products of two encrypted vectors, one real number a slot."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from he_linear.kernels import Residues
+from he_linear.keys import ServerKeys
+from he_linear.packings.base import Integers, Packing
+from he_linear.params import CkksParameters
+from he_linear.rotation import relinearise, tensor
+
+
+class SlotProductPacking(Packing):
+    """`count` numbers in ceil(count / slots) ciphertexts; one relinearisation each."""
+
+    op = "elementwise"
+    name = "slots"
+    source = "[Cheon17] multiplication in CKKS slots"
+    input_scale_bits = 25
+
+    def __init__(self, parameters: CkksParameters, count: int) -> None:
+        self.parameters = parameters
+        self.count = count
+        self.input_ciphertexts = -(-count // parameters.slots)
+        self.output_ciphertexts = self.input_ciphertexts
+
+    @property
+    def output_scale(self) -> float:
+        """Both operands' scales."""
+        return float(2.0 ** (2 * self.input_scale_bits))
+
+    def pack(self, x: Integers) -> Integers:
+        """(count,) to (ciphertexts, slots)."""
+        slots = np.zeros(self.input_ciphertexts * self.parameters.slots, x.dtype)
+        slots[: self.count] = x
+        return slots.reshape(self.input_ciphertexts, -1)
+
+    def unpack(self, real: Residues) -> Residues:
+        """(ciphertexts, slots) to (count,)."""
+        return real.ravel()[: self.count]
+
+    def evaluate(self, left: Residues, right: Residues, keys: ServerKeys) -> Residues:
+        """Products of both operands' ciphertexts."""
+        return relinearise(tensor(left, right, keys), keys)
+
+    def evaluate_square(self, x: Residues, keys: ServerKeys) -> Residues:
+        """Squares of one operand's ciphertexts."""
+        return self.evaluate(x, x, keys)

@@ -1,0 +1,217 @@
+"""Token-periodic packing: weight diagonals live in a small subring, however many tokens there are.
+
+Slot t * c + j of input ciphertext i holds X[t, i c + j] in its real part and X[T + t, i c + j] in its
+imaginary part, c = slots / T. Diagonal r of a block multiplies X[t, j + r]; it is periodic in j with
+period c, so its NTT has 2c distinct values, each repeated N / 2c times, and the whole
+multiply-accumulate is one dense modular matrix product for each of them. Rotations split as
+r = g n1 + b: baby steps rotate inputs, giant steps accumulate by Horner's rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from he_linear.kernels import Residues, add, multiply, subring_ntt
+from he_linear.keys import ServerKeys
+from he_linear.modular_matmul import LimbPair, modular_matmul, split_limbs
+from he_linear.packings.base import Integers, LinearPacking, Weights
+from he_linear.params import CkksParameters
+from he_linear.rotation import rotate
+
+_MAX_COLUMNS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPeriodicWeights:
+    """Limbs of (2c, outputs * giants, inputs * babies) for each prime, and the diagonal's residues."""
+
+    limbs: tuple[LimbPair, ...]
+    diagonal: Residues | None
+    """(inputs, primes, N)"""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the encoded weights."""
+        own = sum(pair.nbytes for pair in self.limbs)
+        return own + (0 if self.diagonal is None else self.diagonal.nbytes)
+
+
+class TokenPeriodicPacking(LinearPacking):
+    """Both parts of every slot carry data; (2c - 1) non-cyclic diagonals a block."""
+
+    name = "token_periodic"
+    source = "this project; baby-step giant-step of [Halevi18] eprint 2018/244"
+    input_scale_bits = 26
+    weight_scale_bits = 24
+
+    def __init__(
+        self,
+        parameters: CkksParameters,
+        tokens: int,
+        d_in: int,
+        d_out: int,
+        *,
+        diagonal: bool = False,
+        baby_steps: int = 16,
+    ) -> None:
+        self.parameters = parameters
+        self.tokens, self.d_in, self.d_out = tokens, d_in, d_out
+        self.diagonal = diagonal
+        slots = parameters.slots
+        half = 1 << (-(-tokens // 2) - 1).bit_length()
+        if half > slots:
+            raise ValueError(f"{tokens} tokens exceed twice the {slots} slots")
+        self._rows = max(half, slots // _MAX_COLUMNS)
+        self._columns = slots // self._rows
+        self._babies = min(baby_steps, 2 * self._columns)
+        self._giants = 2 * self._columns // self._babies
+        self.input_ciphertexts = -(-d_in // self._columns)
+        self._products = -(-d_out // self._columns)
+        self.output_ciphertexts = self._products + (self.input_ciphertexts if diagonal else 0)
+
+    @property
+    def galois_steps(self) -> tuple[int, ...]:
+        """Baby steps, one giant step, and the shift that centres the diagonals."""
+        steps = {*range(1, self._babies), self._babies, -self._columns}
+        return tuple(sorted(s % self.parameters.slots for s in steps if s % self.parameters.slots))
+
+    @property
+    def rotations(self) -> int:
+        """Per input babies (the first includes the shift), per output giants."""
+        return self.input_ciphertexts * self._babies + self._products * (self._giants - 1)
+
+    def pack(self, x: Integers) -> tuple[Integers, Integers]:
+        """(tokens, in) to (input ciphertexts, slots), twice."""
+        full = np.zeros((2 * self._rows, self.input_ciphertexts * self._columns), np.int64)
+        # Token t and token t + ceil(tokens / 2) share slots.
+        half = -(-self.tokens // 2)
+        full[:half, : self.d_in] = x[:half]
+        full[self._rows : self._rows + self.tokens - half, : self.d_in] = x[half:]
+        blocks = full.reshape(2, self._rows, self.input_ciphertexts, self._columns)
+        real, imag = blocks.transpose(0, 2, 1, 3).reshape(2, self.input_ciphertexts, -1)
+        return np.ascontiguousarray(real), np.ascontiguousarray(imag)
+
+    def unpack(self, real: Residues, imag: Residues) -> tuple[Residues, ...]:
+        """(output ciphertexts, slots) back to rows."""
+        k = self._products
+        first = self._rows_of(real[:k], imag[:k], self.d_out)
+        if not self.diagonal:
+            return (first,)
+        return first, self._rows_of(real[k:], imag[k:], self.d_in)
+
+    def _rows_of(self, real: Residues, imag: Residues, width: int) -> Residues:
+        half = -(-self.tokens // 2)
+        parts = [
+            part.reshape(-1, self._rows, self._columns)
+            .transpose(1, 0, 2)
+            .reshape(self._rows, -1)[:count, :width]
+            for part, count in ((real, half), (imag, self.tokens - half))
+        ]
+        return np.concatenate(parts)
+
+    def encode_weights(
+        self, weights: Weights, diagonal: Weights | None = None
+    ) -> TokenPeriodicWeights:
+        """Diagonals, embedded in the subring of degree 2c, rounded, in NTT form, as limbs."""
+        assert weights.shape == (self.d_in, self.d_out)
+        coefficients = self._diagonal_coefficients(weights)
+        limbs = tuple(
+            split_limbs(self._subring_ntt(coefficients, p), p) for p in self.parameters.primes
+        )
+        encoded = None if diagonal is None else self._encode_diagonal(diagonal)
+        assert (encoded is not None) == self.diagonal
+        return TokenPeriodicWeights(limbs, encoded)
+
+    def _diagonal_coefficients(self, weights: Weights) -> NDArray[np.float64]:
+        """Rounded coefficients (outputs, giants, inputs, babies, 2c)."""
+        c, n1, n2 = self._columns, self._babies, self._giants
+        padded = np.zeros((self.input_ciphertexts * c, self._products * c))
+        padded[: self.d_in, : self.d_out] = weights
+        blocks = padded.reshape(self.input_ciphertexts, c, self._products, c).transpose(2, 0, 1, 3)
+        out = np.empty((self._products, n2, self.input_ciphertexts, n1, 2 * c))
+        j = np.arange(c)
+        for giant in range(n2):
+            # After the shift by -c, step giant * n1 + baby reaches row j + step - c.
+            step = giant * n1 + np.arange(n1)[:, None]
+            row = j + step - c
+            inside = (row >= 0) & (row < c)
+            picked = np.where(inside, blocks[:, :, np.clip(row, 0, c - 1), j], 0.0)
+            # The giant step's own rotation comes after the product.
+            out[:, giant] = self._subring_embedding(np.roll(picked, giant * n1, axis=-1))
+        return out
+
+    def _subring_embedding(self, slots: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Real slots (..., c) to rounded coefficients (..., 2c) at the weight scale."""
+        n = 2 * self._columns
+        exponents = np.array([pow(3, i, 2 * n) for i in range(self._columns)])
+        values = np.zeros((*slots.shape[:-1], n), np.complex128)
+        values[..., (exponents - 1) // 2] = slots
+        values[..., (2 * n - exponents - 1) // 2] = slots
+        twist = np.exp(-1j * np.pi * np.arange(n) / n)
+        coefficients = (np.fft.fft(values, axis=-1) * twist).real / n
+        return np.rint(coefficients * 2.0**self.weight_scale_bits)
+
+    def _subring_ntt(self, coefficients: NDArray[np.float64], p: int) -> NDArray[np.uint64]:
+        """(outputs, giants, inputs, babies, 2c) to (2c, outputs * giants, inputs * babies)."""
+        n = 2 * self._columns
+        values = subring_ntt(coefficients.reshape(-1, n), p, self.parameters.poly_degree)
+        shape = (n, self._products * self._giants, -1)
+        return np.ascontiguousarray(values.T).reshape(shape)
+
+    def _encode_diagonal(self, diagonal: Weights) -> Residues:
+        """Column factors, the same for every token, over the whole ring: (inputs, primes, N)."""
+        c, degree = self._columns, self.parameters.poly_degree
+        padded = np.zeros(self.input_ciphertexts * c)
+        padded[: self.d_in] = diagonal
+        coefficients = self._subring_embedding(padded.reshape(-1, c))
+        out = np.empty((self.input_ciphertexts, len(self.parameters.primes), degree), np.uint64)
+        for index, p in enumerate(self.parameters.primes):
+            values = subring_ntt(coefficients, p, degree)
+            out[:, index] = np.repeat(values, degree // (2 * c), axis=1)
+        return out
+
+    def evaluate(
+        self, ciphertexts: Residues, encoded: TokenPeriodicWeights, keys: ServerKeys
+    ) -> Residues:
+        """Baby rotations by SEAL, modular products by BLAS, giant rotations by Horner."""
+        babies = self._baby_steps(ciphertexts, keys)
+        sums = self._multiply(babies, encoded)
+        outputs = [self._giant_steps(row, keys) for row in sums]
+        if encoded.diagonal is not None:
+            outputs += list(
+                multiply(ciphertexts, encoded.diagonal[:, None], keys.parameters.primes)
+            )
+        return np.stack(outputs)
+
+    def _baby_steps(self, ciphertexts: Residues, keys: ServerKeys) -> Residues:
+        """(inputs, babies, 2, primes, N)"""
+        out = np.empty((len(ciphertexts), self._babies, *ciphertexts.shape[1:]), np.uint64)
+        for index, ciphertext in enumerate(ciphertexts):
+            shifted = rotate(ciphertext, -self._columns, keys)
+            out[index, 0] = shifted
+            for step in range(1, self._babies):
+                out[index, step] = rotate(shifted, step, keys)
+        return out
+
+    def _multiply(self, babies: Residues, encoded: TokenPeriodicWeights) -> Residues:
+        """(outputs, giants, 2, primes, N)"""
+        p = self.parameters
+        blocks, repeat = 2 * self._columns, p.poly_degree // (2 * self._columns)
+        shape = (self._products, self._giants, 2, len(p.primes), p.poly_degree)
+        out = np.empty(shape, np.uint64)
+        for index, prime in enumerate(p.primes):
+            rows = babies[:, :, :, index].reshape(-1, 2, blocks, repeat)
+            operand = rows.transpose(2, 0, 1, 3).reshape(blocks, -1, 2 * repeat)
+            product = modular_matmul(encoded.limbs[index], split_limbs(operand, prime), prime)
+            back = product.reshape(blocks, self._products, self._giants, 2, repeat)
+            out[:, :, :, index] = back.transpose(1, 2, 3, 0, 4).reshape(*shape[:3], -1)
+        return out
+
+    def _giant_steps(self, sums: Residues, keys: ServerKeys) -> Residues:
+        total = sums[-1]
+        for row in sums[-2::-1]:
+            total = add(rotate(total, self._babies, keys), row, keys.parameters.primes)
+        return total
