@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from he_linear import sampling
-from he_linear.bitpack import pack_bits, packed_bytes, unpack_bits
+from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from he_linear.embedding import (
     LONG_DOUBLE,
     coefficients_to_slots,

@@ -17,7 +17,7 @@ import numpy as np
 import tenseal.sealapi as seal
 
 from he_linear import sampling
-from he_linear.bitpack import pack_bits, packed_bytes, unpack_bits
+from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from he_linear.kernels import Residues, add, intt, multiply, negate, ntt, reduce_signed
 from he_linear.params import CkksParameters
 from he_linear.seal_bridge import SealContext

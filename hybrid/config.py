@@ -182,7 +182,9 @@ def load_config(path: Path) -> LoadedConfig:
 
 def _explain(error: ValidationError, path: Path) -> str:
     """First problem of a validation as one line naming place, value and remedy."""
-    first = error.errors()[0]
+    problems = error.errors()
+    # A misspelt key also makes the right one missing; the misspelling is what helps.
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     keys = [str(k) for k in first["loc"]]
     place = f"{path}: {'.'.join(keys)}"
     if first["type"] == "extra_forbidden":

@@ -63,16 +63,18 @@ class CorrelationSource(ABC):
     def setup(self, channel: Channel) -> None:
         """Once per session: base OTs. Talks."""
 
+    @classmethod
     @abstractmethod
-    def setup_traffic(self) -> Traffic:
+    def setup_traffic(cls) -> Traffic:
         """Exact traffic of `setup`."""
 
     @abstractmethod
     def produce(self, count: OtCount, channel: Channel) -> None:
         """Add `count` OTs to the stock. Talks; does nothing, silently, for a zero count."""
 
+    @classmethod
     @abstractmethod
-    def production_traffic(self, count: OtCount) -> Traffic:
+    def production_traffic(cls, count: OtCount) -> Traffic:
         """Exact traffic of `produce(count)`."""
 
     @abstractmethod

@@ -1,0 +1,80 @@
+"""Tweakable circular correlation robust hash from fixed-key AES, for pads of correlated OTs.
+
+H(i, x) = pi(pi(x) ^ i) ^ pi(x) with pi = AES-128 under a fixed public key: construction TMMO
+of [Guo20] (eprint 2019/074, section 7.4), circular correlation robust for distinct tweaks
+i when pi is an ideal permutation. Tweaks here are (index of the OT, word counter).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numba import njit
+from numpy.typing import NDArray
+
+from mpc_nonlinear.correlations.base import BlockArray
+from transport.bitpack import low_mask
+
+_FIXED_KEY = bytes.fromhex("243f6a8885a308d313198a2e03707344")  # first 128 fraction bits of pi
+_BATCH = 1 << 14
+"""Hashes made at a time: 256 KiB stay in the second-level cache between the two passes."""
+
+
+def hash_blocks(blocks: BlockArray, first_index: int) -> BlockArray:
+    """H((first_index + i, 0), blocks[i]) for each i: shape (n, 2) to (n, 2)."""
+    return _hash_wide(blocks, first_index, 1).reshape(-1, 2)
+
+
+def pads(blocks: BlockArray, first_index: int, bits: int) -> NDArray[np.uint64]:
+    """Return the low `bits` bits (1 to 64) of each block's hash, shape (n,)."""
+    return hash_blocks(blocks, first_index)[:, 0] & low_mask(bits)
+
+
+def wide_pads(blocks: BlockArray, first_index: int, words: int) -> NDArray[np.uint64]:
+    """Stretch each block to `words` pseudorandom 64-bit words, shape (n, words).
+
+    Words 2c and 2c + 1 of block i are H((first_index + i, c), blocks[i]).
+    """
+    counters = -(-words // 2)
+    return _hash_wide(blocks, first_index, counters).reshape(-1, 2 * counters)[:, :words]
+
+
+def _hash_wide(blocks: BlockArray, first_index: int, counters: int) -> NDArray[np.uint64]:
+    """H((first_index + i, c), blocks[i]), shape (n, counters, 2)."""
+    blocks = np.ascontiguousarray(blocks, np.uint64)
+    n = len(blocks)
+    out = np.empty((n, counters, 2), np.uint64)
+    # Made per call: an encryptor is not safe to share between threads.
+    permutation = Cipher(algorithms.AES(_FIXED_KEY), modes.ECB()).encryptor()
+    size = max(1, min(n, _BATCH // max(1, counters)))
+    # `update_into` wants a block of slack behind its output.
+    inner = np.empty(2 * size + 2, np.uint64)
+    tweaked = np.empty((size, counters, 2), np.uint64)
+    outer = np.empty(2 * size * counters + 2, np.uint64)
+    for start in range(0, n, size):
+        count = min(size, n - start)
+        permutation.update_into(blocks[start : start + count].data.cast("B"), inner.data.cast("B"))
+        _tweak(inner, np.uint64(first_index + start), tweaked[:count])
+        permutation.update_into(tweaked[:count].data.cast("B"), outer.data.cast("B"))
+        _feed_forward(inner, outer, out[start : start + count])
+    return out
+
+
+@njit(cache=True)
+def _tweak(inner: NDArray[np.uint64], first_index: np.uint64, tweaked: NDArray[np.uint64]) -> None:
+    for i in range(tweaked.shape[0]):
+        for c in range(tweaked.shape[1]):
+            tweaked[i, c, 0] = inner[2 * i] ^ (first_index + np.uint64(i))
+            tweaked[i, c, 1] = inner[2 * i + 1] ^ np.uint64(c)
+
+
+@njit(cache=True)
+def _feed_forward(
+    inner: NDArray[np.uint64], outer: NDArray[np.uint64], out: NDArray[np.uint64]
+) -> None:
+    counters = out.shape[1]
+    for i in range(out.shape[0]):
+        for c in range(counters):
+            at = 2 * (i * counters + c)
+            out[i, c, 0] = outer[at] ^ inner[2 * i]
+            out[i, c, 1] = outer[at + 1] ^ inner[2 * i + 1]

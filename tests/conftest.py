@@ -1,0 +1,41 @@
+"""Shared fixtures: one thread a process, the tiny model, the real model where it is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import pytest  # noqa: E402
+
+from tests.tiny_model import write_tiny_config, write_tiny_model  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory, monkeypatch):
+    """The client's cache of public tables, away from the user's."""
+    monkeypatch.setenv("HYBRID_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def tiny_model(tmp_path) -> Path:
+    return write_tiny_model(tmp_path / "model")
+
+
+@pytest.fixture
+def tiny_config(tmp_path) -> Path:
+    return write_tiny_config(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The real model's folder; fetched when it is not there yet, and a failure when it cannot be."""
+    folder = ROOT / "models" / "all-MiniLM-L6-v2"
+    subprocess.run([sys.executable, "-m", "hybrid.fetch", str(folder)], check=True, cwd=ROOT)
+    return folder

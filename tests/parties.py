@@ -1,0 +1,78 @@
+"""Both parties of a session inside one process, for tests of operators and protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from he_linear.keys import ClientKeys, ServerKeys
+from he_linear.params import PARAMETER_SETS
+from hybrid.conversions import HomomorphicClient, HomomorphicServer
+from hybrid.operators.base import EncodedLinear, PlanContext, RunState
+from hybrid.products import CkksProducts
+from mpc_nonlinear.fixed_point import FixedPoint
+from mpc_nonlinear.session import Context, Session
+from transport.channel import Channel
+from transport.local import run_both
+from transport.randomness import SecureRandom
+from transport.traffic import Party, Traffic
+
+PARAMETERS = PARAMETER_SETS["n8192_q88"]
+FIXED_POINT = FixedPoint(16)
+UNIT = FIXED_POINT.unit
+
+
+def plan_context(baby_steps: int = 8) -> PlanContext:
+    """Products in CKKS slots."""
+    products = CkksProducts(PARAMETERS, FIXED_POINT.fraction_bits)
+    return PlanContext(PARAMETERS, Context(FIXED_POINT, products), baby_steps, 14)
+
+
+@lru_cache(maxsize=8)
+def keys(steps: tuple[int, ...]) -> tuple[ClientKeys, ServerKeys]:
+    """One key pair for each set of rotations, shared by tests: keys are not what they test."""
+    client = ClientKeys.generate(PARAMETERS, steps, True, SecureRandom())
+    return client, ServerKeys.parse(PARAMETERS, client.public_bytes(), steps, True)
+
+
+def shares(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Uniform additive shares of reals."""
+    first = SecureRandom().uint64(x.shape)
+    return first, FIXED_POINT.encode(x) - first
+
+
+def value(client: np.ndarray, server: np.ndarray) -> np.ndarray:
+    """Reals from both shares."""
+    return FIXED_POINT.decode(client + server)
+
+
+def run_states(
+    role: Callable[[RunState], Any],
+    *,
+    steps: tuple[int, ...] = (),
+    encoded: dict[str, EncodedLinear] | None = None,
+    label: str = "test",
+    source: Any = None,
+) -> tuple[Any, Any, Traffic]:
+    """Run `role` once per party with keys; returns both results and the label's traffic."""
+    client_keys, server_keys = keys(steps)
+
+    def party(channel: Channel) -> Any:
+        if channel.party is Party.CLIENT:
+            homomorphic = HomomorphicClient(PARAMETERS, client_keys, SecureRandom())
+        else:
+            homomorphic = HomomorphicServer(PARAMETERS, server_keys, SecureRandom())
+        context = plan_context().mpc
+        context = replace(context, products=replace(context.products, party=homomorphic))
+        session = Session(channel, context, source, SecureRandom())
+        own = encoded if encoded and channel.party is Party.SERVER else {}
+        state = RunState(session, homomorphic, own, None, None, None)
+        with channel.step(label):
+            return role(state)
+
+    client, server, channel = run_both(party)
+    return client, server, channel.traffic(label)

@@ -1,0 +1,64 @@
+"""Configs are strict, and every mistake is one line that names place, value and remedy."""
+
+import pytest
+
+from hybrid.config import load_config
+from transport.errors import ConfigError
+
+
+def changed(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def test_a_complete_config_loads_and_hashes(tiny_config):
+    first = load_config(tiny_config).run.public_hash()
+    assert first == load_config(tiny_config).run.public_hash()
+    assert len(first) == 64
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("baby_steps", "babysteps", r"ckks: unknown key 'babysteps'; did you mean 'baby_steps'"),
+        ("runtime:", "run_time:", r"unknown key 'run_time'; did you mean 'runtime'"),
+        ("output_bits: 14", "output_bits: 99", r"mpc.output_bits: .*less than or equal to 16, got 99"),
+        ("output_bits: 14", "output_bits: yes", r"mpc.output_bits: .*integer, got True"),
+        ("pooling: mean", "pooling: cls", r"model.pooling: .*'mean', got 'cls'"),
+        ("margin: 4.0", "margin: 0.5", r"calibration.margin: .*got 0.5"),
+        ("name: tiny", "nam: tiny", r"unknown key 'nam'|name: missing"),
+        ("name: tiny", "", r"name: missing; add it"),
+        ("name: tiny", "name: [", r"not valid YAML"),
+        ("name: tiny", "name: tiny\nlink: {bandwidth_mbps: 5, latenzy_ms: 1}", r"link"),
+        ("name: tiny", "name: tiny\nlink: wan9", r"link.*'wan9'"),
+    ],
+)
+def test_mistakes_are_named(tiny_config, old, new, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(changed(tiny_config, old, new))
+    assert "\n" not in str(error.value)
+    assert str(tiny_config) in str(error.value)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(binary)
+
+
+def test_the_hash_covers_protocols_but_not_local_matters(tiny_config):
+    before = load_config(tiny_config).run.public_hash()
+    assert load_config(changed(tiny_config, "timeout_s: 60.0", "timeout_s: 61.0")).run.public_hash() == before
+    assert load_config(changed(tiny_config, "model: {path: model", "model: {path: ./model")).run.public_hash() == before
+    assert load_config(changed(tiny_config, "multiply: cheapest", "multiply: ot")).run.public_hash() != before
+
+
+def test_a_missing_model_folder_is_named(tiny_config):
+    loaded = load_config(changed(tiny_config, "path: model", "path: nowhere"))
+    with pytest.raises(ConfigError, match="'nowhere' does not exist; run `make model`"):
+        _ = loaded.model_folder
