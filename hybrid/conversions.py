@@ -49,6 +49,9 @@ class Conversion:
     scale: float
     """Message scale of the result modulo Q, before the switch to 2^64."""
     fraction_bits: int
+    """Of the result: what the decoded slots are multiplied with. Fewer bits divide it."""
+    input_fraction_bits: int = 16
+    """Of the shares that are lifted."""
 
     def traffic(self) -> Traffic:
         """Exact: one frame each way."""
@@ -62,7 +65,7 @@ class Conversion:
         An element x fails its lift with |x| / 2^64, an output ciphertext with
         sqrt(N) * scale * rms(slot) / 2^64.
         """
-        lifts = sum(rms * count for rms, count in input_rms_counts) * 2.0**self.fraction_bits
+        lifts = sum(rms * count for rms, count in input_rms_counts) * 2.0**self.input_fraction_bits
         switched = he.switched_scale(self.scale, self.parameters)
         coefficients = he.lift_failure(self.outputs, self.parameters, switched, output_rms)
         return Cost(self.traffic(), failure_probability=lifts * 2.0**-64 + coefficients)
@@ -124,6 +127,7 @@ class HomomorphicClient(HomomorphicParty):
             he.encrypt_seeded(self._encode(operand), self._keys, self._randomness)
             for operand in operands
         ]
+        channel.next_round()
         channel.send(b"".join(encrypted))
         answer = channel.recv(he.masked_bytes(conversion.outputs, self.parameters))
         coefficients = he.unmask(answer, conversion.outputs, self._keys)
@@ -150,6 +154,7 @@ class HomomorphicServer(HomomorphicParty):
         # Encoded before the upload arrives, while the client is busy with the same work.
         own = [self._encode(operand) for operand in operands]
         sizes = [he.encrypted_bytes(n, self.parameters) for n in conversion.inputs]
+        channel.next_round()
         upload = memoryview(channel.recv(sum(sizes)))
         ciphertexts = []
         start = 0

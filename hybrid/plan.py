@@ -180,7 +180,7 @@ def _products(
 ) -> Products:
     """The `multiply` choice; "cheapest" compares declared bytes product by product."""
     in_slots = CkksProducts(parameters, fixed_point.fraction_bits)
-    by_ot = OtProducts()
+    by_ot = OtProducts(fixed_point.fraction_bits)
     many = OtCount(1 << 20, 1 << 20)
     bytes_per_ot = source.production_traffic(many).sent_bytes / many.total
     choices: dict[str, Products] = {

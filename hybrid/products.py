@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from he_linear.keys import ServerKeys
 from he_linear.packings.slot_product import SlotProductPacking
 from he_linear.params import CkksParameters
-from hybrid.conversions import Conversion, HomomorphicParty, Operand
+from hybrid.conversions import Conversion, Evaluate, HomomorphicParty, Operand
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
-from mpc_nonlinear.products import Products
+from mpc_nonlinear.products import Bounds, Products
 from mpc_nonlinear.session import Session
+
+_PRODUCT_SCALE_BITS = 50
+"""Scale of a product of root mean square one; larger products get a smaller scale, so that
+the chance of a wrong lift stays the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,82 +30,59 @@ class CkksProducts(Products):
 
     name = "ckks"
     source = "[Cheon17] multiplication in CKKS slots, masked conversions of this project"
-    max_error_units = 32
+    max_error_units = 64
 
     parameters: CkksParameters
     fraction_bits: int
     party: HomomorphicParty | None = None
     """This party's keys; absent while only costs are asked for."""
 
-    def multiply_cost(
-        self,
-        count: int,
-        *,
-        x_rms: float,
-        y_rms: float,
-        max_abs: float,
-        product_rms: float | None = None,
-    ) -> Cost:
+    def multiply_cost(self, count: int, bounds: Bounds) -> Cost:
         """Two encrypted operands up, one result down."""
-        conversion = self._conversion(count, operands=2)
-        return conversion.cost([(x_rms, count), (y_rms, count)], product_rms or max_abs)
+        inputs = [(bounds.x_rms, count), (bounds.y_rms, count)]
+        return self._conversion(count, 2, bounds).cost(inputs, bounds.product_rms)
 
-    def square_cost(
-        self, count: int, *, x_rms: float, max_abs: float, product_rms: float | None = None
-    ) -> Cost:
+    def square_cost(self, count: int, bounds: Bounds) -> Cost:
         """One encrypted operand up, one result down."""
-        conversion = self._conversion(count, operands=1)
-        return conversion.cost([(x_rms, count)], product_rms or max_abs)
+        inputs = [(bounds.x_rms, count)]
+        return self._conversion(count, 1, bounds).cost(inputs, bounds.product_rms)
 
-    def multiply(
-        self,
-        x: RingArray,
-        y: RingArray,
-        session: Session,
-        *,
-        x_rms: float,  # noqa: ARG002
-        y_rms: float,  # noqa: ARG002
-        max_abs: float,  # noqa: ARG002
-    ) -> RingArray:
-        """Shares of x * y. Error below `max_error_units` for operands below 4."""
-        packing = SlotProductPacking(self.parameters, x.size)
-        return self._run(packing, [x, y], session, _evaluate(packing))
+    def multiply(self, x: RingArray, y: RingArray, session: Session, bounds: Bounds) -> RingArray:
+        """Shares of x * y / 2^shift."""
+        return self._run([x, y], session, bounds)
 
-    def square(self, x: RingArray, session: Session, *, x_rms: float, max_abs: float) -> RingArray:  # noqa: ARG002
-        """Shares of x * x."""
-        packing = SlotProductPacking(self.parameters, x.size)
-        return self._run(packing, [x], session, _evaluate(packing))
+    def square(self, x: RingArray, session: Session, bounds: Bounds) -> RingArray:
+        """Shares of x * x / 2^shift."""
+        return self._run([x], session, bounds)
 
-    def _conversion(self, count: int, operands: int) -> Conversion:
+    @staticmethod
+    def _operand_scale_bits(bounds: Bounds) -> int:
+        """log2 of each operand's message scale."""
+        spare = math.ceil(math.log2(max(1.0, bounds.product_rms)))
+        return (_PRODUCT_SCALE_BITS - spare) // 2
+
+    def _conversion(self, count: int, operands: int, bounds: Bounds) -> Conversion:
         packing = SlotProductPacking(self.parameters, count)
-        n = packing.input_ciphertexts
         return Conversion(
             self.parameters,
-            (n,) * operands,
+            (packing.input_ciphertexts,) * operands,
             packing.output_ciphertexts,
-            packing.output_scale,
-            self.fraction_bits,
+            2.0 ** (2 * self._operand_scale_bits(bounds)),
+            self.fraction_bits - bounds.shift,
         )
 
-    def _run(
-        self,
-        packing: SlotProductPacking,
-        operands: list[RingArray],
-        session: Session,
-        evaluate: Callable[[list[RingArray], ServerKeys], RingArray],
-    ) -> RingArray:
+    def _run(self, operands: list[RingArray], session: Session, bounds: Bounds) -> RingArray:
         assert self.party is not None
-        scale = packing.input_scale(self.fraction_bits)
-        packed = [Operand(packing.pack(x.ravel()), None, scale) for x in operands]
-        real, _ = self.party.apply(
-            packed, self._conversion(packing.count, len(operands)), evaluate, session.channel
-        )
+        count = operands[0].size
+        packing = SlotProductPacking(self.parameters, count)
+        scale = 2.0 ** (self._operand_scale_bits(bounds) - self.fraction_bits)
+        packed = [Operand(packing.pack(x.reshape(-1)), None, scale) for x in operands]
+        conversion = self._conversion(count, len(operands), bounds)
+        real, _ = self.party.apply(packed, conversion, _evaluate(packing), session.channel)
         return packing.unpack(real).reshape(operands[0].shape)
 
 
-def _evaluate(
-    packing: SlotProductPacking,
-) -> Callable[[list[RingArray], ServerKeys], RingArray]:
+def _evaluate(packing: SlotProductPacking) -> Evaluate:
     def evaluate(ciphertexts: list[RingArray], keys: ServerKeys) -> RingArray:
         if len(ciphertexts) == 1:
             return packing.evaluate_square(ciphertexts[0], keys)
@@ -118,37 +99,35 @@ class CheapestProducts(Products):
 
     name = "cheapest"
     source = "choice of this project"
-    max_error_units = 32
 
     def __init__(self, choices: Sequence[Products], bytes_per_ot: float) -> None:
         self._choices = tuple(choices)
         self._bytes_per_ot = bytes_per_ot
+        self.max_error_units = max(p.max_error_units for p in choices)  # type: ignore[misc]
 
     def with_choices(self, change: Callable[[Products], Products]) -> CheapestProducts:
         """The same, over changed choices."""
         return CheapestProducts([change(p) for p in self._choices], self._bytes_per_ot)
 
-    def multiply_cost(self, count: int, **bounds: Any) -> Cost:
+    def multiply_cost(self, count: int, bounds: Bounds) -> Cost:
         """Cost of the cheapest choice."""
-        return self._pick(lambda p: p.multiply_cost(count, **bounds)).multiply_cost(count, **bounds)
+        return min((p.multiply_cost(count, bounds) for p in self._choices), key=self._sent_bytes)
 
-    def square_cost(self, count: int, **bounds: Any) -> Cost:
+    def square_cost(self, count: int, bounds: Bounds) -> Cost:
         """Cost of the cheapest choice."""
-        return self._pick(lambda p: p.square_cost(count, **bounds)).square_cost(count, **bounds)
+        return min((p.square_cost(count, bounds) for p in self._choices), key=self._sent_bytes)
 
-    def multiply(self, x: RingArray, y: RingArray, session: Session, **bounds: Any) -> RingArray:
+    def multiply(self, x: RingArray, y: RingArray, session: Session, bounds: Bounds) -> RingArray:
         """The cheapest choice for this many elements."""
-        chosen = self._pick(lambda p: p.multiply_cost(x.size, **bounds))
-        return chosen.multiply(x, y, session, **bounds)
+        chosen = min(
+            self._choices, key=lambda p: self._sent_bytes(p.multiply_cost(x.size, bounds))
+        )
+        return chosen.multiply(x, y, session, bounds)
 
-    def square(self, x: RingArray, session: Session, **bounds: Any) -> RingArray:
+    def square(self, x: RingArray, session: Session, bounds: Bounds) -> RingArray:
         """The cheapest choice for this many elements."""
-        chosen = self._pick(lambda p: p.square_cost(x.size, **bounds))
-        return chosen.square(x, session, **bounds)
+        chosen = min(self._choices, key=lambda p: self._sent_bytes(p.square_cost(x.size, bounds)))
+        return chosen.square(x, session, bounds)
 
-    def _pick(self, cost: Callable[[Products], Cost]) -> Products:
-        def sent_bytes(products: Products) -> float:
-            declared = cost(products)
-            return declared.traffic.sent_bytes + self._bytes_per_ot * declared.ots.total
-
-        return min(self._choices, key=sent_bytes)
+    def _sent_bytes(self, cost: Cost) -> float:
+        return cost.traffic.sent_bytes + self._bytes_per_ot * cost.ots.total

@@ -1,7 +1,7 @@
 """Tweakable circular correlation robust hash from fixed-key AES, for pads of correlated OTs.
 
 H(i, x) = pi(pi(x) ^ i) ^ pi(x) with pi = AES-128 under a fixed public key: construction TMMO
-of [Guo20] (eprint 2019/074, section 7.4), circular correlation robust for distinct tweaks
+of [Guo20] (eprint 2019/074), circular correlation robust for distinct tweaks
 i when pi is an ideal permutation. Tweaks here are (index of the OT, word counter).
 """
 

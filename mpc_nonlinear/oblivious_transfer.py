@@ -43,11 +43,12 @@ def correlated_ot_send(x: RingArray, bits: int, session: Session) -> RingArray:
     """Sender's share a of choice * x: a + b = choice * x modulo 2^bits, exact, same shape.
 
     x has shape (n,), or (n, width) for one choice per row. Shares are below 2^bits. 2 rounds.
-    Correlated OT of [Asharov13] section 5.1.
+    Correlated OT of [Asharov13] (eprint 2013/552).
     """
     x = _checked_correlation(x)
     if not len(x):
         return np.zeros_like(x)
+    session.channel.next_round()
     ots = session.correlations.take_sender(len(x))
     flips = unpack_bits(session.channel.recv(packed_bytes(len(x), 1)), len(x), 1, np.uint8)
     share, message = _correlation_message(x, flips, ots, bits)
@@ -64,6 +65,7 @@ def correlated_ot_receive(
     shape = (n,) if width is None else (n, width)
     if not n:
         return np.zeros(shape, np.uint64)
+    session.channel.next_round()
     ots = session.correlations.take_receiver(n)
     session.channel.send(pack_bits(choices ^ ots.choices, 1))
     message = session.channel.recv(packed_bytes(n * columns, bits))
@@ -92,6 +94,7 @@ def correlated_ot_both(
         raise UsageError(f"correlated_ot_both: {n} correlations, {len(choices)} choices")
     if not n:
         return np.zeros_like(x), np.zeros_like(x)
+    session.channel.next_round()
     sending, receiving = session.correlations.take_sender(n), session.correlations.take_receiver(n)
     mine = pack_bits(choices ^ receiving.choices, 1)
     flips = unpack_bits(session.channel.exchange(mine, len(mine)), n, 1, np.uint8)
@@ -145,7 +148,7 @@ def one_of_many_send(tables: NDArray[Any], bits: int, session: Session) -> None:
     """Offer row i of `tables` (n, 2^m), m = 1 to 4, to a receiver who learns one entry of it.
 
     Entries are unsigned and below 2^bits, bits = 1 to 64. 2 rounds, m random OTs per row.
-    [Naor-Pinkas 99] protocol 3.1: entry v is masked by one pad per bit of v, and each pad is a
+    After [Naor-Pinkas 99]: entry v is masked by one pad per bit of v, and each pad is a
     string of which every v uses its own part.
     """
     tables = np.ascontiguousarray(tables)
@@ -156,6 +159,7 @@ def one_of_many_send(tables: NDArray[Any], bits: int, session: Session) -> None:
     if not n:
         return
     dtype, words = _slots(choice_bits, bits)
+    session.channel.next_round()
     ots = session.correlations.take_sender(n * choice_bits)
     flips = session.channel.recv(packed_bytes(n * choice_bits, 1))
     masks = np.empty((n, words), np.uint64)
@@ -181,6 +185,7 @@ def one_of_many_receive(
     dtype, words = _slots(choice_bits, bits)
     if not n:
         return np.zeros(0, dtype)
+    session.channel.next_round()
     ots = session.correlations.take_receiver(n * choice_bits)
     wanted = choices[:, None] >> np.arange(choice_bits, dtype=np.uint8) & np.uint8(1)
     session.channel.send(pack_bits(wanted.reshape(-1) ^ ots.choices, 1))

@@ -7,6 +7,7 @@ products by oblivious transfer (`mpc_nonlinear.ot_products`) or in CKKS slots (i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from mpc_nonlinear.cost import Cost
@@ -16,50 +17,42 @@ if TYPE_CHECKING:
     from mpc_nonlinear.session import Session
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Public bounds on the real operands of a product and on its unshifted result."""
+
+    x_rms: float
+    y_rms: float
+    product_rms: float
+    """Root mean square of x * y, before the shift."""
+    shift: int = 0
+    """The result is x * y / 2^shift."""
+
+
 class Products(ABC):
     """Fixed-point products of shares, truncated back to `fraction_bits`.
 
-    `x_rms` and `y_rms` are upper bounds on the root mean square of the real operands,
-    `max_abs` bounds |x * y| for every element (reals), `product_rms` its root mean square
-    (`max_abs` when left out). All are public.
+    |x * y| stays below 2^28 reals.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     max_error_units: ClassVar[int]
-    """Largest distance from the exact product of operands below 4, in units of 2^-fraction_bits."""
+    """Largest distance from the exact product of operands below 4, declared with their
+    bounds, in units of 2^-fraction_bits."""
 
     @abstractmethod
-    def multiply_cost(
-        self,
-        count: int,
-        *,
-        x_rms: float,
-        y_rms: float,
-        max_abs: float,
-        product_rms: float | None = None,
-    ) -> Cost:
+    def multiply_cost(self, count: int, bounds: Bounds) -> Cost:
         """Cost of `count` products."""
 
     @abstractmethod
-    def square_cost(
-        self, count: int, *, x_rms: float, max_abs: float, product_rms: float | None = None
-    ) -> Cost:
+    def square_cost(self, count: int, bounds: Bounds) -> Cost:
         """Cost of `count` squares."""
 
     @abstractmethod
-    def multiply(
-        self,
-        x: RingArray,
-        y: RingArray,
-        session: Session,
-        *,
-        x_rms: float,
-        y_rms: float,
-        max_abs: float,
-    ) -> RingArray:
-        """Shares of x * y; shapes are equal (broadcast with `np.broadcast_to` before)."""
+    def multiply(self, x: RingArray, y: RingArray, session: Session, bounds: Bounds) -> RingArray:
+        """Shares of x * y / 2^shift; shapes are equal (`np.broadcast_to` before)."""
 
     @abstractmethod
-    def square(self, x: RingArray, session: Session, *, x_rms: float, max_abs: float) -> RingArray:
-        """Shares of x * x, same shape."""
+    def square(self, x: RingArray, session: Session, bounds: Bounds) -> RingArray:
+        """Shares of x * x / 2^shift, same shape."""

@@ -30,7 +30,7 @@ def bit_triples(n: int, session: Session) -> BitTriples:
     """Make n random triples from one random OT in each direction; says nothing to the peer.
 
     a is the difference of the two pads where this party sends, b the choice where it
-    receives; each OT shares one cross term. [Asharov13] section 5.1.
+    receives; each OT shares one cross term. [Asharov13] (eprint 2013/552).
     """
     sending, receiving = session.correlations.take_sender(n), session.correlations.take_receiver(n)
     zero = pads(sending.blocks, sending.first_index, 1).astype(np.uint8)
@@ -64,6 +64,7 @@ def and_bits(x: BitArray, y: BitArray, session: Session) -> BitArray:
     triples = bit_triples(n, session)
     mine = np.concatenate([x.reshape(n) ^ triples.a, y.reshape(n) ^ triples.b])
     payload = pack_bits(mine, 1)
+    session.channel.next_round()
     theirs = session.channel.exchange(payload, len(payload))
     d, e = (mine ^ unpack_bits(theirs, 2 * n, 1, np.uint8)).reshape(2, n)
     share: BitArray = triples.c ^ (d & triples.b) ^ (e & triples.a)

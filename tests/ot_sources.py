@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -36,13 +37,13 @@ class InsecureLocalSource(StockedSource):
         return NO_TRAFFIC
 
     @classmethod
-    def production_traffic(cls, count):
+    def production_traffic(cls, count):  # noqa: ARG003
         return NO_TRAFFIC
 
-    def _setup(self, channel):
+    def _setup(self, channel):  # noqa: ARG002
         return self._deltas[self.party]
 
-    def _produce(self, sending, receiving, channel):
+    def _produce(self, sending, receiving, channel):  # noqa: ARG002
         self._sending.add(self._draw(self.party, sending)[0])
         blocks, choices = self._draw(self.party.peer, receiving)
         delta = self._deltas[self.party.peer]
@@ -100,3 +101,17 @@ def quick_session(channel, count, *, products=None, fraction_bits=16):
     """A session whose correlations cost nothing; `count` OTs are in stock."""
     source = stocked(InsecureLocalSource(channel.party), count, channel)
     return Session(channel, Context(FixedPoint(fraction_bits), products), source, SecureRandom())
+
+
+def run_misbehaving(role):
+    """Like `run_both`, for roles that leave bytes unread: the two counts may differ."""
+    pair = memory_pair(timeout_s=30)
+
+    def closing(channel):
+        try:
+            return role(channel)
+        finally:
+            channel.close()
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return [future.result() for future in [pool.submit(closing, end) for end in pair]]

@@ -11,6 +11,7 @@ from hybrid.operators.linear import LinearOperator
 
 from he_linear.packings.rotated_slots import BatchedProductPacking
 from he_linear.packings.token_periodic import TokenPeriodicPacking
+from mpc_nonlinear.products import Bounds
 from tests.parties import plan_context, run_states, shares, value
 from transport.traffic import Party
 
@@ -79,24 +80,24 @@ def test_products_in_slots(count):
     rng = np.random.default_rng(count)
     x, y = rng.uniform(-4, 4, (2, count))
     px, py = shares(x), shares(y)
-    bounds = {"x_rms": 4.0, "y_rms": 4.0, "max_abs": 16.0}
+    bounds = Bounds(4.0, 4.0, 8.0)
 
     def multiply(state):
         session = state.session
-        return session.products.multiply(share_of(state, px), share_of(state, py), session, **bounds)
+        return session.products.multiply(share_of(state, px), share_of(state, py), session, bounds)
 
     client, server, traffic = run_states(multiply)
     products = plan_context().mpc.products
     error = np.abs(value(client, server) - x * y).max() * 2**16
     assert error <= products.max_error_units
-    assert traffic == products.multiply_cost(count, **bounds).traffic
+    assert traffic == products.multiply_cost(count, bounds).traffic
 
     def square(state):
         return state.session.products.square(
-            share_of(state, px), state.session, x_rms=4.0, max_abs=16.0
+            share_of(state, px), state.session, bounds
         )
 
     client, server, traffic = run_states(square)
     error = np.abs(value(client, server) - x * x).max() * 2**16
     assert error <= products.max_error_units
-    assert traffic == products.square_cost(count, x_rms=4.0, max_abs=16.0).traffic
+    assert traffic == products.square_cost(count, bounds).traffic

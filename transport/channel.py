@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from transport.errors import FrameError, PeerLostError
+from transport.errors import FrameError, PeerLostError, TransportError
 from transport.frame import MAX_PAYLOAD_BYTES, Frame, FrameKind
 from transport.link import LinkModel, LinkSchedule
 from transport.traffic import NO_TRAFFIC, Party, Traffic
@@ -47,6 +47,8 @@ class Channel(ABC):
 
     def send(self, payload: bytes | memoryview) -> None:
         """Queue `payload` for the peer and return at once."""
+        if isinstance(payload, memoryview):
+            payload = payload.cast("B")
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise FrameError(f"payload of {len(payload)} bytes exceeds {MAX_PAYLOAD_BYTES}")
         new_round = not self._round_is_open
@@ -59,7 +61,8 @@ class Channel(ABC):
         """Block until the peer's next payload; it must have `expected_bytes` if given."""
         frame = self._get()
         if frame.kind is FrameKind.ABORT:
-            reason = bytes(frame.payload[:ABORT_REASON_BYTES]).decode("utf-8", "replace")
+            self.close()
+            reason = _printable(frame.payload[:ABORT_REASON_BYTES])
             raise PeerLostError(f"{self._place()}: {self._peer_name()} stopped: {reason}")
         if frame.sequence != self._received_frames:
             raise FrameError(
@@ -105,9 +108,12 @@ class Channel(ABC):
         return self.recv_array(array.shape, array.dtype)
 
     def abort(self, reason: str) -> None:
-        """Tell the peer that this party gives up; `reason` must hold nothing secret."""
-        payload = reason.encode()[:ABORT_REASON_BYTES]
-        self._put(self._frame(FrameKind.ABORT, payload))
+        """Tell the peer, if it is still there, that this party gives up, and close.
+
+        `reason` must hold nothing secret; the peer gets its first 200 bytes.
+        """
+        with suppress(TransportError):
+            self._put(self._abort_frame(reason))
         self.close()
 
     # -- counting ----------------------------------------------------------------------
@@ -122,6 +128,14 @@ class Channel(ABC):
         finally:
             self._label = outer
             self._round_is_open = False
+
+    def next_round(self) -> None:
+        """Sends from here on share no round with earlier ones.
+
+        Every protocol calls it first, so that declared rounds add up exactly; where messages of
+        neighbouring protocols overlap on the wire, the count is an upper bound.
+        """
+        self._round_is_open = False
 
     def traffic(self, label: str) -> Traffic:
         """What was counted under `label`, both directions."""
@@ -148,6 +162,9 @@ class Channel(ABC):
         self._sent_frames += 1
         return frame
 
+    def _abort_frame(self, reason: str) -> Frame:
+        return self._frame(FrameKind.ABORT, reason.encode()[:ABORT_REASON_BYTES])
+
     def _place(self) -> str:
         return f"step {self._label}"
 
@@ -165,3 +182,9 @@ class Channel(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the wire; a peer blocked in `recv` gets `PeerLostError`."""
+
+
+def _printable(text: bytes | memoryview) -> str:
+    """The peer's words without anything that could steer a terminal."""
+    decoded = bytes(text).decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in decoded)

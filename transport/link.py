@@ -35,8 +35,11 @@ class LinkSchedule:
     def wait(self, frame: Frame) -> None:
         """Sleep until `frame` is due."""
         size_bits = 8 * (FRAME_HEADER_BYTES + len(frame.payload))
-        departure_s = max(self._free_at_s, frame.sent_at_ns * 1e-9)
+        now_s = time.monotonic()
+        # The peer's word, so not later than now: it must not make us sleep for ever.
+        sent_s = min(frame.sent_at_ns * 1e-9, now_s)
+        departure_s = max(self._free_at_s, sent_s)
         self._free_at_s = departure_s + size_bits / self.link.bandwidth_bps
-        delay_s = self._free_at_s + self.link.latency_s - time.monotonic()
+        delay_s = self._free_at_s + self.link.latency_s - now_s
         if delay_s > 0:
             time.sleep(delay_s)

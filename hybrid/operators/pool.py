@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from mpc_nonlinear.opening import (
     masked_sum,
@@ -11,6 +9,7 @@ from mpc_nonlinear.opening import (
     open_to_client,
     open_to_client_cost,
 )
+from mpc_nonlinear.products import Bounds
 from mpc_nonlinear.truncate import truncate, truncate_cost
 
 from hybrid.graph import Node
@@ -44,14 +43,14 @@ class PoolOperator(Operator):
         tokens, hidden = self.node.shape
         products = self.context.mpc.products
         cost = masked_sum_cost(tokens, 2 * hidden)
-        bounds = self._product_bounds()
-        cost += products.multiply_cost(hidden, **bounds, product_rms=self._bound.rms)
+        cost += products.multiply_cost(hidden, self._product_bounds)
         if self._dropped_bits:
             cost += truncate_cost(hidden, self._dropped_bits)
         return cost + open_to_client_cost(hidden)
 
-    def _product_bounds(self) -> dict[str, float]:
-        return {"x_rms": self._sum_rms, "y_rms": 1.0, "max_abs": self._bound.max_abs}
+    @property
+    def _product_bounds(self) -> Bounds:
+        return Bounds(self._sum_rms, 1.0, self._bound.rms)
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """Client: the opened sum, ring encoding with `output_bits` fraction bits; server: zeros."""
@@ -65,13 +64,10 @@ class PoolOperator(Operator):
         rows = np.concatenate([inputs[0], bias], axis=1)
         sums = masked_sum(rows, session, state.mask)
         scaled = session.products.multiply(
-            np.ascontiguousarray(sums[:hidden]), gain, session, **self._product_bounds()
+            np.ascontiguousarray(sums[:hidden]), gain, session, self._product_bounds
         )
         total = scaled + sums[hidden:]
         if self._dropped_bits:
-            limit = 1 << math.ceil(
-                math.log2(2 * self._bound.max_abs) + session.fixed_point.fraction_bits
-            )
-            total = truncate(total, self._dropped_bits, limit, session)
+            total = truncate(total, self._dropped_bits, session)
         opened = open_to_client(total, session)
         return [np.zeros(hidden, np.uint64) if opened is None else opened]

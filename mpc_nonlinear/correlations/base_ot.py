@@ -1,6 +1,6 @@
 """1-of-2 oblivious transfer of random 128-bit keys from public-key cryptography.
 
-[Naor-Pinkas 01] section 3.1 with random messages, on the prime-order subgroup of
+[Naor-Pinkas 01] with random messages, on the prime-order subgroup of
 edwards25519; semi-honest security under CDH with BLAKE2b as a random oracle:
 
 1. sender -> receiver: C = c*G and R = r*G

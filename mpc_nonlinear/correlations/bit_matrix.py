@@ -42,7 +42,7 @@ def fold_leaves(leaves: Words, u: Words, v: Words) -> None:
 def transpose_columns(columns: Words, blocks: Words) -> None:
     """Move bit i of column j to bit j of block i: (128, words) to (64 * words, 2).
 
-    Recursive halving of 64 x 64 bit blocks ([Warren] Hacker's Delight, section 7-3).
+    Recursive halving of 64 x 64 bit blocks ([Warren] Hacker's Delight, chapter 7).
     """
     words = columns.shape[1]
     square = np.zeros((64, _LANES), np.uint64)

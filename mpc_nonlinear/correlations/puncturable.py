@@ -1,6 +1,6 @@
 """Trees of seeds of which the other party gets all leaves but one (GGM, all-but-one OT).
 
-[Roy22] (eprint 2022/192) figure 13, semi-honest: a binary tree of `depth` levels whose
+As [Roy22] (eprint 2022/192) uses them, semi-honest: a binary tree of `depth` levels whose
 children are a length-doubling PRG of their parent; one base OT per level opens the side
 away from the punctured path. Leaf x has the bits of x along its path, highest first.
 """

@@ -14,7 +14,7 @@ class SoftSpokenSource(ExtensionSource):
     """
 
     name: ClassVar[str] = "softspoken"
-    source: ClassVar[str] = "[Roy22] eprint 2022/192, figures 8 and 13, semi-honest"
+    source: ClassVar[str] = "[Roy22] eprint 2022/192, section 3, semi-honest"
     trust: ClassVar[str] = (
         "Oblivious transfers: SoftSpokenOT extension, semi-honest; base OTs under CDH on "
         "edwards25519, AES as a pseudorandom generator, fixed-key AES as an ideal permutation."

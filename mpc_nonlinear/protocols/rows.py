@@ -1,0 +1,67 @@
+"""Scaling of one positive number a row into [1, 2), as a start for Newton's method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mpc_nonlinear.compare import Width, less_than_constants, less_than_constants_cost
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.select import bit_to_arithmetic, bit_to_arithmetic_cost
+from mpc_nonlinear.session import Session
+
+COMPARED_BITS = 33
+"""Exact enough for every octave from 2^-16 up."""
+
+
+def octaves(low: float, high: float) -> list[float]:
+    """Powers of two in (low, high]: the thresholds that tell which octave a number is in."""
+    found = []
+    step = 2 * low
+    while step <= high:
+        found.append(step)
+        step *= 2
+    return found
+
+
+def _width(high: float, fraction_bits: int) -> Width:
+    return Width.covering(2 * high * 2**fraction_bits, COMPARED_BITS)
+
+
+def per_octave_cost(
+    rows: int, low: float, high: float, fraction_bits: int, functions: int
+) -> Cost:
+    """Cost of `per_octave`; `functions` costs nothing, the factors are local."""
+    del functions
+    count = len(octaves(low, high))
+    if not count:
+        return Cost()
+    width = _width(high, fraction_bits)
+    return less_than_constants_cost(rows, count, width) + bit_to_arithmetic_cost(rows * count)
+
+
+def per_octave(
+    x: RingArray, low: float, high: float, values: Sequence[Sequence[float]], session: Session
+) -> list[RingArray]:
+    """Shares of public values chosen by the octave of x, low <= x <= high (powers of two).
+
+    values[f][i] belongs to the i-th octave [low 2^i, low 2^(i + 1)); the last octave is the one
+    that starts at or above `high`. One comparison pass, one conversion. 4 to 7 rounds.
+    """
+    fixed = session.fixed_point
+    thresholds = octaves(low, high)
+    chosen = [np.zeros(x.shape, np.uint64) for _ in values]
+    if thresholds:
+        units = [round(t / fixed.unit) for t in thresholds]
+        bits = less_than_constants(x, units, _width(high, fixed.fraction_bits), session)
+        below = bit_to_arithmetic(bits, session)
+        for index in range(len(thresholds)):
+            for f, table in enumerate(values):
+                step = fixed.encode(table[index]) - fixed.encode(table[index + 1])
+                chosen[f] = chosen[f] + below[index] * step
+    last = len(thresholds)
+    if session.party:
+        return chosen
+    return [part + fixed.encode(table[last]) for part, table in zip(chosen, values, strict=True)]

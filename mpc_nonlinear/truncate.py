@@ -1,0 +1,50 @@
+"""Division of shared numbers by powers of two, when a bound on them is known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import RING_BITS, RingArray
+from mpc_nonlinear.oblivious_transfer import (
+    correlated_ot_cost,
+    correlated_ot_receive,
+    correlated_ot_send,
+)
+from mpc_nonlinear.session import Session
+from transport.traffic import Party
+
+_OFFSET_BITS = RING_BITS - 2
+MAX_ABS_BITS = _OFFSET_BITS - 1
+"""|x| must stay below 2^MAX_ABS_BITS ring units."""
+
+
+def truncate_cost(count: int, shift: int) -> Cost:
+    """Cost of `truncate` for `count` numbers."""
+    return correlated_ot_cost(count, shift, Party.SERVER)
+
+
+def truncate(x: RingArray, shift: int, session: Session) -> RingArray:
+    """Shares of x / 2^shift for |x| < 2^61, same shape, 1 <= shift <= 61.
+
+    Off by less than one unit and unbiased: a stochastic rounding. An offset makes the sign
+    known; then the shares wrap around exactly unless both top bits are zero, and the wrap is
+    needed modulo 2^shift only: one correlated OT of `shift` bits. 2 rounds. [Huang22] Cheetah,
+    eprint 2022/207, Section 4.2 (truncation with known sign).
+    """
+    steps = np.uint64(shift)
+    flat = x.reshape(-1)
+    if session.party is Party.SERVER:
+        # Both floors together lose 2^shift - 1 on average.
+        flat = flat + np.uint64((1 << _OFFSET_BITS) + (1 << shift) - 1)
+    top_is_zero = np.uint64(1) - (flat >> np.uint64(RING_BITS - 1))
+    if session.party is Party.SERVER:
+        both = correlated_ot_send(top_is_zero, shift, session)
+    else:
+        both = correlated_ot_receive(top_is_zero.astype(np.uint8), shift, session)
+    # wrap = 1 - both; x / 2^shift = sum of floors - wrap * 2^(64 - shift) - offset / 2^shift
+    result = (flat >> steps) + (both << np.uint64(RING_BITS - shift))
+    if session.party is Party.SERVER:
+        constant = (1 << (RING_BITS - shift)) + (1 << (_OFFSET_BITS - shift))
+        result = result - np.uint64(constant % 2**RING_BITS)
+    return result.reshape(x.shape)
