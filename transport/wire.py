@@ -90,7 +90,7 @@ class Wire:
 
     def _note_events(self) -> None:
         """Empty the event stream; a connecting socket's only connection may have ended."""
-        while self.monitor.get(zmq.EVENTS) & zmq.POLLIN:
+        while self.monitor.poll(0):
             event = recv_monitor_message(self.monitor)["event"]
             if self.gate is None and event == zmq.EVENT_DISCONNECTED:
                 self._is_lost = True
