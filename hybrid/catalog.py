@@ -64,7 +64,8 @@ def load_catalog(plugins: Iterable[str] = ()) -> Catalog:
             module = importlib.import_module(name)
         except ImportError as error:
             raise ConfigError(
-                f"plugins: module {name!r} cannot be imported ({error}); put its folder on PYTHONPATH"
+                f"plugins: module {name!r} cannot be imported ({error}); "
+                "put its folder on PYTHONPATH"
             ) from None
         found = _entries_of(module)
         if not found:

@@ -1,4 +1,4 @@
-"""`hybrid doctor`: is this machine able to run the project, and does its cryptography agree with SEAL?"""
+"""`hybrid doctor`: versions, features, and short self tests against SEAL."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def report(console: Console) -> None:
     for name, test in tests:
         start = time.perf_counter()
         detail = test()
-        console.print(f"{name:<20} ok: {detail} ({time.perf_counter() - start:.2f} s)", highlight=False)
+        console.print(
+            f"{name:<20} ok: {detail} ({time.perf_counter() - start:.2f} s)", highlight=False
+        )
 
 
 def seal_interchange() -> str:
@@ -59,11 +61,15 @@ def seal_interchange() -> str:
     rotated = server.seal.to_ciphertext(rotate(ciphertext, 1, server), 2.0**26)
     plain = seal.Plaintext()
     decryptor = seal.Decryptor(client.seal.context, client.seal_secret_key)
-    decryptor.decrypt(client.seal.to_ciphertext(server.seal.from_ciphertext(rotated), 2.0**26), plain)
+    decryptor.decrypt(
+        client.seal.to_ciphertext(server.seal.from_ciphertext(rotated), 2.0**26), plain
+    )
     decoded = np.array(seal.CKKSEncoder(client.seal.context).decode_double(plain))
     error = float(np.abs(decoded - np.roll(values, -1)).max())
     if error > 2.0**-8:
-        raise SelfTestError(f"doctor: SEAL decrypts our ciphertext {error:g} off; reinstall tenseal")
+        raise SelfTestError(
+            f"doctor: SEAL decrypts our ciphertext {error:g} off; reinstall tenseal"
+        )
     return f"SEAL rotates and decrypts our ciphertexts, error {error:.1e}"
 
 
@@ -75,9 +81,7 @@ def conversion_round_trip() -> str:
     integers = np.rint(values * 2.0**_FRACTION_BITS).astype(np.int64)[None]
     rng = SecureRandom()
     scale = 2.0**50
-    residues = conversions.encode_integers(
-        integers, None, scale / 2.0**_FRACTION_BITS, parameters
-    )
+    residues = conversions.encode_integers(integers, None, scale / 2.0**_FRACTION_BITS, parameters)
     data = conversions.encrypt_seeded(residues, client, rng)
     ciphertexts = conversions.parse_seeded(data, 1, parameters)
     message, mask = conversions.mask_for_client(ciphertexts, server, rng)
@@ -95,7 +99,7 @@ def conversion_round_trip() -> str:
 def oblivious_transfer() -> str:
     """Both halves of extended oblivious transfers fit together."""
 
-    def role(channel: Channel) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def role(channel: Channel) -> tuple[np.ndarray, np.ndarray]:
         source = SoftSpokenSource(channel.party, SecureRandom())
         source.setup(channel)
         source.produce(OtCount(_TEST_OTS, 0), channel)
@@ -107,7 +111,9 @@ def oblivious_transfer() -> str:
 
     (q, delta), (t, choices), _ = run_both(role)
     if not np.array_equal(q ^ t, choices[:, None].astype(np.uint64) * delta):
-        raise SelfTestError("doctor: oblivious transfers do not fit together; reinstall cryptography")
+        raise SelfTestError(
+            "doctor: oblivious transfers do not fit together; reinstall cryptography"
+        )
     return f"{_TEST_OTS} extended transfers between two threads"
 
 

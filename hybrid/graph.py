@@ -80,7 +80,7 @@ class _Builder:
         projections = max(
             (self._bound(f"{name}.{e}") for e in ("query", "key", "value")), key=lambda b: b.rms
         )
-        kept = () if first else (f"{name}.residual",)
+        kept: tuple[str, ...] = () if first else (f"{name}.residual",)
         linear, heads = self._linear(layer), (a.heads, t, a.head_size, t)
         return [
             linear("qkv", normalised, kept, 3 * a.hidden, f"{name}.input", projections),

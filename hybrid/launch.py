@@ -8,15 +8,13 @@ adds accuracy and the comparison of both ends' counters.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transport.curve import CurveKeys, load_client_keys, load_server_keys
-from transport.zmq_channel import connect, listen
 
 from hybrid.architecture import read_architecture
 from hybrid.calibration import calibrate, default_sentences, read_sentences
@@ -24,7 +22,7 @@ from hybrid.catalog import load_catalog
 from hybrid.config import LoadedConfig
 from hybrid.environment import describe, peak_memory_bytes
 from hybrid.parties import Answer, ClientSession, ServerModel, ServerSession
-from hybrid.plan import Plan, build_plan
+from hybrid.plan import Plan, build_plan, traffic_row
 from hybrid.reference import PlainEncoder
 from hybrid.report import (
     add_phases,
@@ -37,8 +35,10 @@ from hybrid.runner import Progress, RequestResult
 from hybrid.tokenize import TextEncoder
 from hybrid.weights import load_weights
 from transport.channel import SETUP, Channel
+from transport.curve import CurveKeys, load_client_keys, load_server_keys
 from transport.errors import HybridError, PeerLostError
 from transport.traffic import Party
+from transport.zmq_channel import ZmqChannel, connect, listen
 
 Json = dict[str, Any]
 
@@ -87,13 +87,13 @@ class Server:
             session.progress = self._progress
         with reporting_failure(channel):
             start = time.perf_counter()
-            plan = session.setup(self.model, _source_arguments(dealer))
+            plan = session.setup(self.model, dealer)
             setup_s = time.perf_counter() - start
             requests = [
                 request_report(plan, self._loaded, channel, result, setup_s)
                 for result in session.serve()
             ]
-        return {"requests": requests, "counted": counted(channel)}
+        return session_report(requests, channel)
 
 
 class Client:
@@ -118,7 +118,7 @@ class Client:
             session.progress = self._progress
         with reporting_failure(channel):
             start = time.perf_counter()
-            plan = session.setup(_source_arguments(dealer))
+            plan = session.setup(dealer)
             setup_s = time.perf_counter() - start
             requests = []
             for ids in token_ids:
@@ -128,11 +128,11 @@ class Client:
                 row["output"] = self.output(answer)
                 requests.append(row)
             session.finish()
-        return {"requests": requests, "counted": counted(channel)}
+        return session_report(requests, channel)
 
     def output(self, answer: Answer) -> list[float]:
         """The embedding as the user gets it."""
-        return finish_embedding(answer.pooled, self._loaded).tolist()
+        return [float(v) for v in finish_embedding(answer.pooled, self._loaded)]
 
 
 def finish_embedding(pooled: NDArray[np.float64], loaded: LoadedConfig) -> NDArray[np.float64]:
@@ -167,16 +167,15 @@ def request_report(
     }
 
 
-def counted(channel: Channel) -> Json:
-    """What this end of the channel counted in all."""
-    total = channel.total
-    return phase_row(0.0, total) | {
-        "payload_bytes": total.client_payload_bytes + total.server_payload_bytes
-    }
+def session_report(requests: list[Json], channel: Channel) -> Json:
+    """All requests of a session, with set-up as counted at its end, and this end's grand total.
 
-
-def _source_arguments(dealer: Channel | None) -> Mapping[str, Any]:
-    return {} if dealer is None else {"dealer_channel": dealer}
+    The words that announce and end requests belong to set-up.
+    """
+    for request in requests:
+        seconds = request["setup"]["seconds"]
+        request["setup"] = phase_row(seconds, channel.traffic(SETUP))
+    return {"requests": requests, "counted": traffic_row(channel.total)}
 
 
 @contextmanager
@@ -194,7 +193,7 @@ def reporting_failure(channel: Channel) -> Iterator[None]:
         raise
 
 
-def open_server(loaded: LoadedConfig, endpoint: str) -> Channel:
+def open_server(loaded: LoadedConfig, endpoint: str) -> ZmqChannel:
     """Bind and wait for one client."""
     runtime = loaded.run.runtime
     return listen(
@@ -206,7 +205,7 @@ def open_server(loaded: LoadedConfig, endpoint: str) -> Channel:
     )
 
 
-def open_client(loaded: LoadedConfig, endpoint: str) -> Channel:
+def open_client(loaded: LoadedConfig, endpoint: str) -> ZmqChannel:
     """Connect to a listening server."""
     runtime = loaded.run.runtime
     return connect(

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transport.handshake import handshake, recv_public, send_public
 
 from he_linear.keys import ClientKeys, ServerKeys, public_key_bytes
 from hybrid.architecture import Architecture
@@ -33,10 +32,12 @@ from hybrid.public_table import receive_table, send_table
 from hybrid.runner import Progress, RequestResult, run_request
 from hybrid.weights import EncoderWeights
 from mpc_nonlinear.correlations.base import CorrelationSource
+from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.products import Products
 from mpc_nonlinear.session import Session
 from transport.channel import Channel
 from transport.errors import FrameError
+from transport.handshake import handshake, recv_public, send_public
 from transport.randomness import SecureRandom
 from transport.traffic import Party
 
@@ -84,7 +85,16 @@ class _SessionParts:
         handshake(self.channel, {"plan": plan.digest()})
         return plan
 
-    def start_correlations(self, plan: Plan, source: CorrelationSource) -> CorrelationSource:
+    def start_correlations(self, plan: Plan, dealer: Channel | None) -> CorrelationSource:
+        """Make this party's source of correlations and set it up."""
+        party, randomness = self.channel.party, SecureRandom(domain="correlations")
+        source: CorrelationSource
+        if issubclass(plan.source, TrustedDealer):
+            assert dealer is not None
+            source = plan.source(party, randomness, dealer)
+        else:
+            make: Callable[[Party, SecureRandom], CorrelationSource] = plan.source
+            source = make(party, randomness)
         source.setup(self.channel)
         return source
 
@@ -106,7 +116,7 @@ def with_keys(products: Products, party: HomomorphicParty) -> Products:
 class ClientSession(_SessionParts):
     """The client's side: holds texts and the secret key, never opens the weights file."""
 
-    def setup(self, source_arguments: Mapping[str, Any] | None = None) -> Plan:
+    def setup(self, dealer: Channel | None = None) -> Plan:
         """Everything up to the first request."""
         self.agree_on_config()
         description = recv_public(self.channel, _DESCRIPTION_BYTES)
@@ -119,10 +129,7 @@ class ClientSession(_SessionParts):
         randomness = SecureRandom(domain="ckks client")
         keys = ClientKeys.generate(parameters, steps, relinearise, randomness)
         self.channel.send(keys.public_bytes())
-        source = plan.source(
-            Party.CLIENT, SecureRandom(domain="ot client"), **(source_arguments or {})
-        )
-        source = self.start_correlations(plan, source)
+        source = self.start_correlations(plan, dealer)
         homomorphic = HomomorphicClient(parameters, keys, randomness)
         self.progress("waiting for encoded weights", -1)
         self.channel.recv(1)
@@ -154,7 +161,7 @@ class ClientSession(_SessionParts):
 class ServerSession(_SessionParts):
     """The server's side: holds the weights, never sees a text."""
 
-    def setup(self, model: ServerModel, source_arguments: Mapping[str, Any] | None = None) -> Plan:
+    def setup(self, model: ServerModel, dealer: Channel | None = None) -> Plan:
         """Everything up to the first request."""
         self.agree_on_config()
         table = model.weights.embedding
@@ -178,10 +185,7 @@ class ServerSession(_SessionParts):
         }
         data = self.channel.recv(public_key_bytes(parameters, len(steps), relinearise))
         keys = ServerKeys.parse(parameters, data, steps, relinearise)
-        source = plan.source(
-            Party.SERVER, SecureRandom(domain="ot server"), **(source_arguments or {})
-        )
-        source = self.start_correlations(plan, source)
+        source = self.start_correlations(plan, dealer)
         homomorphic = HomomorphicServer(parameters, keys, SecureRandom(domain="ckks server"))
         self.channel.send(b"\x00")
         self.plan = plan

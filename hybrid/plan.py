@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mpc_nonlinear.ot_products import OtProducts
-
 from he_linear.params import PARAMETER_SETS, CkksParameters
 from hybrid.architecture import Architecture
 from hybrid.calibration import Bounds
@@ -30,6 +28,7 @@ from hybrid.products import CheapestProducts, CkksProducts
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.cost import NO_COST, Cost, OtCount
 from mpc_nonlinear.fixed_point import FixedPoint
+from mpc_nonlinear.ot_products import OtProducts
 from mpc_nonlinear.products import Products
 from mpc_nonlinear.session import Context
 from transport.errors import ConfigError

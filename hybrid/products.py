@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from he_linear.keys import ServerKeys
 from he_linear.packings.slot_product import SlotProductPacking
 from he_linear.params import CkksParameters
@@ -76,7 +78,10 @@ class CkksProducts(Products):
         count = operands[0].size
         packing = SlotProductPacking(self.parameters, count)
         scale = 2.0 ** (self._operand_scale_bits(bounds) - self.fraction_bits)
-        packed = [Operand(packing.pack(x.reshape(-1)), None, scale) for x in operands]
+        packed = [
+            Operand(packing.pack(x.reshape(-1).view(np.int64)).view(np.uint64), None, scale)
+            for x in operands
+        ]
         conversion = self._conversion(count, len(operands), bounds)
         real, _ = self.party.apply(packed, conversion, _evaluate(packing), session.channel)
         return packing.unpack(real).reshape(operands[0].shape)
@@ -119,9 +124,7 @@ class CheapestProducts(Products):
 
     def multiply(self, x: RingArray, y: RingArray, session: Session, bounds: Bounds) -> RingArray:
         """The cheapest choice for this many elements."""
-        chosen = min(
-            self._choices, key=lambda p: self._sent_bytes(p.multiply_cost(x.size, bounds))
-        )
+        chosen = min(self._choices, key=lambda p: self._sent_bytes(p.multiply_cost(x.size, bounds)))
         return chosen.multiply(x, y, session, bounds)
 
     def square(self, x: RingArray, session: Session, bounds: Bounds) -> RingArray:

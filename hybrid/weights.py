@@ -61,7 +61,8 @@ class EmbeddingTable:
         x = rows.astype(np.float64)
         centred = x - x.mean(-1, keepdims=True)
         deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + self.epsilon)
-        return centred / deviation * self.norm.weight + self.norm.bias
+        embedded: NDArray[np.float64] = centred / deviation * self.norm.weight + self.norm.bias
+        return embedded
 
     def arrays(self) -> tuple[Array, ...]:
         """All arrays in wire order."""
@@ -134,7 +135,8 @@ class _Reader:
             self._take(f"embeddings.{name}", shape)
             for name, shape in zip(_EMBEDDING, shapes, strict=True)
         ]
-        table = EmbeddingTable(*parts[:3], Affine(parts[3], parts[4]), a.epsilon)
+        words, positions, token_types, gain, shift = parts
+        table = EmbeddingTable(words, positions, token_types, Affine(gain, shift), a.epsilon)
         layers = tuple(self._layer(i) for i in range(a.layers))
         beyond = f"encoder.layer.{a.layers}."
         if any(name.startswith(beyond) for name in self._tensors):

@@ -33,7 +33,7 @@ class Endpoint:
             )
         # The name is fixed here, so that no resolver decides whether bytes leave the machine.
         host = "127.0.0.1" if match[1].lower() == "localhost" else match[1].strip("[]")
-        if ":" in host:
+        if match[1].startswith("["):
             _require_ipv6(host, text)
         return cls(host, port)
 

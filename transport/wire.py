@@ -18,6 +18,7 @@ _FRAME_LIMIT_BYTES = CHUNK_BYTES + 1024
 """The socket drops a peer that announces a larger frame; CurveZMQ adds tens of bytes."""
 _TICK_S = 0.25
 _GRACE_MS = 1000
+_DISCARD_TICK_MS = 20
 _NEVER_MS = (1 << 31) - 1
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -85,8 +86,9 @@ class Wire:
 
     def discard(self, deadline_s: float) -> None:
         """Read and drop everything until the peer is gone or the deadline."""
-        while time.monotonic() < deadline_s and self.wait(deadline_s):
-            self.socket.recv_multipart(copy=False)
+        while time.monotonic() < deadline_s and self.is_attached:
+            if self.socket.poll(_DISCARD_TICK_MS):
+                self.socket.recv_multipart(copy=False)
 
     def _note_events(self) -> None:
         """Empty the event stream; a connecting socket's only connection may have ended."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from mpc_nonlinear.protocols.base import NonlinearProtocol
 
 from hybrid.graph import Node
 from hybrid.operators.base import Operator, PlanContext, RunState
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.protocols.base import NonlinearProtocol
 
 
 class NonlinearOperator(Operator):
-    """A protocol applied to one tensor, after the local work that its operation calls for:
-    the residual addition before a LayerNorm, the attention mask before a softmax.
+    """A protocol applied to one tensor, after the local work that its operation calls for.
+
+    That is the residual addition before a LayerNorm and the attention mask before a softmax.
     """
 
     engine = "mpc_nonlinear"

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+
+from hybrid.graph import Node
+from hybrid.operators.base import Operator, PlanContext, RunState
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import RingArray
 from mpc_nonlinear.opening import (
     masked_sum,
     masked_sum_cost,
@@ -12,15 +17,12 @@ from mpc_nonlinear.opening import (
 from mpc_nonlinear.products import Bounds
 from mpc_nonlinear.truncate import truncate, truncate_cost
 
-from hybrid.graph import Node
-from hybrid.operators.base import Operator, PlanContext, RunState
-from mpc_nonlinear.cost import Cost
-from mpc_nonlinear.fixed_point import RingArray
-
 
 class PoolOperator(Operator):
-    """Sum of the unmasked rows of n * gain + bias, opened to the client, who divides by their
-    number. The mask stays with the client; the low bits are truncated before the opening.
+    """Sum of the unmasked rows of n * gain + bias, opened to the client.
+
+    The client divides by their number. Its mask stays with it; the low bits, which carry the
+    noise of ciphertexts, are truncated before the opening.
     """
 
     engine = "mpc_nonlinear"
