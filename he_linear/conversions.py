@@ -22,7 +22,7 @@ from he_linear.embedding import (
     round_modulo_2_64,
     slots_to_coefficients,
 )
-from he_linear.kernels import Residues, _mulhi, _mulmod, add, intt, multiply, ntt
+from he_linear.kernels import Residues, add, intt, mulhi, mulmod, multiply, ntt, shoup
 from he_linear.keys import (
     ClientKeys,
     ServerKeys,
@@ -131,9 +131,7 @@ def switch_modulus(
         fraction = (1 << 128) // p
         _accumulate(
             np.ascontiguousarray(residues[:, index]).reshape(-1),
-            np.uint64(inverse),
-            np.uint64(p),
-            np.uint64((1 << 64) // p),
+            *shoup(inverse, p),
             np.uint64(fraction >> 64),
             np.uint64(fraction & ((1 << 64) - 1)),
             high.reshape(-1),
@@ -146,12 +144,12 @@ def switch_modulus(
 
 
 @njit(cache=True)
-def _accumulate(values, inverse, p, barrett, high, low, out_high, out_low):  # type: ignore[no-untyped-def]
+def _accumulate(values, inverse, quotient, p, high, low, out_high, out_low):  # type: ignore[no-untyped-def]
     """(out_high, out_low) += (c * inverse mod p) * (high, low) / 2^128, modulo 2^128."""
     for i in range(values.size):
-        t = _mulmod(values[i], inverse, p, barrett)
+        t = mulmod(values[i], inverse, quotient, p)
         carry_low = t * low
-        carry_high = t * high + _mulhi(t, low)
+        carry_high = t * high + mulhi(t, low)
         s = out_low[i] + carry_low
         out_high[i] += carry_high + np.uint64(s < carry_low)
         out_low[i] = s
@@ -188,9 +186,7 @@ def _round_product(product: Residues, parameters: CkksParameters) -> Residues:
         np.ascontiguousarray(product[:, 0]).reshape(-1),
         np.ascontiguousarray(product[:, 1]).reshape(-1),
         np.uint64(q0),
-        np.uint64(q1),
-        np.uint64((1 << 64) // q1),
-        np.uint64(pow(q0, -1, q1)),
+        *shoup(pow(q0, -1, q1), q1),
         np.uint64(EXTRA_BITS),
         out.reshape(-1),
     )
@@ -198,21 +194,21 @@ def _round_product(product: Residues, parameters: CkksParameters) -> Residues:
 
 
 @njit(cache=True)
-def _garner(r0, r1, q0, q1, barrett1, inverse, extra, out):  # type: ignore[no-untyped-def]
+def _garner(r0, r1, q0, inverse, quotient, q1, extra, out):  # type: ignore[no-untyped-def]
     """X = r0 + q0 * ((r1 - r0) / q0 mod q1), centred modulo q0 q1, rounded by 2^extra."""
     one = np.uint64(1)
     half = one << (extra - one)
     for i in range(r0.size):
         a = r0[i]
         d = (r1[i] + q1 - a % q1) % q1
-        k = _mulmod(d, inverse, q1, barrett1)
+        k = mulmod(d, inverse, quotient, q1)
         # Negative numbers are those in the upper half: k >= q1 / 2 up to a negligible strip, which
         # |x| < Q / 4 keeps empty.
         if k > q1 >> one:
             k -= q1
-            high = _mulhi(k, q0) - q0
+            high = mulhi(k, q0) - q0
         else:
-            high = _mulhi(k, q0)
+            high = mulhi(k, q0)
         low = k * q0
         s = low + a
         high += np.uint64(s < low)

@@ -8,7 +8,6 @@ prime P included ([Bajard16]-style RNS key switching, as in SEAL).
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,21 @@ import numpy as np
 import tenseal.sealapi as seal
 
 from he_linear import sampling
-from transport.bitpack import pack_bits, packed_bytes, unpack_bits
-from he_linear.kernels import Residues, add, intt, multiply, negate, ntt, reduce_signed
+from he_linear.kernels import (
+    Residues,
+    add,
+    from_centred,
+    intt,
+    multiply,
+    negate,
+    ntt,
+    reduce_signed,
+)
+from he_linear.key_switching import KeySwitcher, SwitchingKey
 from he_linear.params import CkksParameters
 from he_linear.seal_bridge import SealContext
-from transport.errors import FrameError
+from transport.bitpack import pack_bits, packed_bytes, unpack_bits
+from transport.errors import FrameError, UsageError
 from transport.randomness import SEED_BYTES, SecureRandom
 
 _PUBLIC_DOMAIN = "ckks public key"
@@ -161,8 +170,10 @@ class ServerKeys:
     seal: SealContext
     public_key: Residues
     """(2, primes, N), NTT form."""
-    galois_keys: Any
-    relin_keys: Any
+    switcher: KeySwitcher
+    rotation_keys: dict[int, SwitchingKey]
+    """By step modulo the slots."""
+    relin_key: SwitchingKey | None
 
     @classmethod
     def parse(
@@ -172,11 +183,14 @@ class ServerKeys:
         galois_steps: Sequence[int],
         relinearisation: bool,
     ) -> ServerKeys:
-        """Check untrusted bytes, expand the uniform halves, load into SEAL."""
+        """Check untrusted bytes, expand the uniform halves."""
         n, digits = parameters.poly_degree, len(parameters.primes)
         expected = public_key_bytes(parameters, len(galois_steps), relinearisation)
         if len(data) != expected:
-            raise FrameError(f"public keys: got {len(data)} bytes, expected {expected}")
+            raise FrameError(
+                f"public keys: got {len(data)} bytes, expected {expected}; "
+                "are both parties the same version?"
+            )
         view = memoryview(data)
         seed, view = bytes(view[:SEED_BYTES]), view[SEED_BYTES:]
         size = packed_residue_bytes(1, parameters.primes, n)
@@ -188,40 +202,49 @@ class ServerKeys:
         others = sampling.expand_uniform(seed, _SWITCH_DOMAIN, count, all_primes, n)
         # (key, digit, polynomial, primes, N)
         switching = np.stack([rows, others], axis=1).reshape(-1, digits, 2, len(all_primes), n)
+        elements = [galois_element(step, n) for step in galois_steps] + [1] * relinearisation
+        keys = [
+            SwitchingKey.from_residues(residues, element, parameters)
+            for residues, element in zip(switching, elements, strict=True)
+        ]
+        relin = keys.pop() if relinearisation else None
+        by_step = {s % parameters.slots: key for s, key in zip(galois_steps, keys, strict=True)}
+        public = np.stack([body[0], uniform[0]])
         context = SealContext(parameters)
-        galois = _load_galois(context, switching, galois_steps)
-        relin = _load_relin(context, switching[-1]) if relinearisation else None
-        return cls(parameters, context, np.stack([body[0], uniform[0]]), galois, relin)
+        return cls(parameters, context, public, KeySwitcher(parameters), by_step, relin)
 
+    def rotation_key(self, step: int) -> SwitchingKey:
+        """The key of a rotation by `step` slots."""
+        key = self.rotation_keys.get(step % self.parameters.slots)
+        if key is None:
+            raise UsageError(
+                f"rotation by {step} slots: the client sent no such key; list the step in the "
+                "packing's galois_steps"
+            )
+        return key
 
-def _key_parms_id(context: SealContext) -> bytes:
-    keys = seal.PublicKey()
-    seal.KeyGenerator(context.context).create_public_key(keys)
-    return context.dump(keys)[:32]
+    def relinearisation_key(self) -> SwitchingKey:
+        """The key that switches from the secret's square."""
+        if self.relin_key is None:
+            raise UsageError("relinearisation: the client sent no such key; ask for it in the plan")
+        return self.relin_key
 
+    def seal_galois_keys(self) -> Any:
+        """The rotation keys as SEAL's object, for cross-checks."""
+        n = self.parameters.poly_degree
+        entries = {
+            (galois_element(step, n) - 1) // 2: self._residues(key)
+            for step, key in self.rotation_keys.items()
+        }
+        return self.seal.to_switching_keys(seal.GaloisKeys(), entries, n)
 
-def _switching_body(context: SealContext, entries: dict[int, Residues], size: int) -> bytes:
-    parms_id = _key_parms_id(context)
-    parts = [parms_id, struct.pack("<Q", size)]
-    for index in range(size):
-        digits = entries.get(index)
-        parts.append(struct.pack("<Q", 0 if digits is None else len(digits)))
-        for residues in digits if digits is not None else ():
-            body = context.ciphertext_body(residues, parms_id, 1.0)
-            parts += [context.header(len(body)), body]
-    return b"".join(parts)
+    def seal_relin_keys(self) -> Any:
+        """The relinearisation key as SEAL's object, for cross-checks."""
+        entries = {0: self._residues(self.relinearisation_key())}
+        return self.seal.to_switching_keys(seal.RelinKeys(), entries, 1)
 
-
-def _load_galois(context: SealContext, switching: Residues, steps: Sequence[int]) -> Any:
-    n = context.parameters.poly_degree
-    entries = {
-        (galois_element(step, n) - 1) // 2: switching[index] for index, step in enumerate(steps)
-    }
-    return context.load(seal.GaloisKeys(), _switching_body(context, entries, n))
-
-
-def _load_relin(context: SealContext, digits: Residues) -> Any:
-    return context.load(seal.RelinKeys(), _switching_body(context, {0: digits}, 1))
+    def _residues(self, key: SwitchingKey) -> Residues:
+        return from_centred(key.residues, self.parameters.all_primes)
 
 
 def _signed(residues: Residues, p: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -1,4 +1,9 @@
-"""Matrix products modulo primes below 2^50 by float64 BLAS, exact."""
+"""Matrix products modulo primes below 2^49 by float64 BLAS, exact.
+
+Centred residues split in two centred limbs of b bits, magnitude at most 2^(b-1) or a few percent
+more. K products of limbs sum to about K 2^(2b-2) <= 2^51 and two such sums to 2^52: float64 adds
+them exactly, in any order, and the reductions of `ntt` take them.
+"""
 
 from __future__ import annotations
 
@@ -8,66 +13,120 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_LIMB_BITS = 22
-_MAX_INNER = 256
-"""Limbs below 2^22 (the upper one below 2^(p bits - 22)): 2^8 products of 2^44 stay below 2^52,
-and the sum of two such accumulations below 2^53, where float64 is exact."""
+from he_linear.ntt import Floats, centre, centred, nearest, times
+
+_BATCH = 16
+"""Blocks a BLAS call works on: its float64 copies stay in cache."""
+
+
+def limb_bits(p: int) -> int:
+    """Bits of each of the two limbs: 22 for primes of 44 bits."""
+    return (p.bit_length() + 1) // 2
+
+
+def max_inner(p: int) -> int:
+    """Longest exact sum of limb products: 512 for primes of 44 bits."""
+    return 1 << (53 - 2 * limb_bits(p))
 
 
 @dataclass(frozen=True, slots=True)
-class LimbPair:
-    """high * 2^22 + low, both float64."""
+class LimbMatrices:
+    """(blocks, rows, inner) modulo p: high limbs above low limbs, (blocks, 2 rows, inner).
 
-    high: NDArray[np.float64]
-    low: NDArray[np.float64]
+    Limbs have at most 24 bits besides their sign, so that float32 holds them.
+    """
+
+    p: int
+    limbs: NDArray[np.float32]
+
+    @classmethod
+    def from_values(cls, values: Floats, p: int) -> LimbMatrices:
+        """Centred values (rows, inner, blocks), block index last as the NTT leaves it."""
+        rows, inner, blocks = values.shape
+        limbs = np.empty((blocks, 2 * rows, inner), np.float32)
+        _split_matrices(values, 2.0 ** limb_bits(p), limbs)
+        return cls(p, limbs)
 
     @property
     def nbytes(self) -> int:
-        """Memory of both limbs."""
-        return self.high.nbytes + self.low.nbytes
-
-
-def split_limbs(values: NDArray[np.uint64], p: int) -> LimbPair:
-    """Residues below p < 2^44 as two limbs of 22 bits."""
-    assert p.bit_length() <= 2 * _LIMB_BITS
-    high = np.empty(values.shape)
-    low = np.empty(values.shape)
-    _split(np.ascontiguousarray(values).reshape(-1), high.reshape(-1), low.reshape(-1))
-    return LimbPair(high, low)
+        """Memory of all limbs."""
+        return self.limbs.nbytes
 
 
 @njit(cache=True)
-def _split(values, high, low):  # type: ignore[no-untyped-def]
-    mask = np.uint64((1 << 22) - 1)
-    for i in range(values.size):
-        high[i] = np.float64(values[i] >> np.uint64(22))
-        low[i] = np.float64(values[i] & mask)
+def _split_matrices(values, base, limbs):  # type: ignore[no-untyped-def]
+    rows, inner, blocks = values.shape
+    shrink = 1.0 / base
+    for i in range(rows):
+        for j in range(inner):
+            for block in range(blocks):
+                x = values[i, j, block]
+                high = nearest(x, shrink)
+                limbs[block, i, j] = high
+                limbs[block, rows + i, j] = x - high * base
 
 
-def modular_matmul(a: LimbPair, b: LimbPair, p: int) -> NDArray[np.uint64]:
-    """(batch, m, k) @ (batch, k, n) modulo p."""
-    batch, m, inner = a.high.shape
-    n = b.high.shape[2]
-    out = np.zeros((batch, m, n), np.uint64)
-    for index in range(batch):
-        for start in range(0, inner, _MAX_INNER):
-            part = slice(start, start + _MAX_INNER)
-            ah, al = a.high[index, :, part], a.low[index, :, part]
-            bh, bl = b.high[index, part], b.low[index, part]
-            middle = ah @ bl
-            middle += al @ bh
-            _combine(ah @ bh, middle, al @ bl, p, out[index])
+@njit(cache=True)
+def _split_operand(values, base, operand):  # type: ignore[no-untyped-def]
+    """(inner, 2, N) to (blocks, inner, [high | low] x 2 x N / blocks)."""
+    inner, _, n = values.shape
+    blocks, _, width = operand.shape
+    run = n // blocks
+    shrink = 1.0 / base
+    for i in range(inner):
+        for poly in range(2):
+            for block in range(blocks):
+                high = operand[block, i, poly * run : (poly + 1) * run]
+                low = operand[block, i, width // 2 + poly * run : width // 2 + (poly + 1) * run]
+                row = values[i, poly, block * run : (block + 1) * run]
+                for j in range(run):
+                    x = row[j]
+                    y = nearest(x, shrink)
+                    high[j] = y
+                    low[j] = x - y * base
+
+
+@njit(cache=True)
+def _combine(products, square, base, p, start, out):  # type: ignore[no-untyped-def]
+    """Out (rows, 2, N) += high * base^2 + middle * base + low, from block `start` on."""
+    inv = 1.0 / p
+    square_inv, base_inv = square / p, base / p
+    blocks, double, width = products.shape
+    rows, run = double // 2, width // 4
+    half = width // 2
+    for i in range(rows):
+        for poly in range(2):
+            for block in range(blocks):
+                at = (start + block) * run
+                target = out[i, poly, at : at + run]
+                first = products[block, i, poly * run : half]
+                second = products[block, i, half + poly * run :]
+                third = products[block, rows + i, poly * run : half]
+                fourth = products[block, rows + i, half + poly * run :]
+                for j in range(run):
+                    middle = times(second[j] + third[j], base, base_inv, p)
+                    x = times(first[j], square, square_inv, p) + middle
+                    low = centre(fourth[j], p, inv)
+                    target[j] = centre(target[j] + x + low, p, inv)
+
+
+def modular_matmul(matrices: LimbMatrices, values: Floats) -> Floats:
+    """Blockwise (rows, inner) @ (inner, 2 x run): values (inner, 2, N) to (rows, 2, N).
+
+    Block i of N / blocks consecutive columns meets matrix i. Values are centred.
+    """
+    p, bits = matrices.p, limb_bits(matrices.p)
+    blocks, double, inner = matrices.limbs.shape
+    n = values.shape[-1]
+    operand = np.empty((blocks, inner, 4 * n // blocks))
+    _split_operand(values, 2.0**bits, operand)
+    out = np.zeros((double // 2, 2, n))
+    square = centred(1 << (2 * bits), p)
+    for start in range(0, blocks, _BATCH):
+        part = slice(start, start + _BATCH)
+        left = matrices.limbs[part].astype(np.float64)
+        for at in range(0, inner, max_inner(p)):
+            chunk = slice(at, at + max_inner(p))
+            products = left[:, :, chunk] @ operand[part, chunk]
+            _combine(products, square, 2.0**bits, float(p), start, out)
     return out
-
-
-@njit(cache=True)
-def _combine(high, middle, low, p, out):  # type: ignore[no-untyped-def]
-    """Out += high * 2^44 + middle * 2^22 + low, modulo p < 2^44."""
-    for i in range(high.shape[0]):
-        for j in range(high.shape[1]):
-            h = np.int64(high[i, j]) % p
-            x = (h << 11) % p
-            x = ((x << 11) + np.int64(middle[i, j])) % p
-            x = (x << 11) % p
-            x = ((x << 11) + np.int64(low[i, j])) % p
-            out[i, j] = np.uint64((x + np.int64(out[i, j])) % p)

@@ -48,14 +48,19 @@ def fma(_typing: Any, _a: Any, _b: Any, _c: Any) -> Any:
 def times(v, w, w_over_p, p):  # type: ignore[no-untyped-def]
     """V * w mod p, centred; w_over_p = w / p."""
     h = v * w
-    q = fma(v, w_over_p, _ROUND) - _ROUND
-    return fma(-q, p, h) + fma(v, w, -h)
+    return fma(-nearest(v, w_over_p), p, h) + fma(v, w, -h)
+
+
+@njit(cache=True)
+def nearest(v, factor):  # type: ignore[no-untyped-def]
+    """Nearest integer of v * factor, for |v * factor| < 2^51."""
+    return fma(v, factor, _ROUND) - _ROUND
 
 
 @njit(cache=True)
 def centre(v, p, one_over_p):  # type: ignore[no-untyped-def]
     """V mod p, centred, for |v| < 2^51."""
-    return fma(-(fma(v, one_over_p, _ROUND) - _ROUND), p, v)
+    return fma(-nearest(v, one_over_p), p, v)
 
 
 @njit(cache=True)
@@ -226,3 +231,19 @@ class PrimeTables:
 def tables(p: int, n: int) -> PrimeTables:
     """Tables of prime p at degree n; public constants, so a cache is safe."""
     return PrimeTables(p, n, minimal_root(p, 2 * n))
+
+
+@lru_cache
+def subring_tables(p: int, n: int, degree: int) -> PrimeTables:
+    """Tables for polynomials in X^(degree / n): value i of their degree-n NTT is what the
+    full NTT repeats degree / n times from index i * degree / n on.
+    """
+    return PrimeTables(p, n, pow(minimal_root(p, 2 * degree), degree // n, p))
+
+
+@lru_cache
+def automorphism_order(element: int, n: int) -> NDArray[np.int64]:
+    """NTT values of a(X^element) are those of a(X) taken in this order."""
+    reverse = bit_reversal(n)
+    exponents = (2 * reverse + 1) * element % (2 * n)
+    return np.ascontiguousarray(reverse[(exponents - 1) // 2])

@@ -8,13 +8,14 @@ from functools import cached_property
 
 import tenseal.sealapi as seal
 
+from he_linear.ntt import MAX_PRIME_BITS
 from transport.errors import ParameterError
 
 MAX_MODULUS_BITS = {4096: 106, 8192: 214, 16384: 430, 32768: 868}
 """Largest total modulus, special prime included, for 128 bits against classical attacks with
 uniform ternary secrets: [Bossuat24] eprint 2024/463, Table 4.1-like limits used by this project."""
-_MAX_PRIME_BITS = 50
-"""Products of residues are split in two limbs of 22 to 25 bits for exact float64 arithmetic."""
+_MIN_PRIME_BITS = 40
+"""Two data primes of fewer bits cannot hold the conversion to shares."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ class CkksParameters:
                 f"below 128-bit security; use at most {limit} bits, special prime included"
             )
         sizes = (*self.prime_bits, self.special_prime_bits)
-        if len(self.prime_bits) != 2 or not all(30 <= b <= _MAX_PRIME_BITS for b in sizes):
+        if len(self.prime_bits) != 2 or not all(_MIN_PRIME_BITS <= b <= MAX_PRIME_BITS for b in sizes):
             raise ParameterError(
-                f"ckks: primes of {sizes} bits; use two data primes and one special prime of 30 to "
-                f"{_MAX_PRIME_BITS} bits"
+                f"ckks: primes of {sizes} bits; use two data primes and one special prime of "
+                f"{_MIN_PRIME_BITS} to {MAX_PRIME_BITS} bits"
             )
         if self.special_prime_bits < max(self.prime_bits):
             raise ParameterError(

@@ -39,10 +39,11 @@ class SealContext:
         self.evaluator = seal.Evaluator(self.context)
         self._file = os.memfd_create("seal", os.MFD_CLOEXEC)
         self._path = f"/proc/self/fd/{self._file}"
+        # Set by every dump to what this SEAL writes.
+        self.version: tuple[int, int] = (4, 0)
         plain = seal.Plaintext()
         seal.CKKSEncoder(self.context).encode(1.0, 2.0**20, plain)
         self._parms_id = self.dump(plain)[:32]
-        self.version: tuple[int, int] = (4, 0)
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -98,6 +99,20 @@ class SealContext:
         count = len(p.primes) * p.poly_degree
         body = self.dump(plaintext)[-8 * count :]
         return np.frombuffer(body, np.uint64).reshape(len(p.primes), p.poly_degree).copy()
+
+    def to_switching_keys(self, keys: Any, entries: dict[int, Residues], size: int) -> Any:
+        """Fill SEAL's GaloisKeys or RelinKeys: index to (digits, 2, primes + 1, N)."""
+        public = seal.PublicKey()
+        seal.KeyGenerator(self.context).create_public_key(public)
+        parms_id = self.dump(public)[:32]
+        parts = [parms_id, struct.pack("<Q", size)]
+        for index in range(size):
+            digits = entries.get(index)
+            parts.append(struct.pack("<Q", 0 if digits is None else len(digits)))
+            for residues in digits if digits is not None else ():
+                body = self.ciphertext_body(residues, parms_id, 1.0)
+                parts += [self.header(len(body)), body]
+        return self.load(keys, b"".join(parts))
 
     def _array(self, residues: Residues) -> bytes:
         data = np.ascontiguousarray(residues).tobytes()

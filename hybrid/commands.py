@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mpc_nonlinear.correlations.dealer import TrustedDealer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from transport.curve import generate_keys
 
 from hybrid import doctor as doctor_
 from hybrid.config import LoadedConfig, load_config
@@ -30,14 +28,26 @@ from hybrid.report import compare, write_json, write_markdown
 from hybrid.tables import print_plan, print_report
 from hybrid.texts import read_texts
 from hybrid.tokenize import TextEncoder
+from mpc_nonlinear.correlations.dealer import TrustedDealer
+from transport.curve import generate_keys
 from transport.errors import ConfigError, HybridError
 
 Json = dict[str, Any]
 
 
+_FILE_WIDTH = 150
+"""Columns of tables that go to a file or pipe."""
+
+
+def make_console() -> Console:
+    """The terminal, or a width that keeps tables readable where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_FILE_WIDTH)
+
+
 def run(config_path: Path, texts: list[str], out: Path | None, truncate: bool) -> None:
     """`hybrid run`."""
-    console = Console()
+    console = make_console()
     loaded = load_config(config_path)
     texts = texts or read_texts(loaded)
     encoder = TextEncoder(loaded.model_folder, loaded.run.model.tokens)
@@ -98,7 +108,7 @@ def joined_reports(
 
 def serve(config_path: Path, endpoint: str, out: Path | None, keep: bool) -> None:
     """`hybrid serve`."""
-    console = Console()
+    console = make_console()
     loaded = load_config(config_path)
     server = Server(loaded)
     _refuse_dealer(loaded)
@@ -125,7 +135,7 @@ def query(
     config_path: Path, endpoint: str, texts: list[str], out: Path | None, truncate: bool
 ) -> None:
     """`hybrid query`."""
-    console = Console()
+    console = make_console()
     loaded = load_config(config_path)
     _refuse_dealer(loaded)
     texts = texts or read_texts(loaded)
@@ -157,18 +167,18 @@ def _refuse_dealer(loaded: LoadedConfig) -> None:
 
 def plan(config_path: Path) -> None:
     """`hybrid plan`."""
-    print_plan(Console(), make_plan(load_config(config_path)))
+    print_plan(make_console(), make_plan(load_config(config_path)))
 
 
 def doctor() -> None:
     """`hybrid doctor`."""
-    doctor_.report(Console())
+    doctor_.report(make_console())
 
 
 def keygen(directory: Path) -> None:
     """`hybrid keygen`."""
     generate_keys(directory)
-    Console().print(
+    make_console().print(
         f"keys written to {directory}; set runtime.curve_keys to it. Give the server "
         "server.key and client.pub, the client client.key and server.pub"
     )

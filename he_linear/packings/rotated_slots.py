@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from he_linear.conversions import encrypted_bytes, masked_bytes
-from he_linear.kernels import Residues, add
+from he_linear.kernels import Residues, to_centred
 from he_linear.keys import ServerKeys
 from he_linear.packings.base import Integers, ProductPacking
 from he_linear.params import CkksParameters
-from he_linear.rotation import relinearise, rotate, tensor
+from he_linear.rotation import relinearise, rotations
 
 
 def _power_of_two(n: int) -> int:
@@ -111,21 +111,18 @@ class BatchedProductPacking(ProductPacking):
 
     def evaluate(self, left: Residues, right: Residues, keys: ServerKeys) -> Residues:
         """Rotate the right operand to every offset; multiply, sum over chunks, relinearise."""
-        primes = keys.parameters.primes
-        out = []
+        primes = self.parameters.primes
+        steps = [self._step * offset for offset in range(self._offsets)]
+        first, second = to_centred(left, primes), to_centred(right, primes)
+        products = []
         for group in range(self._groups):
             part = slice(group * self._chunks, (group + 1) * self._chunks)
-            a, b = left[part], right[part]
-            for offset in range(self._offsets):
-                moved = b
-                if offset:
-                    moved = np.stack([rotate(ct, self._step * offset, keys) for ct in b])
-                products = tensor(a, moved, keys)
-                total = products[0]
-                for product in products[1:]:
-                    total = add(total, product, primes)
-                out.append(total)
-        return relinearise(np.stack(out), keys)
+            # (chunks, offsets, 2, primes, N)
+            moved = np.stack([rotations(ct, steps, keys) for ct in second[part]])
+            products += [
+                keys.switcher.tensor(first[part], moved[:, offset]) for offset in range(len(steps))
+            ]
+        return relinearise(np.stack(products), keys)
 
     def unpack(self, real: Residues) -> Residues:
         """Sum over inner slots, then diagonals back to (batch, rows, columns)."""

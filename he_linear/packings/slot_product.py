@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from he_linear.kernels import Residues
+from he_linear.kernels import Residues, to_centred
 from he_linear.keys import ServerKeys
 from he_linear.packings.base import Integers, Packing
 from he_linear.params import CkksParameters
-from he_linear.rotation import relinearise, tensor
+from he_linear.rotation import relinearise
 
 
 class SlotProductPacking(Packing):
@@ -42,7 +42,10 @@ class SlotProductPacking(Packing):
 
     def evaluate(self, left: Residues, right: Residues, keys: ServerKeys) -> Residues:
         """Products of both operands' ciphertexts."""
-        return relinearise(tensor(left, right, keys), keys)
+        primes = self.parameters.primes
+        pairs = zip(to_centred(left, primes), to_centred(right, primes), strict=True)
+        products = [keys.switcher.tensor(a[None], b[None]) for a, b in pairs]
+        return relinearise(np.stack(products), keys)
 
     def evaluate_square(self, x: Residues, keys: ServerKeys) -> Residues:
         """Squares of one operand's ciphertexts."""

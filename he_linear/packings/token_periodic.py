@@ -4,7 +4,7 @@ Slot t * c + j of input ciphertext i holds X[t, i c + j] in its real part and X[
 imaginary part, c = slots / T. Diagonal r of a block multiplies X[t, j + r]; it is periodic in j with
 period c, so its NTT has 2c distinct values, each repeated N / 2c times, and the whole
 multiply-accumulate is one dense modular matrix product for each of them. Rotations split as
-r = g n1 + b: baby steps rotate inputs, giant steps accumulate by Horner's rule.
+r = -c + g n1 + b: baby steps rotate inputs, giant steps accumulate by Horner's rule.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from he_linear.kernels import Residues, add, multiply, subring_ntt
+from he_linear.kernels import Floats, Residues, from_centred, multiply, to_centred
 from he_linear.keys import ServerKeys
-from he_linear.modular_matmul import LimbPair, modular_matmul, split_limbs
+from he_linear.modular_matmul import LimbMatrices, modular_matmul
+from he_linear.ntt import subring_tables
 from he_linear.packings.base import Integers, LinearPacking, Weights
 from he_linear.params import CkksParameters
-from he_linear.rotation import rotate
+from he_linear.rotation import rotations
 
 _MAX_COLUMNS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPeriodicWeights:
-    """Limbs of (2c, outputs * giants, inputs * babies) for each prime, and the diagonal's residues."""
+    """Matrices (2c, outputs * giants, inputs * babies) for each prime, the diagonal's residues."""
 
-    limbs: tuple[LimbPair, ...]
+    matrices: tuple[LimbMatrices, ...]
     diagonal: Residues | None
     """(inputs, primes, N)"""
 
     @property
     def nbytes(self) -> int:
         """Memory of the encoded weights."""
-        own = sum(pair.nbytes for pair in self.limbs)
+        own = sum(matrices.nbytes for matrices in self.matrices)
         return own + (0 if self.diagonal is None else self.diagonal.nbytes)
 
 
@@ -74,13 +74,15 @@ class TokenPeriodicPacking(LinearPacking):
 
     @property
     def galois_steps(self) -> tuple[int, ...]:
-        """Baby steps, one giant step, and the shift that centres the diagonals."""
-        steps = {*range(1, self._babies), self._babies, -self._columns}
+        """Baby steps from the first diagonal, -c, on, and one giant step."""
+        steps = {*range(-self._columns, self._babies - self._columns)}
+        if self._giants > 1:
+            steps.add(self._babies)
         return tuple(sorted(s % self.parameters.slots for s in steps if s % self.parameters.slots))
 
     @property
     def rotations(self) -> int:
-        """Per input babies (the first includes the shift), per output giants."""
+        """Per input babies, per output giants."""
         return self.input_ciphertexts * self._babies + self._products * (self._giants - 1)
 
     def pack(self, x: Integers) -> tuple[Integers, Integers]:
@@ -118,14 +120,15 @@ class TokenPeriodicPacking(LinearPacking):
         """Diagonals, embedded in the subring of degree 2c, rounded, in NTT form, as limbs."""
         assert weights.shape == (self.d_in, self.d_out)
         coefficients = self._diagonal_coefficients(weights)
-        limbs = tuple(
-            split_limbs(self._subring_ntt(coefficients, p), p) for p in self.parameters.primes
+        rows = coefficients.reshape(self._products * self._giants, -1, 2 * self._columns)
+        matrices = tuple(
+            LimbMatrices.from_values(self._subring_ntt(rows, p), p) for p in self.parameters.primes
         )
         encoded = None if diagonal is None else self._encode_diagonal(diagonal)
         assert (encoded is not None) == self.diagonal
-        return TokenPeriodicWeights(limbs, encoded)
+        return TokenPeriodicWeights(matrices, encoded)
 
-    def _diagonal_coefficients(self, weights: Weights) -> NDArray[np.float64]:
+    def _diagonal_coefficients(self, weights: Weights) -> Floats:
         """Rounded coefficients (outputs, giants, inputs, babies, 2c)."""
         c, n1, n2 = self._columns, self._babies, self._giants
         padded = np.zeros((self.input_ciphertexts * c, self._products * c))
@@ -143,7 +146,7 @@ class TokenPeriodicPacking(LinearPacking):
             out[:, giant] = self._subring_embedding(np.roll(picked, giant * n1, axis=-1))
         return out
 
-    def _subring_embedding(self, slots: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _subring_embedding(self, slots: Floats) -> Floats:
         """Real slots (..., c) to rounded coefficients (..., 2c) at the weight scale."""
         n = 2 * self._columns
         exponents = np.array([pow(3, i, 2 * n) for i in range(self._columns)])
@@ -154,12 +157,13 @@ class TokenPeriodicPacking(LinearPacking):
         coefficients = (np.fft.fft(values, axis=-1) * twist).real / n
         return np.rint(coefficients * 2.0**self.weight_scale_bits)
 
-    def _subring_ntt(self, coefficients: NDArray[np.float64], p: int) -> NDArray[np.uint64]:
-        """(outputs, giants, inputs, babies, 2c) to (2c, outputs * giants, inputs * babies)."""
+    def _subring_ntt(self, coefficients: Floats, p: int) -> Floats:
+        """Integer coefficients (..., 2c) to their centred values modulo p, in SEAL's order."""
         n = 2 * self._columns
-        values = subring_ntt(coefficients.reshape(-1, n), p, self.parameters.poly_degree)
-        shape = (n, self._products * self._giants, -1)
-        return np.ascontiguousarray(values.T).reshape(shape)
+        t = subring_tables(p, n, self.parameters.poly_degree)
+        rows = np.array(coefficients, np.float64).reshape(-1, n)
+        t.forward(rows)
+        return rows.reshape(coefficients.shape)
 
     def _encode_diagonal(self, diagonal: Weights) -> Residues:
         """Column factors, the same for every token, over the whole ring: (inputs, primes, N)."""
@@ -169,49 +173,36 @@ class TokenPeriodicPacking(LinearPacking):
         coefficients = self._subring_embedding(padded.reshape(-1, c))
         out = np.empty((self.input_ciphertexts, len(self.parameters.primes), degree), np.uint64)
         for index, p in enumerate(self.parameters.primes):
-            values = subring_ntt(coefficients, p, degree)
-            out[:, index] = np.repeat(values, degree // (2 * c), axis=1)
+            values = np.repeat(self._subring_ntt(coefficients, p), degree // (2 * c), axis=1)
+            out[:, index] = from_centred(values[:, None], (p,))[:, 0]
         return out
 
     def evaluate(
         self, ciphertexts: Residues, encoded: TokenPeriodicWeights, keys: ServerKeys
     ) -> Residues:
-        """Baby rotations by SEAL, modular products by BLAS, giant rotations by Horner."""
-        babies = self._baby_steps(ciphertexts, keys)
-        sums = self._multiply(babies, encoded)
-        outputs = [self._giant_steps(row, keys) for row in sums]
-        if encoded.diagonal is not None:
-            outputs += list(
-                multiply(ciphertexts, encoded.diagonal[:, None], keys.parameters.primes)
-            )
-        return np.stack(outputs)
+        """Hoisted baby rotations, modular products by BLAS, giant rotations by Horner."""
+        primes = self.parameters.primes
+        shifts = [step - self._columns for step in range(self._babies)]
+        babies = [rotations(ct, shifts, keys) for ct in to_centred(ciphertexts, primes)]
+        sums = self._multiply(np.stack(babies), encoded)
+        outputs = from_centred(self._giant_steps(sums, keys), primes)
+        if encoded.diagonal is None:
+            return outputs
+        scaled = multiply(ciphertexts, encoded.diagonal[:, None], primes)
+        return np.concatenate([outputs, scaled])
 
-    def _baby_steps(self, ciphertexts: Residues, keys: ServerKeys) -> Residues:
-        """(inputs, babies, 2, primes, N)"""
-        out = np.empty((len(ciphertexts), self._babies, *ciphertexts.shape[1:]), np.uint64)
-        for index, ciphertext in enumerate(ciphertexts):
-            shifted = rotate(ciphertext, -self._columns, keys)
-            out[index, 0] = shifted
-            for step in range(1, self._babies):
-                out[index, step] = rotate(shifted, step, keys)
-        return out
-
-    def _multiply(self, babies: Residues, encoded: TokenPeriodicWeights) -> Residues:
-        """(outputs, giants, 2, primes, N)"""
+    def _multiply(self, babies: Floats, encoded: TokenPeriodicWeights) -> Floats:
+        """(inputs, babies, 2, primes, N) to (outputs, giants, 2, primes, N)"""
         p = self.parameters
-        blocks, repeat = 2 * self._columns, p.poly_degree // (2 * self._columns)
         shape = (self._products, self._giants, 2, len(p.primes), p.poly_degree)
-        out = np.empty(shape, np.uint64)
-        for index, prime in enumerate(p.primes):
-            rows = babies[:, :, :, index].reshape(-1, 2, blocks, repeat)
-            operand = rows.transpose(2, 0, 1, 3).reshape(blocks, -1, 2 * repeat)
-            product = modular_matmul(encoded.limbs[index], split_limbs(operand, prime), prime)
-            back = product.reshape(blocks, self._products, self._giants, 2, repeat)
-            out[:, :, :, index] = back.transpose(1, 2, 3, 0, 4).reshape(*shape[:3], -1)
+        out = np.empty(shape)
+        for index, matrices in enumerate(encoded.matrices):
+            values = np.ascontiguousarray(babies[:, :, :, index]).reshape(-1, 2, p.poly_degree)
+            out[:, :, :, index] = modular_matmul(matrices, values).reshape(*shape[:3], -1)
         return out
 
-    def _giant_steps(self, sums: Residues, keys: ServerKeys) -> Residues:
-        total = sums[-1]
-        for row in sums[-2::-1]:
-            total = add(rotate(total, self._babies, keys), row, keys.parameters.primes)
-        return total
+    def _giant_steps(self, sums: Floats, keys: ServerKeys) -> Floats:
+        if self._giants == 1:
+            return sums[:, 0]
+        key = keys.rotation_key(self._babies)
+        return np.stack([keys.switcher.horner(rows, key) for rows in sums])

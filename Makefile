@@ -1,0 +1,66 @@
+# `make help` lists the targets. Nothing outside this folder is written except pip's cache.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+MODEL := models/all-MiniLM-L6-v2
+# One thread a party, as the measurements assume; the environment overrides.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export NUMBA_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install model run check test test-slow clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## create .venv with the project and its pinned dependencies
+
+model: $(MODEL)/1_Pooling/config.json  ## fetch all-MiniLM-L6-v2 into models/
+
+run: install model  ## private inference of configs/minilm.yaml between two local processes
+	$(BIN)/hybrid run configs/minilm.yaml
+
+check: $(VENV)/.tested  ## lint, format, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check model  ## check, then all tests but the slow ones
+	$(BIN)/pytest -m "not slow" --durations=10
+
+test-slow: check model  ## check, then all tests
+	$(BIN)/pytest --durations=10
+
+clean:  ## remove .venv and caches; the model and reports stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps live in .venv and go with it. --no-deps: the pins are the whole closure.
+$(VENV)/.pinned: requirements/lock.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --no-deps -r requirements/lock.txt
+	@$(BIN)/python -c 'import torch' || \
+	  { echo "torch: this build needs CUDA libraries; give pip the index of CPU builds that" \
+	    "pytorch.org names (PIP_EXTRA_INDEX_URL), then: make clean install" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.pinned
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.tested: requirements/test.txt $(VENV)/.installed
+	$(PIP) install --quiet --no-deps -r requirements/test.txt
+	@touch $@
+
+# The last file that the fetch puts in place.
+$(MODEL)/1_Pooling/config.json: | $(VENV)/.installed
+	$(BIN)/python -m hybrid.fetch $(MODEL)

@@ -1,0 +1,208 @@
+"""Key switching over centred float64 residues, compatible with SEAL's keys.
+
+A polynomial c modulo Q = prod q_i is written in digits c_i = c mod q_i [Bajard16], each lifted
+to all primes, special prime P included; sum_i c_i key_i, divided by P with rounding, switches it. Digits are
+lifted centred: SEAL's lift to [0, q_i) has mean q_i / 2, whose product with the key's noise
+concentrates in few slots. Rotations of one ciphertext share their digits ("hoisting",
+[Halevi18]): the automorphism permutes the digits' NTT values.
+
+Shapes: polynomials (primes, N), extended ones (primes + 1, N), all in NTT form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from he_linear.kernels import to_centred
+from he_linear.ntt import Floats, Residues, automorphism_order, centre, centred, tables, times
+from he_linear.params import CkksParameters
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchingKey:
+    """One key: residues (digits, 2, primes + 1, N), and how its automorphism orders NTT values."""
+
+    residues: Floats
+    order: NDArray[np.int64]
+
+    @classmethod
+    def from_residues(
+        cls, residues: Residues, element: int, parameters: CkksParameters
+    ) -> SwitchingKey:
+        """From SEAL's layout; element 1 for relinearisation."""
+        order = automorphism_order(element, parameters.poly_degree)
+        return cls(to_centred(residues, parameters.all_primes), order)
+
+
+@njit(cache=True)
+def _inner_product(digits, order, key, moduli, out):  # type: ignore[no-untyped-def]
+    """Out (2, primes + 1, N) = sum over digits of permuted digits times key, |out| <= p."""
+    for k in range(moduli.size):
+        p = moduli[k]
+        inv = 1.0 / p
+        first, second = out[0, k], out[1, k]
+        for d in range(digits.shape[0]):
+            row, left, right = digits[d, k], key[d, 0, k], key[d, 1, k]
+            if d == 0:
+                for j in range(order.size):
+                    v = row[order[j]]
+                    first[j] = times(v, left[j], left[j] * inv, p)
+                    second[j] = times(v, right[j], right[j] * inv, p)
+            else:
+                for j in range(order.size):
+                    v = row[order[j]]
+                    x = first[j] + times(v, left[j], left[j] * inv, p)
+                    y = second[j] + times(v, right[j], right[j] * inv, p)
+                    first[j] = centre(x, p, inv)
+                    second[j] = centre(y, p, inv)
+
+
+@njit(cache=True)
+def _centre_into(values, p, out):  # type: ignore[no-untyped-def]
+    inv = 1.0 / p
+    for j in range(values.size):
+        out[j] = centre(values[j], p, inv)
+
+
+@njit(cache=True)
+def _divide(extended, remainder, inverse, p, addend, order, out):  # type: ignore[no-untyped-def]
+    """Out = (extended - remainder) * inverse + addend[order], modulo p."""
+    inv = 1.0 / p
+    quotient = inverse * inv
+    for j in range(out.size):
+        x = times(extended[j] - remainder[j], inverse, quotient, p)
+        out[j] = centre(x + addend[order[j]], p, inv)
+
+
+@njit(cache=True)
+def _horner(total, order, switched, addend, factor, p):  # type: ignore[no-untyped-def]
+    """switched += total[order] + addend * factor, modulo p; the result replaces `switched`."""
+    inv = 1.0 / p
+    quotient = factor * inv
+    for j in range(switched.size):
+        x = times(addend[j], factor, quotient, p)
+        switched[j] = centre(switched[j] + total[order[j]] + x, p, inv)
+
+
+@njit(cache=True)
+def _tensor(left, right, p, out):  # type: ignore[no-untyped-def]
+    """Out (3, N) += (a0 b0, a0 b1 + a1 b0, a1 b1) over the rows of (count, 2, N)."""
+    inv = 1.0 / p
+    for i in range(left.shape[0]):
+        for j in range(out.shape[1]):
+            a0, a1 = left[i, 0, j], left[i, 1, j]
+            b0, b1 = right[i, 0, j], right[i, 1, j]
+            q0, q1 = b0 * inv, b1 * inv
+            out[0, j] = centre(out[0, j] + times(a0, b0, q0, p), p, inv)
+            cross = times(a0, b1, q1, p) + times(a1, b0, q0, p)
+            out[1, j] = centre(out[1, j] + cross, p, inv)
+            out[2, j] = centre(out[2, j] + times(a1, b1, q1, p), p, inv)
+
+
+class KeySwitcher:
+    """The key-switching arithmetic of one parameter set; holds public constants only."""
+
+    def __init__(self, parameters: CkksParameters) -> None:
+        self.parameters = parameters
+        self._moduli = np.array(parameters.all_primes, np.float64)
+        special = parameters.all_primes[-1]
+        self._special = [centred(special, p) for p in parameters.primes]
+        self._inverse_special = [centred(pow(special, -1, p), p) for p in parameters.primes]
+        self._tables = [tables(p, parameters.poly_degree) for p in parameters.all_primes]
+        self._zero = np.zeros(parameters.poly_degree)
+        self._same = automorphism_order(1, parameters.poly_degree)
+
+    def decompose(self, polynomial: Floats) -> Floats:
+        """(primes, N) to digits (digits, primes + 1, N)."""
+        digits = len(polynomial)
+        out = np.empty((digits, digits + 1, polynomial.shape[-1]))
+        coefficients = polynomial.copy()
+        for d in range(digits):
+            self._tables[d].inverse(coefficients[d : d + 1])
+            for k in range(digits + 1):
+                if k == d:
+                    out[d, k] = polynomial[d]
+                    continue
+                _centre_into(coefficients[d], self._moduli[k], out[d, k])
+                self._tables[k].forward(out[d, k : k + 1])
+        return out
+
+    def switch(self, digits: Floats, key: SwitchingKey) -> Floats:
+        """The automorphism and the key applied: an extended ciphertext (2, primes + 1, N)."""
+        out = np.empty((2, *digits.shape[1:]))
+        _inner_product(digits, key.order, key.residues, self._moduli, out)
+        return out
+
+    def divide(
+        self, extended: Floats, addend: Floats | None = None, order: NDArray[np.int64] | None = None
+    ) -> Floats:
+        """round(extended / P) + addend[order]: (primes + 1, N) to (primes, N); spoils its input."""
+        count = len(extended) - 1
+        self._tables[-1].inverse(extended[count:])
+        out = np.empty((count, extended.shape[1]))
+        remainder = np.empty((1, extended.shape[1]))
+        order = self._same if order is None else order
+        for k in range(count):
+            _centre_into(extended[count], self._moduli[k], remainder[0])
+            self._tables[k].forward(remainder)
+            other = self._zero if addend is None else addend[k]
+            inverse = self._inverse_special[k]
+            _divide(extended[k], remainder[0], inverse, self._moduli[k], other, order, out[k])
+        return out
+
+    def rotations(self, ciphertext: Floats, keys: Sequence[SwitchingKey | None]) -> Floats:
+        """(2, primes, N) under every key's automorphism: (keys, 2, primes, N); None copies."""
+        out = np.empty((len(keys), *ciphertext.shape))
+        digits = self.decompose(ciphertext[1])
+        for index, key in enumerate(keys):
+            if key is None:
+                out[index] = ciphertext
+                continue
+            extended = self.switch(digits, key)
+            out[index, 0] = self.divide(extended[0], ciphertext[0], key.order)
+            out[index, 1] = self.divide(extended[1])
+        return out
+
+    def horner(self, rows: Floats, key: SwitchingKey) -> Floats:
+        """Sum over i of rows[i] rotated i times: (count, 2, primes, N) to (2, primes, N).
+
+        The first polynomial needs no digits, so it stays extended until the end.
+        """
+        primes = rows.shape[2]
+        second = rows[-1, 1]
+        total = np.zeros((primes + 1, rows.shape[-1]))
+        for k in range(primes):
+            _horner(total[k], self._same, total[k], rows[-1, 0, k], self._special[k], self._moduli[k])
+        for row in rows[-2::-1]:
+            extended = self.switch(self.decompose(second), key)
+            for k in range(primes + 1):
+                # The special prime's part of a multiple of P is zero.
+                addend, factor = (row[0, k], self._special[k]) if k < primes else (self._zero, 0.0)
+                _horner(total[k], key.order, extended[0, k], addend, factor, self._moduli[k])
+            total = extended[0]
+            second = self.divide(extended[1], row[1], self._same)
+        return np.stack([self.divide(total), second])
+
+    def tensor(self, left: Floats, right: Floats) -> Floats:
+        """Sum of products of (count, 2, primes, N) ciphertexts, not relinearised: (3, primes, N)."""
+        out = np.zeros((3, *left.shape[2:]))
+        for k, p in enumerate(self._moduli[:-1]):
+            row = np.zeros((3, left.shape[-1]))
+            _tensor(left[:, :, k], right[:, :, k], p, row)
+            out[:, k] = row
+        return out
+
+    def relinearise(self, product: Floats, key: SwitchingKey) -> Floats:
+        """(3, primes, N) back to (2, primes, N)."""
+        extended = self.switch(self.decompose(product[2]), key)
+        return np.stack(
+            [
+                self.divide(extended[0], product[0], self._same),
+                self.divide(extended[1], product[1], self._same),
+            ]
+        )

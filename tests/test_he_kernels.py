@@ -1,0 +1,129 @@
+"""Kernels against Python integers: every result is exact."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from he_linear import kernels, ntt
+from he_linear.key_switching import KeySwitcher, SwitchingKey
+from he_linear.modular_matmul import LimbMatrices, max_inner, modular_matmul
+from he_linear.params import CkksParameters
+from tests.he_setup import N, PARAMETERS
+
+PRIMES = PARAMETERS.all_primes
+LARGEST = CkksParameters(8192, (49, 49), 49).all_primes[-1]
+
+
+def residues(rng, shape, p):
+    return rng.integers(0, p, shape).astype(np.uint64)
+
+
+@pytest.mark.parametrize("p", [*PRIMES, LARGEST])
+@pytest.mark.parametrize("n", [2, 4, 32, 1024])
+def test_ntt_is_evaluation_at_bit_reversed_odd_powers(p, n):
+    rng = np.random.default_rng(n)
+    for a in (residues(rng, n, p), np.full(n, p - 1, np.uint64), np.full(n, p // 2, np.uint64)):
+        values = kernels.ntt(a[None], (p,))[0]
+        root, order = ntt.minimal_root(p, 2 * n), ntt.bit_reversal(n)
+        for j in {0, 1, n // 2, n - 1}:
+            point = pow(root, 2 * int(order[j]) + 1, p)
+            assert int(values[j]) == sum(int(c) * pow(point, i, p) for i, c in enumerate(a)) % p
+
+
+@pytest.mark.parametrize("p", [*PRIMES, LARGEST])
+def test_inverse_undoes_forward_for_extreme_rows(p):
+    rows = np.stack(
+        [
+            np.full(N, p - 1, np.uint64),
+            np.full(N, (p - 1) // 2, np.uint64),
+            np.full(N, (p + 1) // 2, np.uint64),
+            residues(np.random.default_rng(1), N, p),
+        ]
+    )[:, None]
+    before = rows.copy()
+    assert (kernels.intt(kernels.ntt(rows, (p,)), (p,)) == rows).all()
+    assert (kernels.ntt(kernels.intt(rows, (p,)), (p,)) == rows).all()
+    assert (rows == before).all(), "transforms return new arrays"
+
+
+def test_one_row_is_not_changed_in_place():
+    rows = residues(np.random.default_rng(2), (2, N), min(PRIMES))
+    before = rows.copy()
+    kernels.ntt(rows, PARAMETERS.primes)
+    kernels.intt(rows, PARAMETERS.primes)
+    assert (rows == before).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_elementwise_arithmetic(data):
+    p = data.draw(st.sampled_from([*PRIMES, LARGEST]))
+    values = st.integers(0, p - 1)
+    pairs = data.draw(st.lists(st.tuples(values, values), min_size=1, max_size=8))
+    a, b = (np.array(x, np.uint64)[None] for x in zip(*pairs, strict=True))
+    assert kernels.multiply(a, b, (p,))[0].tolist() == [x * y % p for x, y in pairs]
+    assert kernels.add(a, b, (p,))[0].tolist() == [(x + y) % p for x, y in pairs]
+    assert kernels.negate(a, (p,))[0].tolist() == [-x % p for x, _ in pairs]
+    back = kernels.from_centred(kernels.to_centred(a, (p,)), (p,))
+    assert (back == a).all()
+
+
+@pytest.mark.parametrize("p", [PRIMES[0], LARGEST])
+@pytest.mark.parametrize("extreme", [False, True])
+def test_modular_matmul_beyond_one_chunk(p, extreme):
+    rng = np.random.default_rng(3)
+    rows, inner, blocks, n = 3, 2 * max_inner(p) + 1, 4, 16
+    half = p // 2
+    shape = (rows, inner, blocks), (inner, 2, n)
+    left, right = (
+        np.full(s, half) if extreme else rng.integers(-half, half + 1, s) for s in shape
+    )
+    got = modular_matmul(LimbMatrices.from_values(left.astype(float), p), right.astype(float))
+    columns = np.arange(n) // (n // blocks)
+    for i in range(rows):
+        expected = (left[i].astype(object)[:, columns][:, None] * right.astype(object)).sum(axis=0)
+        assert ((got[i].astype(np.int64).astype(object) - expected) % p == 0).all()
+        assert np.abs(got[i]).max() <= half + 1
+
+
+def exact_switch(polynomial, key):
+    """Key switching of coefficients by Python integers: digits, inner product, rounding."""
+    primes, special = PARAMETERS.primes, PRIMES[-1]
+    out = []
+    for poly in range(2):
+        extended = []
+        for k, p in enumerate(PRIMES):
+            total = np.zeros(N, object)
+            for d, q in enumerate(primes):
+                lifted = np.where(polynomial[d] > q // 2, polynomial[d] - q, polynomial[d])
+                digit = kernels.ntt((lifted % p).astype(np.uint64)[None], (p,))[0]
+                total = (total + digit.astype(object) * key[d, poly, k].astype(object)) % p
+            extended.append(kernels.intt(total.astype(np.uint64)[None], (p,))[0].astype(object))
+        rest = np.where(extended[-1] > special // 2, extended[-1] - special, extended[-1])
+        out.append(
+            [(e - rest) * pow(special, -1, p) % p for e, p in zip(extended, primes, strict=False)]
+        )
+    return np.array(out, object)
+
+
+def test_key_switching_is_exact():
+    rng = np.random.default_rng(4)
+    key = np.stack([residues(rng, (2, 2, N), p) for p in PRIMES], axis=2)
+    coefficients = np.stack([residues(rng, N, p) for p in PARAMETERS.primes])
+    switcher = KeySwitcher(PARAMETERS)
+    polynomial = kernels.to_centred(
+        kernels.ntt(coefficients, PARAMETERS.primes), PARAMETERS.primes
+    )
+    extended = switcher.switch(
+        switcher.decompose(polynomial), SwitchingKey.from_residues(key, 1, PARAMETERS)
+    )
+    expected = exact_switch(coefficients.astype(object), key)
+    for poly in range(2):
+        got = kernels.from_centred(switcher.divide(extended[poly]), PARAMETERS.primes)
+        for k, p in enumerate(PARAMETERS.primes):
+            back = kernels.intt(got[k : k + 1], (p,))[0].astype(object)
+            # The quotient's remainder may be read from either side within 2 % of a half.
+            off = (back - expected[poly, k]) % p
+            assert np.isin(off, [0, 1, p - 1]).all()
+            assert np.mean(off == 0) > 0.95
