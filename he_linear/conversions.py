@@ -14,7 +14,6 @@ import numpy as np
 from numba import njit
 
 from he_linear import sampling
-from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from he_linear.embedding import (
     LONG_DOUBLE,
     coefficients_to_slots,
@@ -31,6 +30,7 @@ from he_linear.keys import (
     unpack_residues,
 )
 from he_linear.params import CkksParameters
+from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.errors import FrameError
 from transport.randomness import SEED_BYTES, SecureRandom
 

@@ -81,7 +81,7 @@ def _divide(extended, remainder, inverse, p, addend, order, out):  # type: ignor
 
 @njit(cache=True)
 def _horner(total, order, switched, addend, factor, p):  # type: ignore[no-untyped-def]
-    """switched += total[order] + addend * factor, modulo p; the result replaces `switched`."""
+    """Switched += total[order] + addend * factor, modulo p; the result replaces `switched`."""
     inv = 1.0 / p
     quotient = factor * inv
     for j in range(switched.size):
@@ -177,7 +177,9 @@ class KeySwitcher:
         second = rows[-1, 1]
         total = np.zeros((primes + 1, rows.shape[-1]))
         for k in range(primes):
-            _horner(total[k], self._same, total[k], rows[-1, 0, k], self._special[k], self._moduli[k])
+            _horner(
+                total[k], self._same, total[k], rows[-1, 0, k], self._special[k], self._moduli[k]
+            )
         for row in rows[-2::-1]:
             extended = self.switch(self.decompose(second), key)
             for k in range(primes + 1):

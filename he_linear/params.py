@@ -41,7 +41,9 @@ class CkksParameters:
                 f"below 128-bit security; use at most {limit} bits, special prime included"
             )
         sizes = (*self.prime_bits, self.special_prime_bits)
-        if len(self.prime_bits) != 2 or not all(_MIN_PRIME_BITS <= b <= MAX_PRIME_BITS for b in sizes):
+        if len(self.prime_bits) != 2 or not all(
+            _MIN_PRIME_BITS <= b <= MAX_PRIME_BITS for b in sizes
+        ):
             raise ParameterError(
                 f"ckks: primes of {sizes} bits; use two data primes and one special prime of "
                 f"{_MIN_PRIME_BITS} to {MAX_PRIME_BITS} bits"

@@ -30,7 +30,7 @@ def _uniform_below(rng: SecureRandom, count: int, p: int) -> Residues:
         drawn = rng.uint64(missing + missing // 64 + 64) & mask
         parts.append(drawn[drawn < p][:missing])
         missing -= len(parts[-1])
-    return np.concatenate(parts)
+    return np.concatenate([*parts, np.empty(0, np.uint64)])
 
 
 def expand_uniform(

@@ -110,6 +110,33 @@ def less_than_zero(x: RingArray, width: Width, session: Session) -> BitArray:
     return less_than_constants(x, [0], width, session)[0]
 
 
+def carry_cost(count: int, bits: int) -> Cost:
+    """Cost of `carry`."""
+    return less_than_constants_cost(count, 1, _carry_width(bits)) if count else NO_COST
+
+
+def carry(x: RingArray, bits: int, session: Session) -> BitArray:
+    """Boolean shares of the carry out of the low `bits` bits when both shares are added.
+
+    Same shape, exact; 2 + ceil(log2(digits)) rounds. The comparison inside [Rathee20] Section 3.2.
+    """
+    flat = x.reshape(-1)
+    if not flat.size:
+        return np.zeros(x.shape, np.uint8)
+    width = _carry_width(bits)
+    # Zeros below do not change the carry out of the top.
+    moved = flat << np.uint64(DIGIT_BITS * width.digits - bits)
+    if session.party is Party.SERVER:
+        _, less, equal = _sender_leaves(moved[None], width, session)
+    else:
+        _, less, equal = _receiver_leaves(moved, 1, width, session)
+    return _combine(less, equal, session)[0].reshape(x.shape)
+
+
+def _carry_width(bits: int) -> Width:
+    return Width(DIGIT_BITS * -(-bits // DIGIT_BITS) + 1, 0)
+
+
 def _digits(values: RingArray, width: Width) -> tuple[BitArray, BitArray]:
     """Sign bits and digits (..., digits), least significant first, of the bits that are read."""
     kept = values >> np.uint64(width.dropped)

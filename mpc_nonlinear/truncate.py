@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mpc_nonlinear.compare import carry, carry_cost
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RING_BITS, RingArray
 from mpc_nonlinear.oblivious_transfer import (
@@ -11,6 +12,7 @@ from mpc_nonlinear.oblivious_transfer import (
     correlated_ot_receive,
     correlated_ot_send,
 )
+from mpc_nonlinear.select import bit_to_arithmetic, bit_to_arithmetic_cost
 from mpc_nonlinear.session import Session
 from transport.traffic import Party
 
@@ -32,11 +34,34 @@ def truncate(x: RingArray, shift: int, session: Session) -> RingArray:
     needed modulo 2^shift only: one correlated OT of `shift` bits. 2 rounds. [Huang22] Cheetah,
     eprint 2022/207, Section 4.2 (truncation with known sign).
     """
+    # Both floors together lose 2^shift - 1 on average.
+    return _floors(x, shift, (1 << shift) - 1, session)
+
+
+def round_exactly_cost(count: int, shift: int) -> Cost:
+    """Cost of `round_exactly` for `count` numbers."""
+    return carry_cost(count, shift) + bit_to_arithmetic_cost(count) + truncate_cost(count, shift)
+
+
+def round_exactly(x: RingArray, shift: int, session: Session) -> RingArray:
+    """Shares of floor(x / 2^shift + 1/2) for |x| < 2^61, same shape. Exact.
+
+    For what is opened: the result depends on x alone and not, as with `truncate`, on how its low
+    bits are shared. The carry out of the low bits by a comparison, then the floors. 8 rounds for
+    shift <= 16. [Rathee20] Section 4.2 (faithful truncation).
+    """
+    if session.party is Party.SERVER:
+        x = x + np.uint64(1 << (shift - 1))
+    carried = bit_to_arithmetic(carry(x, shift, session), session)
+    return carried + _floors(x, shift, 0, session)
+
+
+def _floors(x: RingArray, shift: int, raised: int, session: Session) -> RingArray:
+    """Both parties' floors of (x + raised) / 2^shift, without the carry between them."""
     steps = np.uint64(shift)
     flat = x.reshape(-1)
     if session.party is Party.SERVER:
-        # Both floors together lose 2^shift - 1 on average.
-        flat = flat + np.uint64((1 << _OFFSET_BITS) + (1 << shift) - 1)
+        flat = flat + np.uint64((1 << _OFFSET_BITS) + raised)
     top_is_zero = np.uint64(1) - (flat >> np.uint64(RING_BITS - 1))
     if session.party is Party.SERVER:
         both = correlated_ot_send(top_is_zero, shift, session)

@@ -50,7 +50,10 @@ def decrypt(ciphertext: Residues, client: ClientKeys) -> np.ndarray:
     """Coefficients of c0 + c1 s, by our own kernels: (2, primes, N) to Python integers (N,)."""
     primes = PARAMETERS.primes
     return centre_modulo(
-        intt(add(ciphertext[0], multiply(ciphertext[1], client.secret_residues, primes), primes), primes)
+        intt(
+            add(ciphertext[0], multiply(ciphertext[1], client.secret_residues, primes), primes),
+            primes,
+        )
     )
 
 

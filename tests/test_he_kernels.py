@@ -9,7 +9,7 @@ from he_linear import kernels, ntt
 from he_linear.key_switching import KeySwitcher, SwitchingKey
 from he_linear.modular_matmul import LimbMatrices, max_inner, modular_matmul
 from he_linear.params import CkksParameters
-from tests.he_setup import N, PARAMETERS
+from tests.he_setup import PARAMETERS, N
 
 PRIMES = PARAMETERS.all_primes
 LARGEST = CkksParameters(8192, (49, 49), 49).all_primes[-1]
@@ -76,9 +76,7 @@ def test_modular_matmul_beyond_one_chunk(p, extreme):
     rows, inner, blocks, n = 3, 2 * max_inner(p) + 1, 4, 16
     half = p // 2
     shape = (rows, inner, blocks), (inner, 2, n)
-    left, right = (
-        np.full(s, half) if extreme else rng.integers(-half, half + 1, s) for s in shape
-    )
+    left, right = (np.full(s, half) if extreme else rng.integers(-half, half + 1, s) for s in shape)
     got = modular_matmul(LimbMatrices.from_values(left.astype(float), p), right.astype(float))
     columns = np.arange(n) // (n // blocks)
     for i in range(rows):
@@ -112,9 +110,7 @@ def test_key_switching_is_exact():
     key = np.stack([residues(rng, (2, 2, N), p) for p in PRIMES], axis=2)
     coefficients = np.stack([residues(rng, N, p) for p in PARAMETERS.primes])
     switcher = KeySwitcher(PARAMETERS)
-    polynomial = kernels.to_centred(
-        kernels.ntt(coefficients, PARAMETERS.primes), PARAMETERS.primes
-    )
+    polynomial = kernels.to_centred(kernels.ntt(coefficients, PARAMETERS.primes), PARAMETERS.primes)
     extended = switcher.switch(
         switcher.decompose(polynomial), SwitchingKey.from_residues(key, 1, PARAMETERS)
     )

@@ -9,7 +9,7 @@ from he_linear import kernels
 from he_linear.embedding import slots_to_coefficients
 from he_linear.keys import galois_element
 from he_linear.rotation import relinearise, rotate
-from tests.he_setup import N, PARAMETERS, SLOTS, Operand, centre_modulo, decrypt, keys, upload
+from tests.he_setup import PARAMETERS, SLOTS, N, Operand, centre_modulo, decrypt, keys, upload
 
 SCALE = 2.0**30
 STEPS = (-1, 1, 7, 256)
@@ -32,7 +32,7 @@ def encrypted(values, client):
     return upload(Operand(values[None], None, SCALE / 2**10), client)[0]
 
 
-def test_ntt_and_encoding_are_seals(pair):
+def test_encoding_is_seals_up_to_rounding(pair):
     context = pair[0].seal
     rng = np.random.default_rng(0)
     values = rng.integers(-(2**20), 2**20, SLOTS)
@@ -42,11 +42,6 @@ def test_ntt_and_encoding_are_seals(pair):
     ours = he.encode_integers(values[None], None, 2.0**10, PARAMETERS)[0]
     difference = kernels.add(ours, kernels.negate(reference, PARAMETERS.primes), PARAMETERS.primes)
     assert np.abs(centre_modulo(kernels.intt(difference, PARAMETERS.primes))).max() <= 1
-    # The same coefficients give the same NTT values, bit for bit.
-    coefficients = np.rint(slots_to_coefficients(values.astype(np.clongdouble)) * 2**10)
-    exact = he.encode_integers(values[None], None, 2.0**10, PARAMETERS)[0]
-    signed = kernels.reduce_signed(coefficients.astype(np.int64), PARAMETERS.primes)
-    assert (kernels.ntt(signed, PARAMETERS.primes) == exact).all()
 
 
 def test_ntt_is_seals_bit_for_bit(pair):
@@ -54,8 +49,8 @@ def test_ntt_is_seals_bit_for_bit(pair):
     values = np.random.default_rng(1).integers(0, min(PARAMETERS.primes), N).astype(np.uint64)
     coefficients = np.stack([values % p for p in PARAMETERS.primes])
     ciphertext = context.to_ciphertext(np.stack([coefficients] * 2))
-    # Bound as a coefficient-form ciphertext, SEAL transforms it itself.
-    body = b"" + context.ciphertext_body(np.stack([coefficients] * 2), context.dump(ciphertext)[:32], 1.0)
+    # The byte after the parms id says that the ciphertext is in NTT form; here it is not.
+    body = context.dump(ciphertext)
     flagged = context.load(seal.Ciphertext(), body[:32] + b"\0" + body[33:])
     context.evaluator.transform_to_ntt_inplace(flagged)
     reference = context.from_ciphertext(flagged)

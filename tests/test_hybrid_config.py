@@ -24,8 +24,8 @@ def test_a_complete_config_loads_and_hashes(tiny_config):
     [
         ("baby_steps", "babysteps", r"ckks: unknown key 'babysteps'; did you mean 'baby_steps'"),
         ("runtime:", "run_time:", r"unknown key 'run_time'; did you mean 'runtime'"),
-        ("output_bits: 14", "output_bits: 99", r"mpc.output_bits: .*less than or equal to 16, got 99"),
-        ("output_bits: 14", "output_bits: yes", r"mpc.output_bits: .*integer, got True"),
+        ("output_bits: 10", "output_bits: 99", r"mpc.output_bits: .*less than or equal to 12, got 99"),
+        ("output_bits: 10", "output_bits: yes", r"mpc.output_bits: .*integer, got True"),
         ("pooling: mean", "pooling: cls", r"model.pooling: .*'mean', got 'cls'"),
         ("margin: 4.0", "margin: 0.5", r"calibration.margin: .*got 0.5"),
         ("name: tiny", "nam: tiny", r"unknown key 'nam'|name: missing"),

@@ -39,6 +39,9 @@ class Wire:
         if curve is not None:
             _set_curve(self.socket, curve, is_server)
         self.monitor = _monitor(self.socket)
+        self._poller = zmq.Poller()
+        self._poller.register(self.socket, zmq.POLLIN)
+        self._poller.register(self.monitor, zmq.POLLIN)
         self.gate: Gate | None = None
         if is_server:
             self.gate = Gate(self._context, self.socket, self.monitor, curve)
@@ -71,17 +74,14 @@ class Wire:
 
     def wait(self, deadline_s: float) -> bool:
         """True when a message is there; False at the deadline or when the peer is gone."""
-        poller = zmq.Poller()
-        poller.register(self.socket, zmq.POLLIN)
-        poller.register(self.monitor, zmq.POLLIN)
-        while not self.socket.poll(0):
+        while not _is_readable(self.socket):
             if not self.is_attached:
                 # The event of a connection's end may precede its last message by an instant.
                 return self.gate is None and bool(self.socket.poll(_GRACE_MS))
             left_s = deadline_s - time.monotonic()
             if left_s <= 0.0:
                 return False
-            poller.poll(math.ceil(1000 * min(left_s, 4 * _TICK_S)))
+            self._poller.poll(math.ceil(1000 * min(left_s, 4 * _TICK_S)))
         return True
 
     def discard(self, deadline_s: float) -> None:
@@ -92,7 +92,7 @@ class Wire:
 
     def _note_events(self) -> None:
         """Empty the event stream; a connecting socket's only connection may have ended."""
-        while self.monitor.poll(0):
+        while _is_readable(self.monitor):
             event = recv_monitor_message(self.monitor)["event"]
             if self.gate is None and event == zmq.EVENT_DISCONNECTED:
                 self._is_lost = True
@@ -114,6 +114,11 @@ class Wire:
         self.monitor.close(linger=0)
         self.socket.close(linger=int(1000 * linger_s))
         self._context.term()
+
+
+def _is_readable(socket: Socket) -> bool:
+    # Several times cheaper than `poll(0)`, and asked before and after every message.
+    return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
 
 def _set_options(socket: Socket, heartbeat_s: float) -> None:

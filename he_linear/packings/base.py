@@ -12,12 +12,26 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from he_linear.conversions import encrypted_bytes, masked_bytes
 from he_linear.kernels import Residues
 from he_linear.keys import ServerKeys
 from he_linear.params import CkksParameters
+from transport.errors import UsageError
 
 Integers = NDArray[np.int64]
 Weights = NDArray[np.float64]
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is at least n >= 1."""
+    return 1 << (n - 1).bit_length()
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes below one."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise UsageError(f"{name} is {size}; it must be at least 1")
 
 
 class Packing(ABC):
@@ -28,7 +42,10 @@ class Packing(ABC):
     name: ClassVar[str]
     source: ClassVar[str]
     input_scale_bits: ClassVar[int]
+    needs_relinearisation: ClassVar[bool] = False
     parameters: CkksParameters
+    operand_ciphertexts: tuple[int, ...]
+    """Encrypted ciphertexts of each operand."""
     output_ciphertexts: int
 
     @property
@@ -45,6 +62,16 @@ class Packing(ABC):
     def rotations(self) -> int:
         """Key switches by rotation in one evaluation."""
         return 0
+
+    @property
+    def upload_bytes(self) -> int:
+        """All operands in seeded form."""
+        return sum(encrypted_bytes(count, self.parameters) for count in self.operand_ciphertexts)
+
+    @property
+    def download_bytes(self) -> int:
+        """The masked result."""
+        return masked_bytes(self.output_ciphertexts, self.parameters)
 
     def input_scale(self, fraction_bits: int) -> float:
         """Multiplier of integers that carry `fraction_bits` already."""
@@ -96,6 +123,7 @@ class ProductPacking(Packing):
     """C_b = A_b B_b for encrypted A (batch, rows, inner) and B (batch, inner, columns)."""
 
     op = "attention"
+    needs_relinearisation = True
     left_ciphertexts: int
     right_ciphertexts: int
     right_scale_bits: ClassVar[int]

@@ -14,13 +14,10 @@ import numpy as np
 from he_linear.conversions import encrypted_bytes, masked_bytes
 from he_linear.kernels import Residues, to_centred
 from he_linear.keys import ServerKeys
-from he_linear.packings.base import Integers, ProductPacking
+from he_linear.packings.base import Integers, ProductPacking, check_sizes, power_of_two
 from he_linear.params import CkksParameters
 from he_linear.rotation import relinearise, rotations
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
+from transport.errors import UsageError
 
 
 class BatchedProductPacking(ProductPacking):
@@ -37,13 +34,17 @@ class BatchedProductPacking(ProductPacking):
     def __init__(
         self, parameters: CkksParameters, batch: int, rows: int, inner: int, columns: int
     ) -> None:
+        check_sizes(batch=batch, rows=rows, inner=inner, columns=columns)
         self.parameters = parameters
         self.shape = (batch, rows, inner, columns)
-        self._length = _power_of_two(max(rows, columns))
+        self._length = power_of_two(max(rows, columns))
         fast = parameters.slots // self._length
         if fast < 1:
-            raise ValueError(f"{rows} rows or {columns} columns exceed {parameters.slots} slots")
-        self._group = min(_power_of_two(batch), fast)
+            raise UsageError(
+                f"{rows} rows or {columns} columns exceed the {parameters.slots} slots of a "
+                "ciphertext; lower max_tokens"
+            )
+        self._group = min(power_of_two(batch), fast)
         self._groups = -(-batch // self._group)
         self._pairs = -(-inner // 2)
         room = fast // self._group
@@ -53,11 +54,12 @@ class BatchedProductPacking(ProductPacking):
         self._chunks = -(-self._pairs // self._inner_slots)
         self._offsets = self._length // self.replicas
         self.left_ciphertexts = self.right_ciphertexts = self._groups * self._chunks
+        self.operand_ciphertexts = (self.left_ciphertexts, self.right_ciphertexts)
         self.output_ciphertexts = self._groups * self._offsets
 
     def _bytes(self, copies: int, room: int) -> int:
         chunks = -(-self._pairs // (room // copies))
-        up = encrypted_bytes(2 * self._groups * chunks, self.parameters)
+        up = 2 * encrypted_bytes(self._groups * chunks, self.parameters)
         return up + masked_bytes(self._groups * (self._length // copies), self.parameters)
 
     @property

@@ -6,7 +6,7 @@ import numpy as np
 
 from he_linear.kernels import Residues, to_centred
 from he_linear.keys import ServerKeys
-from he_linear.packings.base import Integers, Packing
+from he_linear.packings.base import Integers, Packing, check_sizes
 from he_linear.params import CkksParameters
 from he_linear.rotation import relinearise
 
@@ -18,12 +18,16 @@ class SlotProductPacking(Packing):
     name = "slots"
     source = "[Cheon17] multiplication in CKKS slots"
     input_scale_bits = 25
+    needs_relinearisation = True
 
     def __init__(self, parameters: CkksParameters, count: int) -> None:
+        check_sizes(count=count)
         self.parameters = parameters
         self.count = count
         self.input_ciphertexts = -(-count // parameters.slots)
         self.output_ciphertexts = self.input_ciphertexts
+        self.operand_ciphertexts = (self.input_ciphertexts, self.input_ciphertexts)
+        """Of a product; a square needs one operand."""
 
     @property
     def output_scale(self) -> float:

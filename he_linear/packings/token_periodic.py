@@ -13,15 +13,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from he_linear.embedding import slots_to_coefficients
 from he_linear.kernels import Floats, Residues, from_centred, multiply, to_centred
 from he_linear.keys import ServerKeys
 from he_linear.modular_matmul import LimbMatrices, modular_matmul
 from he_linear.ntt import subring_tables
-from he_linear.packings.base import Integers, LinearPacking, Weights
+from he_linear.packings.base import (
+    Integers,
+    LinearPacking,
+    Weights,
+    check_sizes,
+    power_of_two,
+)
 from he_linear.params import CkksParameters
 from he_linear.rotation import rotations
+from transport.errors import UsageError
 
 _MAX_COLUMNS = 512
+_MAX_COEFFICIENT = 2.0**39
+"""Half of the smallest prime allowed: larger ones would wrap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +71,14 @@ class TokenPeriodicPacking(LinearPacking):
         self.tokens, self.d_in, self.d_out = tokens, d_in, d_out
         self.diagonal = diagonal
         slots = parameters.slots
-        half = 1 << (-(-tokens // 2) - 1).bit_length()
+        check_sizes(tokens=tokens, d_in=d_in, d_out=d_out, baby_steps=baby_steps)
+        if baby_steps & (baby_steps - 1):
+            raise UsageError(f"baby_steps is {baby_steps}; choose a power of two")
+        half = power_of_two(-(-tokens // 2))
         if half > slots:
-            raise ValueError(f"{tokens} tokens exceed twice the {slots} slots")
+            raise UsageError(
+                f"{tokens} tokens exceed the {2 * slots} that a ciphertext holds; lower max_tokens"
+            )
         self._rows = max(half, slots // _MAX_COLUMNS)
         self._columns = slots // self._rows
         self._babies = min(baby_steps, 2 * self._columns)
@@ -71,6 +86,7 @@ class TokenPeriodicPacking(LinearPacking):
         self.input_ciphertexts = -(-d_in // self._columns)
         self._products = -(-d_out // self._columns)
         self.output_ciphertexts = self._products + (self.input_ciphertexts if diagonal else 0)
+        self.operand_ciphertexts = (self.input_ciphertexts,)
 
     @property
     def galois_steps(self) -> tuple[int, ...]:
@@ -118,14 +134,22 @@ class TokenPeriodicPacking(LinearPacking):
         self, weights: Weights, diagonal: Weights | None = None
     ) -> TokenPeriodicWeights:
         """Diagonals, embedded in the subring of degree 2c, rounded, in NTT form, as limbs."""
-        assert weights.shape == (self.d_in, self.d_out)
+        if weights.shape != (self.d_in, self.d_out):
+            raise UsageError(
+                f"weights: shape {weights.shape}, expected {(self.d_in, self.d_out)} as in x @ weights"
+            )
+        if (diagonal is not None) != self.diagonal or (
+            diagonal is not None and diagonal.shape != (self.d_in,)
+        ):
+            raise UsageError(
+                f"diagonal: give {self.d_in} factors if and only if the packing has a diagonal"
+            )
         coefficients = self._diagonal_coefficients(weights)
         rows = coefficients.reshape(self._products * self._giants, -1, 2 * self._columns)
         matrices = tuple(
             LimbMatrices.from_values(self._subring_ntt(rows, p), p) for p in self.parameters.primes
         )
         encoded = None if diagonal is None else self._encode_diagonal(diagonal)
-        assert (encoded is not None) == self.diagonal
         return TokenPeriodicWeights(matrices, encoded)
 
     def _diagonal_coefficients(self, weights: Weights) -> Floats:
@@ -148,14 +172,14 @@ class TokenPeriodicPacking(LinearPacking):
 
     def _subring_embedding(self, slots: Floats) -> Floats:
         """Real slots (..., c) to rounded coefficients (..., 2c) at the weight scale."""
-        n = 2 * self._columns
-        exponents = np.array([pow(3, i, 2 * n) for i in range(self._columns)])
-        values = np.zeros((*slots.shape[:-1], n), np.complex128)
-        values[..., (exponents - 1) // 2] = slots
-        values[..., (2 * n - exponents - 1) // 2] = slots
-        twist = np.exp(-1j * np.pi * np.arange(n) / n)
-        coefficients = (np.fft.fft(values, axis=-1) * twist).real / n
-        return np.rint(coefficients * 2.0**self.weight_scale_bits)
+        coefficients = slots_to_coefficients(slots.astype(np.complex128))
+        scaled = np.rint(coefficients * 2.0**self.weight_scale_bits)
+        if not np.abs(scaled).max(initial=0.0) < _MAX_COEFFICIENT:
+            raise UsageError(
+                f"weights: values out of range: after encoding at 2^{self.weight_scale_bits} they must "
+                f"be finite and below {_MAX_COEFFICIENT:g}; rescale the layer"
+            )
+        return scaled
 
     def _subring_ntt(self, coefficients: Floats, p: int) -> Floats:
         """Integer coefficients (..., 2c) to their centred values modulo p, in SEAL's order."""

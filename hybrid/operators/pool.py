@@ -15,7 +15,7 @@ from mpc_nonlinear.opening import (
     open_to_client_cost,
 )
 from mpc_nonlinear.products import Bounds
-from mpc_nonlinear.truncate import truncate, truncate_cost
+from mpc_nonlinear.truncate import round_exactly, round_exactly_cost
 
 
 class PoolOperator(Operator):
@@ -46,8 +46,7 @@ class PoolOperator(Operator):
         products = self.context.mpc.products
         cost = masked_sum_cost(tokens, 2 * hidden)
         cost += products.multiply_cost(hidden, self._product_bounds)
-        if self._dropped_bits:
-            cost += truncate_cost(hidden, self._dropped_bits)
+        cost += round_exactly_cost(hidden, self._dropped_bits)
         return cost + open_to_client_cost(hidden)
 
     @property
@@ -69,7 +68,6 @@ class PoolOperator(Operator):
             np.ascontiguousarray(sums[:hidden]), gain, session, self._product_bounds
         )
         total = scaled + sums[hidden:]
-        if self._dropped_bits:
-            total = truncate(total, self._dropped_bits, session)
+        total = round_exactly(total, self._dropped_bits, session)
         opened = open_to_client(total, session)
         return [np.zeros(hidden, np.uint64) if opened is None else opened]
