@@ -166,7 +166,7 @@ def unmask(data: bytes, count: int, keys: ClientKeys) -> Residues:
         )
     words = np.frombuffer(data, np.uint64, 2 * count * n)
     body, second = words[: count * n].reshape(count, n), words[count * n :].reshape(count, n)
-    low = unpack_bits(memoryview(data)[16 * count * n :], count * n, EXTRA_BITS)
+    low = unpack_bits(data[16 * count * n :], count * n, EXTRA_BITS)
     residues = np.empty((count, len(p.primes), n), np.uint64)
     for index, prime in enumerate(p.primes):
         # second * 2^extra + low, below 2^70; |c1' s| <= N 2^70 < Q / 2.

@@ -44,9 +44,9 @@ class EmbeddingTables:
 
 
 @lru_cache
-def embedding_tables(n: int, real: type[np.floating[Any]]) -> EmbeddingTables:
+def embedding_tables(n: int, real: np.dtype[Any]) -> EmbeddingTables:
     """Tables of degree n in the precision of `real`."""
-    if real is LONG_DOUBLE and np.finfo(LONG_DOUBLE).nmant < _MANTISSA_BITS:
+    if real == LONG_DOUBLE and np.finfo(LONG_DOUBLE).nmant < _MANTISSA_BITS:
         raise ParameterError(
             "ckks: this machine's long double has no 64-bit mantissa; run on x86-64"
         )
@@ -61,9 +61,9 @@ def embedding_tables(n: int, real: type[np.floating[Any]]) -> EmbeddingTables:
 
 
 def slots_to_coefficients(slots: NDArray[Any]) -> NDArray[Any]:
-    """Complex slots (..., N/2) to real coefficients (..., N), unscaled, in the input's precision."""
+    """Complex slots (..., N/2) to real coefficients (..., N), in the input's precision."""
     half = slots.shape[-1]
-    t = embedding_tables(2 * half, slots.real.dtype.type)
+    t = embedding_tables(2 * half, slots.real.dtype)
     values = np.where(t.conjugate, slots.conj(), slots)[..., t.target]
     folded = scipy.fft.fft(values, axis=-1, overwrite_x=True)
     folded *= t.untwist
@@ -73,13 +73,14 @@ def slots_to_coefficients(slots: NDArray[Any]) -> NDArray[Any]:
 def coefficients_to_slots(coefficients: NDArray[Any]) -> NDArray[Any]:
     """Real coefficients (..., N) to complex slots (..., N/2), in the input's precision."""
     half = coefficients.shape[-1] // 2
-    t = embedding_tables(2 * half, coefficients.dtype.type)
+    t = embedding_tables(2 * half, coefficients.dtype)
     folded = np.empty((*coefficients.shape[:-1], half), t.twist.dtype)
     folded.real = coefficients[..., :half]
     folded.imag = coefficients[..., half:]
     folded *= t.twist
     values = scipy.fft.ifft(folded, axis=-1, norm="forward", overwrite_x=True)[..., t.source]
-    return np.where(t.conjugate, values.conj(), values)
+    slots: NDArray[Any] = np.where(t.conjugate, values.conj(), values)
+    return slots
 
 
 def reduce_integers(values: NDArray[Any], primes: tuple[int, ...]) -> Residues:
@@ -116,4 +117,5 @@ def round_modulo_2_64(values: NDArray[Any]) -> Residues:
     step = LONG_DOUBLE(1 << 32)
     high = (rounded / step).astype(np.int64)
     low = (rounded - high * step).astype(np.int64)
-    return (high.view(np.uint64) << np.uint64(32)) + low.view(np.uint64)
+    words: Residues = (high.view(np.uint64) << np.uint64(32)) + low.view(np.uint64)
+    return words

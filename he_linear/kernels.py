@@ -29,8 +29,7 @@ __all__ = [
 ]
 
 
-@intrinsic
-def mulhi(_typing: Any, _a: Any, _b: Any) -> Any:
+def _mulhi(_typing: Any, _a: Any, _b: Any) -> Any:
     """High 64 bits of a 64 x 64 bit product."""
     signature = types.uint64(types.uint64, types.uint64)
 
@@ -40,6 +39,9 @@ def mulhi(_typing: Any, _a: Any, _b: Any) -> Any:
         return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
 
     return signature, generate
+
+
+mulhi: Any = intrinsic(_mulhi)
 
 
 @njit(cache=True)
@@ -140,16 +142,18 @@ def multiply(a: Residues, b: Residues, primes: tuple[int, ...]) -> Residues:
 
 def add(a: Residues, b: Residues, primes: tuple[int, ...]) -> Residues:
     """Elementwise sum modulo each prime of (..., primes, N)."""
-    total = a + b
+    total: Residues = a + b
     moduli = np.array(primes, np.uint64)[:, None]
-    return np.minimum(total, total - moduli)
+    reduced: Residues = np.minimum(total, total - moduli)
+    return reduced
 
 
 def negate(a: Residues, primes: tuple[int, ...]) -> Residues:
     """Elementwise negative modulo each prime."""
     moduli = np.array(primes, np.uint64)[:, None]
-    flipped = moduli - a
-    return np.minimum(flipped, flipped - moduli)
+    flipped: Residues = moduli - a
+    reduced: Residues = np.minimum(flipped, flipped - moduli)
+    return reduced
 
 
 def reduce_signed(values: NDArray[np.int64], primes: tuple[int, ...]) -> Residues:

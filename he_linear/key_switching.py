@@ -1,10 +1,12 @@
 """Key switching over centred float64 residues, compatible with SEAL's keys.
 
 A polynomial c modulo Q = prod q_i is written in digits c_i = c mod q_i [Bajard16], each lifted
-to all primes, special prime P included; sum_i c_i key_i, divided by P with rounding, switches it. Digits are
-lifted centred: SEAL's lift to [0, q_i) has mean q_i / 2, whose product with the key's noise
-concentrates in few slots. Rotations of one ciphertext share their digits ("hoisting",
-[Halevi18]): the automorphism permutes the digits' NTT values.
+to all primes, special prime P included; sum_i c_i key_i, divided by P with rounding, is c under
+the other key. Digits are lifted centred: SEAL's lift to [0, q_i) has mean q_i / 2, whose product
+with the key's noise concentrates in few slots. Rotations of one ciphertext share their digits
+("hoisting", [Halevi18]): the automorphism permutes the digits' NTT values.
+
+Noise of one switch: rounding, sqrt(N / 18) rms a coefficient, and the key's, about a tenth of it.
 
 Shapes: polynomials (primes, N), extended ones (primes + 1, N), all in NTT form.
 """
@@ -174,6 +176,7 @@ class KeySwitcher:
         The first polynomial needs no digits, so it stays extended until the end.
         """
         primes = rows.shape[2]
+        moduli, factors = self._moduli, self._special
         second = rows[-1, 1]
         total = np.zeros((primes + 1, rows.shape[-1]))
         for k in range(primes):
@@ -184,14 +187,14 @@ class KeySwitcher:
             extended = self.switch(self.decompose(second), key)
             for k in range(primes + 1):
                 # The special prime's part of a multiple of P is zero.
-                addend, factor = (row[0, k], self._special[k]) if k < primes else (self._zero, 0.0)
-                _horner(total[k], key.order, extended[0, k], addend, factor, self._moduli[k])
+                addend, factor = (row[0, k], factors[k]) if k < primes else (self._zero, 0.0)
+                _horner(total[k], key.order, extended[0, k], addend, factor, moduli[k])
             total = extended[0]
             second = self.divide(extended[1], row[1], self._same)
         return np.stack([self.divide(total), second])
 
     def tensor(self, left: Floats, right: Floats) -> Floats:
-        """Sum of products of (count, 2, primes, N) ciphertexts, not relinearised: (3, primes, N)."""
+        """Sum of products of (count, 2, primes, N), not relinearised: (3, primes, N)."""
         out = np.zeros((3, *left.shape[2:]))
         for k, p in enumerate(self._moduli[:-1]):
             row = np.zeros((3, left.shape[-1]))

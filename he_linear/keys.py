@@ -61,7 +61,7 @@ def unpack_residues(
     start = 0
     for index, p in enumerate(primes):
         size = packed_bytes(count * n, p.bit_length())
-        values = unpack_bits(data[start : start + size], count * n, p.bit_length())
+        values = unpack_bits(bytes(data[start : start + size]), count * n, p.bit_length())
         if values.max(initial=np.uint64(0)) >= p:
             raise FrameError(f"{what}: a residue exceeds its prime; the frame is corrupt")
         out[:, index] = values.reshape(count, n)

@@ -4,7 +4,8 @@ SEAL's conventions: smallest primitive 2N-th root, bit-reversed output. 64-bit i
 products do not vectorise, fused multiply-adds do: for integers |v| < 2^51, |w| <= p / 2 < 2^48,
     h = fl(v w), l = fma(v, w, -h), q = rint(v w / p), r = fma(-q, p, h) + l
 is exact, because h - q p is an integer below 2^53, and |r| <= p / 2 + |q| 2^-53 p. Rows are
-centred float64 integers, |x| <= p / 2, p < 2^49.
+centred float64 integers, |x| <= p / 2 up to a few percent, p < 2^49. Without hardware fused
+multiply-add the results are the same, only slow.
 
 The transform of N = R C values runs log R layers over contiguous halves, then transposes to
 (C, R), so that the remaining layers also work on contiguous runs.
@@ -31,8 +32,7 @@ _ROUND = 6755399441055744.0
 """1.5 * 2^52: adding and subtracting it rounds |x| < 2^51 to the nearest integer."""
 
 
-@intrinsic
-def fma(_typing: Any, _a: Any, _b: Any, _c: Any) -> Any:
+def _fma(_typing: Any, _a: Any, _b: Any, _c: Any) -> Any:
     """A * b + c with one rounding."""
     signature = types.float64(types.float64, types.float64, types.float64)
 
@@ -42,6 +42,9 @@ def fma(_typing: Any, _a: Any, _b: Any, _c: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.fma", [double], kind), args)
 
     return signature, generate
+
+
+fma: Any = intrinsic(_fma)
 
 
 @njit(cache=True)
@@ -64,96 +67,116 @@ def centre(v, p, one_over_p):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _wide_layers(a, w, w_over_p, r, p):  # type: ignore[no-untyped-def]
+    """The first log r layers: butterflies of distance N/2 down to N/r."""
+    t = a.size // 2
+    m = 1
+    while m < r:
+        for i in range(m):
+            x = a[2 * i * t : 2 * i * t + t]
+            y = a[2 * i * t + t : 2 * i * t + 2 * t]
+            f, g = w[m + i], w_over_p[m + i]
+            for j in range(t):
+                u = x[j]
+                v = times(y[j], f, g, p)
+                x[j] = u + v
+                y[j] = u - v
+        m *= 2
+        t //= 2
+
+
+@njit(cache=True)
+def _narrow_layers(b, w, w_over_p, p):  # type: ignore[no-untyped-def]
+    """The remaining layers, on all blocks at once: b (C, R)."""
+    c, r = b.shape
+    t = c // 2
+    m = 1
+    while m < c:
+        for i in range(m):
+            f, g = w[m + i], w_over_p[m + i]
+            for k in range(2 * i * t, 2 * i * t + t):
+                x, y = b[k], b[k + t]
+                for j in range(r):
+                    u = x[j]
+                    v = times(y[j], f[j], g[j], p)
+                    x[j] = u + v
+                    y[j] = u - v
+        m *= 2
+        t //= 2
+
+
+@njit(cache=True)
+def _wide_layers_back(a, w, w_over_p, r, p):  # type: ignore[no-untyped-def]
+    inv = 1.0 / p
+    t = a.size // r
+    m = r // 2
+    while m >= 1:
+        for i in range(m):
+            x = a[2 * i * t : 2 * i * t + t]
+            y = a[2 * i * t + t : 2 * i * t + 2 * t]
+            f, g = w[m + i], w_over_p[m + i]
+            for j in range(t):
+                u = x[j]
+                v = y[j]
+                x[j] = centre(u + v, p, inv)
+                y[j] = times(u - v, f, g, p)
+        m //= 2
+        t *= 2
+
+
+@njit(cache=True)
+def _narrow_layers_back(b, w, w_over_p, p):  # type: ignore[no-untyped-def]
+    inv = 1.0 / p
+    c, r = b.shape
+    t = 1
+    m = c // 2
+    while m >= 1:
+        for i in range(m):
+            f, g = w[m + i], w_over_p[m + i]
+            for k in range(2 * i * t, 2 * i * t + t):
+                x, y = b[k], b[k + t]
+                for j in range(r):
+                    u = x[j]
+                    v = y[j]
+                    x[j] = centre(u + v, p, inv)
+                    y[j] = times(u - v, f[j], g[j], p)
+        m //= 2
+        t *= 2
+
+
+@njit(cache=True)
 def _forward(rows, w, w_over_p, late, late_over_p, p, scratch):  # type: ignore[no-untyped-def]
-    """In place over (count, N); late: twiddles of the transposed layers, (C, R)."""
-    n = rows.shape[1]
+    """In place over (count, N); late: twiddles of the narrow layers, (C, R); scratch: (C, R)."""
     c, r = late.shape
     inv = 1.0 / p
     for index in range(rows.shape[0]):
         a = rows[index]
-        t = n // 2
-        m = 1
-        while m < r:
-            for i in range(m):
-                x = a[2 * i * t : 2 * i * t + t]
-                y = a[2 * i * t + t : 2 * i * t + 2 * t]
-                f, g = w[m + i], w_over_p[m + i]
-                for j in range(t):
-                    u = x[j]
-                    v = times(y[j], f, g, p)
-                    x[j] = u + v
-                    y[j] = u - v
-            m *= 2
-            t //= 2
+        _wide_layers(a, w, w_over_p, r, p)
         for i in range(r):
             for j in range(c):
                 scratch[j, i] = centre(a[i * c + j], p, inv)
-        t = c // 2
-        m = 1
-        while m < c:
-            for i in range(m):
-                for k in range(2 * i * t, 2 * i * t + t):
-                    x = scratch[k]
-                    y = scratch[k + t]
-                    f = late[m + i]
-                    g = late_over_p[m + i]
-                    for j in range(r):
-                        u = x[j]
-                        v = times(y[j], f[j], g[j], p)
-                        x[j] = u + v
-                        y[j] = u - v
-            m *= 2
-            t //= 2
+        _narrow_layers(scratch, late, late_over_p, p)
         for i in range(r):
             for j in range(c):
                 a[i * c + j] = centre(scratch[j, i], p, inv)
 
 
 @njit(cache=True)
-def _inverse(rows, w, w_over_p, late, late_over_p, p, shrink, scratch):  # type: ignore[no-untyped-def]
+def _inverse(rows, w, w_over_p, late, late_over_p, p, scratch, shrink):  # type: ignore[no-untyped-def]
     """In place over (count, N); shrink: 1 / N mod p, centred."""
-    n = rows.shape[1]
     c, r = late.shape
-    inv = 1.0 / p
     shrink_over_p = shrink / p
     for index in range(rows.shape[0]):
         a = rows[index]
         for i in range(r):
             for j in range(c):
                 scratch[j, i] = a[i * c + j]
-        t = 1
-        m = c // 2
-        while m >= 1:
-            for i in range(m):
-                for k in range(2 * i * t, 2 * i * t + t):
-                    x = scratch[k]
-                    y = scratch[k + t]
-                    f = late[m + i]
-                    g = late_over_p[m + i]
-                    for j in range(r):
-                        u = x[j]
-                        v = y[j]
-                        x[j] = centre(u + v, p, inv)
-                        y[j] = times(u - v, f[j], g[j], p)
-            m //= 2
-            t *= 2
+        _narrow_layers_back(scratch, late, late_over_p, p)
         for i in range(r):
             for j in range(c):
                 a[i * c + j] = scratch[j, i]
-        m = r // 2
-        while m >= 1:
-            for i in range(m):
-                x = a[2 * i * t : 2 * i * t + t]
-                y = a[2 * i * t + t : 2 * i * t + 2 * t]
-                f, g = w[m + i], w_over_p[m + i]
-                for j in range(t):
-                    u = x[j]
-                    v = y[j]
-                    x[j] = centre(u + v, p, inv)
-                    y[j] = times(u - v, f, g, p)
-            m //= 2
-            t *= 2
-        for j in range(n):
+        _wide_layers_back(a, w, w_over_p, r, p)
+        for j in range(a.size):
             a[j] = times(a[j], shrink, shrink_over_p, p)
 
 
@@ -224,7 +247,7 @@ class PrimeTables:
     def inverse(self, rows: Floats) -> None:
         """Inverse NTT of centred (count, N) in place."""
         scratch = np.empty(self._inverse.late.shape)
-        _inverse(rows, *self._inverse.arrays, self.p, self.shrink, scratch)
+        _inverse(rows, *self._inverse.arrays, self.p, scratch, self.shrink)
 
 
 @lru_cache
@@ -235,8 +258,10 @@ def tables(p: int, n: int) -> PrimeTables:
 
 @lru_cache
 def subring_tables(p: int, n: int, degree: int) -> PrimeTables:
-    """Tables for polynomials in X^(degree / n): value i of their degree-n NTT is what the
-    full NTT repeats degree / n times from index i * degree / n on.
+    """Tables for polynomials in X^(degree / n).
+
+    Value i of their degree-n NTT is what the full one repeats degree / n times, from index
+    i * degree / n on.
     """
     return PrimeTables(p, n, pow(minimal_root(p, 2 * degree), degree // n, p))
 

@@ -13,7 +13,7 @@ from transport.errors import ParameterError
 
 MAX_MODULUS_BITS = {4096: 106, 8192: 214, 16384: 430, 32768: 868}
 """Largest total modulus, special prime included, for 128 bits against classical attacks with
-uniform ternary secrets: [Bossuat24] eprint 2024/463, Table 4.1-like limits used by this project."""
+uniform ternary secrets: [Bossuat24] eprint 2024/463."""
 _MIN_PRIME_BITS = 40
 """Two data primes of fewer bits cannot hold the conversion to shares."""
 
@@ -37,8 +37,8 @@ class CkksParameters:
         limit = MAX_MODULUS_BITS[self.poly_degree]
         if self.total_modulus_bits > limit:
             raise ParameterError(
-                f"ckks: {self.total_modulus_bits} modulus bits at poly_degree {self.poly_degree} are "
-                f"below 128-bit security; use at most {limit} bits, special prime included"
+                f"ckks: {self.total_modulus_bits} modulus bits at poly_degree {self.poly_degree} "
+                f"are below 128-bit security; use at most {limit} bits, special prime included"
             )
         sizes = (*self.prime_bits, self.special_prime_bits)
         if len(self.prime_bits) != 2 or not all(

@@ -51,7 +51,8 @@ def noise(rng: SecureRandom, shape: tuple[int, ...]) -> NDArray[np.int64]:
     side = np.uint64((1 << _COINS) - 1)
     plus = np.bitwise_count(coins & side).astype(np.int64)
     minus = np.bitwise_count((coins >> np.uint64(_COINS)) & side).astype(np.int64)
-    return plus - minus
+    difference: NDArray[np.int64] = plus - minus
+    return difference
 
 
 def ternary(rng: SecureRandom, shape: tuple[int, ...]) -> NDArray[np.int64]:

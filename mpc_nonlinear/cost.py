@@ -39,8 +39,9 @@ class OtCount:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A protocol's own messages (exact), the correlations it consumes (exact) and
-    a bound on the probability that its result is wrong by more than its declared error.
+    """What a protocol sends and consumes, both exact, and its chance of failure.
+
+    The probability bounds that a result is wrong by more than the declared error.
     """
 
     traffic: Traffic = NO_TRAFFIC

@@ -35,7 +35,7 @@ def tiny_config(tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    """The real model's folder; fetched when it is not there yet, and a failure when it cannot be."""
+    """The real model's folder, fetched when it is not there yet; a failure when it cannot be."""
     folder = ROOT / "models" / "all-MiniLM-L6-v2"
     subprocess.run([sys.executable, "-m", "hybrid.fetch", str(folder)], check=True, cwd=ROOT)
     return folder

@@ -85,7 +85,9 @@ def test_bounds_are_powers_of_two_that_hold(tiny_model):
     assert bounds_from_public(bounds_to_public(bounds)) == bounds
 
 
-@pytest.mark.parametrize("bad", [None, [], {"e": [1.0, 1.0]}, {"e": [1.0, 3.0, 4.0]}, {"e": [1, 1, 1]}])
+@pytest.mark.parametrize(
+    "bad", [None, [], {"e": [1.0, 1.0]}, {"e": [1.0, 3.0, 4.0]}, {"e": [1, 1, 1]}]
+)
 def test_malformed_public_bounds_are_refused(bad):
     with pytest.raises(ConfigError, match="handshake"):
         bounds_from_public(bad)

@@ -3,19 +3,26 @@
 import numpy as np
 import pytest
 
+from he_linear.packings.rotated_slots import BatchedProductPacking
+from he_linear.packings.token_periodic import TokenPeriodicPacking
 from hybrid.calibration import Bound
 from hybrid.folding import LinearMap
 from hybrid.graph import Node
 from hybrid.operators.attention import AttentionProductOperator
 from hybrid.operators.linear import LinearOperator
-
-from he_linear.packings.rotated_slots import BatchedProductPacking
-from he_linear.packings.token_periodic import TokenPeriodicPacking
 from mpc_nonlinear.products import Bounds
 from tests.parties import plan_context, run_states, shares, value
 from transport.traffic import Party
 
 BOUND = Bound(2.0**-20, 2.0, 16.0)
+
+
+def run_on_shares(operator, inputs):
+    pairs = [shares(x) for x in inputs]
+    return run_states(
+        lambda state: operator.run([share_of(state, p) for p in pairs], state),
+        steps=operator.galois_steps,
+    )
 
 
 def share_of(state, pair):
@@ -66,11 +73,7 @@ def test_attention_products_on_shares(heads, tokens, size):
     for op, (shape, inputs, expected) in cases.items():
         node = Node("p", 0, op, ("x",), ("y",), shape, bounds)
         operator = AttentionProductOperator(node, plan_context(), BatchedProductPacking)
-        pairs = [shares(x) for x in inputs]
-        client, server, traffic = run_states(
-            lambda state: operator.run([share_of(state, p) for p in pairs], state),
-            steps=operator.galois_steps,
-        )
+        client, server, traffic = run_on_shares(operator, inputs)
         assert np.abs(value(client[0], server[0]) - expected).max() < 2**-7
         assert traffic == operator.cost().traffic
 
@@ -93,9 +96,7 @@ def test_products_in_slots(count):
     assert traffic == products.multiply_cost(count, bounds).traffic
 
     def square(state):
-        return state.session.products.square(
-            share_of(state, px), state.session, bounds
-        )
+        return state.session.products.square(share_of(state, px), state.session, bounds)
 
     client, server, traffic = run_states(square)
     error = np.abs(value(client, server) - x * x).max() * 2**16

@@ -21,8 +21,10 @@ from transport.errors import UsageError
 
 
 class BatchedProductPacking(ProductPacking):
-    """C_b = A_b B_b; products are summed over the inner index before relinearisation and,
-    where several inner indices share a ciphertext, by each party on its own share after it.
+    """C_b = A_b B_b.
+
+    Products are summed over the inner index before relinearisation and, where several inner
+    indices share a ciphertext, by each party on its own share after it.
     """
 
     name = "rotated_slots"

@@ -1,10 +1,10 @@
-"""Token-periodic packing: weight diagonals live in a small subring, however many tokens there are.
+"""Token-periodic packing: weight diagonals live in a small subring, however many tokens.
 
-Slot t * c + j of input ciphertext i holds X[t, i c + j] in its real part and X[T + t, i c + j] in its
-imaginary part, c = slots / T. Diagonal r of a block multiplies X[t, j + r]; it is periodic in j with
-period c, so its NTT has 2c distinct values, each repeated N / 2c times, and the whole
+Slot t c + j of input ciphertext i holds X[t, i c + j] in its real part and X[T + t, i c + j] in
+its imaginary part, c = slots / T. Diagonal r of a block multiplies X[t, j + r]; it is periodic in
+j with period c, so its NTT has 2c distinct values, each repeated N / 2c times, and the whole
 multiply-accumulate is one dense modular matrix product for each of them. Rotations split as
-r = -c + g n1 + b: baby steps rotate inputs, giant steps accumulate by Horner's rule.
+r = g n1 + b - c: baby steps rotate inputs, giant steps accumulate by Horner's rule.
 """
 
 from __future__ import annotations
@@ -135,9 +135,7 @@ class TokenPeriodicPacking(LinearPacking):
     ) -> TokenPeriodicWeights:
         """Diagonals, embedded in the subring of degree 2c, rounded, in NTT form, as limbs."""
         if weights.shape != (self.d_in, self.d_out):
-            raise UsageError(
-                f"weights: shape {weights.shape}, expected {(self.d_in, self.d_out)} as in x @ weights"
-            )
+            raise UsageError(f"weights: shape {weights.shape}, expected {(self.d_in, self.d_out)}")
         if (diagonal is not None) != self.diagonal or (
             diagonal is not None and diagonal.shape != (self.d_in,)
         ):
@@ -176,8 +174,8 @@ class TokenPeriodicPacking(LinearPacking):
         scaled = np.rint(coefficients * 2.0**self.weight_scale_bits)
         if not np.abs(scaled).max(initial=0.0) < _MAX_COEFFICIENT:
             raise UsageError(
-                f"weights: values out of range: after encoding at 2^{self.weight_scale_bits} they must "
-                f"be finite and below {_MAX_COEFFICIENT:g}; rescale the layer"
+                "weights: values out of range; they must be finite and, times "
+                f"2^{self.weight_scale_bits}, below {_MAX_COEFFICIENT:g}; rescale the layer"
             )
         return scaled
 
@@ -216,7 +214,7 @@ class TokenPeriodicPacking(LinearPacking):
         return np.concatenate([outputs, scaled])
 
     def _multiply(self, babies: Floats, encoded: TokenPeriodicWeights) -> Floats:
-        """(inputs, babies, 2, primes, N) to (outputs, giants, 2, primes, N)"""
+        """(inputs, babies, 2, primes, N) to (outputs, giants, 2, primes, N)."""
         p = self.parameters
         shape = (self._products, self._giants, 2, len(p.primes), p.poly_degree)
         out = np.empty(shape)
