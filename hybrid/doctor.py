@@ -50,7 +50,7 @@ def report(console: Console) -> None:
 
 
 def seal_interchange() -> str:
-    """A ciphertext made here decrypts in SEAL, and a rotation of it by SEAL comes back."""
+    """A ciphertext made and rotated here decrypts in SEAL."""
     client, server = _keys((1,))
     values = np.arange(client.parameters.slots) % 100
     residues = conversions.encode_integers(
@@ -70,7 +70,7 @@ def seal_interchange() -> str:
         raise SelfTestError(
             f"doctor: SEAL decrypts our ciphertext {error:g} off; reinstall tenseal"
         )
-    return f"SEAL rotates and decrypts our ciphertexts, error {error:.1e}"
+    return f"SEAL decrypts what we encrypt and rotate, error {error:.1e}"
 
 
 def conversion_round_trip() -> str:

@@ -78,7 +78,7 @@ def test_we_decrypt_seals(pair):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_rotations_agree_with_seals_and_are_no_noisier(pair, step):
+def test_rotations_agree_with_seals(pair, step):
     client, server = pair
     values = np.random.default_rng(4).integers(-(2**16), 2**16, SLOTS)
     ciphertext = encrypted(values, client)

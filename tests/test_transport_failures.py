@@ -93,6 +93,19 @@ def test_an_aborting_process_is_heard_before_it_exits() -> None:
         server.close()
 
 
+@pytest.mark.parametrize("sender", [0, 1], ids=["client", "server"])
+def test_a_send_to_a_peer_that_stopped_tells_its_reason(sender: int) -> None:
+    with zmq_pair() as ends, ThreadPoolExecutor(1) as pool:
+        ends[1].send(b"unread")
+        ends[0].send(b"unread")
+        aborting = pool.submit(ends[sender].abort, "enough")
+        with pytest.raises(PeerLostError, match="stopped: enough"):
+            while True:
+                ends[1 - sender].send(b"more")
+                time.sleep(0.01)
+        aborting.result(timeout=30)
+
+
 def test_abort_is_heard_across_a_flood() -> None:
     with zmq_pair() as (client, server), ThreadPoolExecutor(1) as pool:
         for _ in range(30):

@@ -62,8 +62,7 @@ class Channel(ABC):
         frame = self._get()
         if frame.kind is FrameKind.ABORT:
             self.close()
-            reason = _printable(frame.payload[:ABORT_REASON_BYTES])
-            raise PeerLostError(f"{self._place()}: {self._peer_name()} stopped: {reason}")
+            raise self._stopped(frame)
         if frame.sequence != self._received_frames:
             raise FrameError(
                 f"{self._place()}: frame {frame.sequence} from {self._peer_name()} arrived "
@@ -164,6 +163,10 @@ class Channel(ABC):
 
     def _abort_frame(self, reason: str) -> Frame:
         return self._frame(FrameKind.ABORT, reason.encode()[:ABORT_REASON_BYTES])
+
+    def _stopped(self, abort: Frame) -> PeerLostError:
+        reason = _printable(abort.payload[:ABORT_REASON_BYTES])
+        return PeerLostError(f"{self._place()}: {self._peer_name()} stopped: {reason}")
 
     def _place(self) -> str:
         return f"step {self._label}"

@@ -61,6 +61,11 @@ class Wire:
         # peer. Events alone would not tell whose connection ended.
         return not self._is_lost and bool(self.socket.get(zmq.EVENTS))
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether a message waits to be read."""
+        return _is_readable(self.socket)
+
     def join_peer(self) -> None:
         """Wait for the first client of a listening socket."""
         if self.gate is None or self._has_joined:

@@ -28,7 +28,7 @@ from transport.errors import (
     TransportError,
     UsageError,
 )
-from transport.frame import MAX_PAYLOAD_BYTES, Frame, parse_frame
+from transport.frame import MAX_PAYLOAD_BYTES, Frame, FrameKind, parse_frame
 from transport.gate import BUSY, REFUSED
 from transport.link import LinkModel
 from transport.traffic import Party
@@ -134,7 +134,14 @@ class ZmqChannel(Channel):
         self._wire.join_peer()
 
     def _lost(self) -> PeerLostError:
+        """The error for a peer that is gone, in its own words if it left any."""
         self._wire.give_up()
+        # A send may notice the loss before the reason for it has been read.
+        while self._wire.has_unread:
+            with suppress(FrameError):
+                frame = self._read()
+                if frame.kind is FrameKind.ABORT:
+                    return self._stopped(frame)
         return PeerLostError(
             f"{self._place()}: the connection to {self._peer_name()} is gone: it ended, was "
             f"killed, or did not answer for {self._wire.heartbeat_s:g} s; look at its output "
