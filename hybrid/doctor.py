@@ -58,12 +58,10 @@ def seal_interchange() -> str:
     )
     data = conversions.encrypt_seeded(residues, client, SecureRandom())
     ciphertext = conversions.parse_seeded(data, 1, client.parameters)[0]
-    rotated = server.seal.to_ciphertext(rotate(ciphertext, 1, server), 2.0**26)
+    rotated = client.seal.to_ciphertext(rotate(ciphertext, 1, server), 2.0**26)
     plain = seal.Plaintext()
     decryptor = seal.Decryptor(client.seal.context, client.seal_secret_key)
-    decryptor.decrypt(
-        client.seal.to_ciphertext(server.seal.from_ciphertext(rotated), 2.0**26), plain
-    )
+    decryptor.decrypt(rotated, plain)
     decoded = np.array(seal.CKKSEncoder(client.seal.context).decode_double(plain))
     error = float(np.abs(decoded - np.roll(values, -1)).max())
     if error > 2.0**-8:

@@ -97,7 +97,8 @@ def less_than_constants(
         sign, less, equal = _sender_leaves(flat[None] + offsets[:, None], width, session)
     else:
         sign, less, equal = _receiver_leaves(flat, len(thresholds), width, session)
-    return (sign ^ _combine(less, equal, session)).reshape(shape)
+    result: BitArray = (sign ^ _combine(less, equal, session)).reshape(shape)
+    return result
 
 
 def less_than_zero_cost(count: int, width: Width) -> Cost:
@@ -107,7 +108,8 @@ def less_than_zero_cost(count: int, width: Width) -> Cost:
 
 def less_than_zero(x: RingArray, width: Width, session: Session) -> BitArray:
     """Boolean shares of [x < 0], same shape; see `less_than_constants`."""
-    return less_than_constants(x, [0], width, session)[0]
+    (result,) = less_than_constants(x, [0], width, session)
+    return np.asarray(result, np.uint8)
 
 
 def carry_cost(count: int, bits: int) -> Cost:
@@ -130,7 +132,8 @@ def carry(x: RingArray, bits: int, session: Session) -> BitArray:
         _, less, equal = _sender_leaves(moved[None], width, session)
     else:
         _, less, equal = _receiver_leaves(moved, 1, width, session)
-    return _combine(less, equal, session)[0].reshape(x.shape)
+    carried = _combine(less, equal, session)
+    return carried.reshape(x.shape)
 
 
 def _carry_width(bits: int) -> Width:

@@ -28,10 +28,13 @@ def masked_sum(x: RingArray, session: Session, mask: NDArray[np.bool_] | None) -
     mask as choices. Exact. 2 rounds. Result (columns,).
     """
     if session.party is Party.SERVER:
-        return correlated_ot_send(x, RING_BITS, session).sum(axis=0, dtype=np.uint64)
+        sent: RingArray = correlated_ot_send(x, RING_BITS, session).sum(axis=0, dtype=np.uint64)
+        return sent
     assert mask is not None
     received = correlated_ot_receive(mask.astype(np.uint8), RING_BITS, session, x.shape[1])
-    return received.sum(axis=0, dtype=np.uint64) + x[mask].sum(axis=0, dtype=np.uint64)
+    rows: RingArray = received + np.where(mask[:, None], x, np.uint64(0))
+    total: RingArray = rows.sum(axis=0, dtype=np.uint64)
+    return total
 
 
 def open_to_client_cost(count: int) -> Cost:

@@ -43,7 +43,7 @@ class OtProducts(Products):
         return cost + truncate_cost(count, shift)
 
     def multiply(self, x: RingArray, y: RingArray, session: Session, bounds: Bounds) -> RingArray:
-        """x y = x0 y0 + x1 y1 + x0 y1 + x1 y0; the last two bit by bit of the peer's y."""
+        """Shares of x0 y0 + x1 y1 + x0 y1 + x1 y0; the last two bit by bit of the peer's y."""
         correlations = (x.reshape(-1, 1) * _POWERS).reshape(-1)
         sent, received = correlated_ot_both(correlations, _bits(y), RING_BITS, session)
         cross = (sent + received).reshape(-1, RING_BITS).sum(axis=1, dtype=np.uint64)
@@ -51,7 +51,7 @@ class OtProducts(Products):
         return truncate(product, self._fraction_bits + bounds.shift, session).reshape(x.shape)
 
     def square(self, x: RingArray, session: Session, bounds: Bounds) -> RingArray:
-        """x^2 = x0^2 + x1^2 + 2 x0 x1."""
+        """Shares of x^2 = x0^2 + x1^2 + 2 x0 x1."""
         if session.party is Party.CLIENT:
             correlations = (x.reshape(-1, 1) * _POWERS).reshape(-1)
             half = correlated_ot_send(correlations, RING_BITS, session)

@@ -22,8 +22,8 @@ THRESHOLD = 3.4
 COMPARED_BITS = 13
 _MAX_SLACK = 2.0**-6
 """The polynomial holds this far beyond the threshold; wider inputs compare four bits more."""
-# gelu(x) - x/2 as a1 u + ... + a5 u^5 of u = x^2, minimax on |x| <= 3.42, error 1.1e-3, zero at zero;
-# experiments/fit_gelu.py
+# gelu(x) - x/2 as a1 u + ... + a5 u^5 of u = x^2, minimax on |x| <= 3.42, error 1.1e-3, zero at
+# zero; experiments/fit_gelu.py
 COEFFICIENTS = (
     0.394113440,
     -0.0596375370,
@@ -32,7 +32,7 @@ COEFFICIENTS = (
     0.0000103081214,
 )
 _CUBE_SHIFT = 6
-"""u^3 is kept divided by 64, and its factor multiplied by 64, so that both have significant bits."""
+"""u^3 is kept divided by 64, its factor multiplied by 64: both have significant bits."""
 _CONSTANT_BITS = 24
 """Precision of the coefficients; terms carry these bits more until they are truncated."""
 # Root mean squares over |x| <= threshold, worst case: u, u^2, u^3, factor.
@@ -72,10 +72,11 @@ class EvenPolynomialGelu(NonlinearProtocol):
         u = x * x
         inside = x / 2 + sum(a * u ** (i + 1) for i, a in enumerate(COEFFICIENTS))
         outside = np.where(x > 0, x, 0.0)
-        return np.where(np.abs(x) <= THRESHOLD, inside, outside)
+        result: FloatArray = np.where(np.abs(x) <= THRESHOLD, inside, outside)
+        return result
 
     def true_function(self, x: FloatArray) -> FloatArray:
-        """x Phi(x)."""
+        """GELU with erf."""
         result: FloatArray = x * (1 + erf(x / sqrt(2))) / 2
         return result
 
@@ -116,7 +117,8 @@ class EvenPolynomialGelu(NonlinearProtocol):
         # 5. the lower terms
         half = np.uint64(1 << (_CONSTANT_BITS - 1))
         lower = half * middle + a[0] * u + a[1] * v + a3 * w
-        return high + upper + truncate(lower, _CONSTANT_BITS, session)
+        result: RingArray = high + upper + truncate(lower, _CONSTANT_BITS, session)
+        return result
 
 
 def _constant(c: float) -> np.uint64:

@@ -55,13 +55,15 @@ class NewtonLayerNorm(NonlinearProtocol):
         y = START[0] + START[1] * scaled
         for _ in range(NEWTON_STEPS):
             y = y * (3 - scaled * y * y) / 2
-        return centred * y / np.sqrt(2**octave)
+        result: FloatArray = centred * y / np.sqrt(2**octave)
+        return result
 
     def true_function(self, x: FloatArray) -> FloatArray:
         """Float64 LayerNorm."""
         centred = x - x.mean(-1, keepdims=True)
         variance = (centred**2).mean(-1, keepdims=True)
-        return centred / np.sqrt(variance + self.epsilon)
+        result: FloatArray = centred / np.sqrt(variance + self.epsilon)
+        return result
 
     @property
     def _low(self) -> float:

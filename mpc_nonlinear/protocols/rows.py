@@ -30,9 +30,7 @@ def _width(high: float, fraction_bits: int) -> Width:
     return Width.covering(2 * high * 2**fraction_bits, COMPARED_BITS)
 
 
-def per_octave_cost(
-    rows: int, low: float, high: float, fraction_bits: int, functions: int
-) -> Cost:
+def per_octave_cost(rows: int, low: float, high: float, fraction_bits: int, functions: int) -> Cost:
     """Cost of `per_octave`; `functions` costs nothing, the factors are local."""
     del functions
     count = len(octaves(low, high))

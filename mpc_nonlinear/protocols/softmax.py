@@ -150,13 +150,14 @@ class SquaringSoftmax(NonlinearProtocol):
         """p(z / 8) = c0 + c1 s + s^2 (c2 + c3 s + c4 s^2), s = z / 8."""
         fixed = session.fixed_point
         square = session.products.square(z, session, _SQUARE_Z)
-        c = [_constant(value / 8**power, fixed) for power, value in ((1, EXPONENTIAL[1]), (1, EXPONENTIAL[3]))]
-        inner = c[1] * z + _constant(EXPONENTIAL[4], fixed) * square
-        lower, inner = truncate(np.stack([c[0] * z, inner]), fixed.fraction_bits, session)
+        c1, c3 = (_constant(EXPONENTIAL[power] / 8, fixed) for power in (1, 3))
+        inner = c3 * z + _constant(EXPONENTIAL[4], fixed) * square
+        lower, inner = truncate(np.stack([c1 * z, inner]), fixed.fraction_bits, session)
         if session.party is Party.CLIENT:
             lower = lower + fixed.encode(EXPONENTIAL[0])
             inner = inner + fixed.encode(EXPONENTIAL[2])
-        return lower + session.products.multiply(square, inner, session, _UPPER)
+        result: RingArray = lower + session.products.multiply(square, inner, session, _UPPER)
+        return result
 
     def _reciprocal(self, total: RingArray, columns: int, session: Session) -> RingArray:
         """1 / total for 1/2 <= total."""
