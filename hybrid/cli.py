@@ -11,7 +11,6 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Annotated  # noqa: E402
 
-import click  # noqa: E402
 import typer  # noqa: E402
 
 from hybrid import commands  # noqa: E402
@@ -83,14 +82,7 @@ def keygen(directory: Annotated[Path, typer.Argument(help="New folder for the ke
 def main() -> None:
     """Entry point: user mistakes end as one line on standard error and exit code 2."""
     try:
-        app(standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        app()
     except HybridError as error:
         print(f"hybrid: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

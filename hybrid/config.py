@@ -49,7 +49,7 @@ class CkksConfig(_Strict):
 
     parameters: str
     """Name of a 128-bit parameter set, see `he_linear.PARAMETER_SETS`."""
-    baby_steps: int = Field(ge=2, le=64)
+    baby_steps: Literal[2, 4, 8, 16, 32, 64]
     """Rotations kept per input ciphertext; also decides which rotation keys are made."""
 
 

@@ -42,6 +42,14 @@ def build_graph(architecture: Architecture, tokens: int, bounds: Bounds) -> tupl
     return tuple(_Builder(architecture, tokens, bounds).build())
 
 
+def check_tokens(architecture: Architecture, tokens: int) -> None:
+    """`ConfigError` when the model has no position for every token."""
+    if tokens > architecture.positions:
+        raise ConfigError(
+            f"model.tokens: {tokens} exceeds the model's {architecture.positions} positions"
+        )
+
+
 class _Builder:
     def __init__(self, architecture: Architecture, tokens: int, bounds: Bounds) -> None:
         self._a = architecture
@@ -49,10 +57,7 @@ class _Builder:
         self._bounds = bounds
 
     def build(self) -> list[Node]:
-        if self._tokens > self._a.positions:
-            raise ConfigError(
-                f"model.tokens: {self._tokens} exceeds the model's {self._a.positions} positions"
-            )
+        check_tokens(self._a, self._tokens)
         nodes: list[Node] = []
         normalised, residual = INPUT_EDGE, INPUT_EDGE
         for layer in range(self._a.layers):

@@ -21,6 +21,7 @@ from hybrid.calibration import calibrate, default_sentences, read_sentences
 from hybrid.catalog import load_catalog
 from hybrid.config import LoadedConfig
 from hybrid.environment import describe, peak_memory_bytes
+from hybrid.graph import check_tokens
 from hybrid.parties import Answer, ClientSession, ServerModel, ServerSession
 from hybrid.plan import Plan, build_plan, traffic_row
 from hybrid.reference import PlainEncoder
@@ -47,6 +48,7 @@ def load_server_model(loaded: LoadedConfig) -> ServerModel:
     """Weights and calibrated bounds."""
     folder = loaded.model_folder
     architecture = read_architecture(folder)
+    check_tokens(architecture, loaded.run.model.tokens)
     weights = load_weights(folder, architecture)
     calibration = loaded.run.calibration
     sentences = (
