@@ -97,6 +97,7 @@ def joined_reports(
                 "counted": {
                     "session_at_client": result.client["counted"],
                     "session_at_server": result.server["counted"],
+                    "dealer_bytes": result.client["dealer_bytes"] + result.server["dealer_bytes"],
                     "loopback_device_bytes": result.loopback_sent_bytes,
                     "requests_in_session": len(ids),
                 },

@@ -95,7 +95,7 @@ class Server:
                 request_report(plan, self._loaded, channel, result, setup_s)
                 for result in session.serve()
             ]
-        return session_report(requests, channel)
+        return session_report(requests, channel, dealer)
 
 
 class Client:
@@ -130,7 +130,7 @@ class Client:
                 row["output"] = self.output(answer)
                 requests.append(row)
             session.finish()
-        return session_report(requests, channel)
+        return session_report(requests, channel, dealer)
 
     def output(self, answer: Answer) -> list[float]:
         """The embedding as the user gets it."""
@@ -169,15 +169,18 @@ def request_report(
     }
 
 
-def session_report(requests: list[Json], channel: Channel) -> Json:
+def session_report(requests: list[Json], channel: Channel, dealer: Channel | None) -> Json:
     """All requests of a session, with set-up as counted at its end, and this end's grand total.
+
+    A dealer's bytes are not traffic between the parties and stand apart.
 
     The words that announce and end requests belong to set-up.
     """
     for request in requests:
         seconds = request["setup"]["seconds"]
         request["setup"] = phase_row(seconds, channel.traffic(SETUP))
-    return {"requests": requests, "counted": traffic_row(channel.total)}
+    dealt = 0 if dealer is None else dealer.total.sent_bytes
+    return {"requests": requests, "counted": traffic_row(channel.total), "dealer_bytes": dealt}
 
 
 @contextmanager

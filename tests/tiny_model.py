@@ -84,12 +84,24 @@ runtime: {{timeout_s: 60.0, pin_cores: false}}
 
 
 def write_tiny_config(
-    folder: Path, *, tokens: int = 8, correlations: str = "softspoken", extra: str = ""
+    folder: Path,
+    *,
+    tokens: int = 8,
+    correlations: str = "softspoken",
+    extra: str = "",
+    model: Path | None = None,
 ) -> Path:
-    """The tiny model with a config, texts and calibration samples; returns the config's path."""
-    write_tiny_model(folder / "model")
+    """A config with texts and calibration samples, and the tiny model unless another is named.
+
+    Returns the config's path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if model is None:
+        write_tiny_model(folder / "model")
     (folder / "texts.txt").write_text(TEXT + "\n")
     (folder / "samples.txt").write_text(f"{TEXT}\na test\nprivate\nof of of a small inference\n")
     path = folder / "tiny.yaml"
-    path.write_text(CONFIG.format(model="model", tokens=tokens, correlations=correlations) + extra)
+    path.write_text(
+        CONFIG.format(model=model or "model", tokens=tokens, correlations=correlations) + extra
+    )
     return path

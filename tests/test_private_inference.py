@@ -1,0 +1,247 @@
+"""Whole sessions between real processes: values, bytes, rounds, separation, failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.tiny_model import TEXT, write_tiny_config
+
+PHASES = ("setup", "offline", "online", "total")
+KEYS = ("client_sent_bytes", "server_sent_bytes", "rounds")
+
+
+def hybrid(*arguments, cwd: Path, **options) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hybrid.cli", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True, **options,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 170.0) -> tuple[int, str]:
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "Traceback" not in output, output
+    return process.returncode, output
+
+
+def run(*arguments, cwd: Path) -> tuple[int, str]:
+    return finish(hybrid(*arguments, cwd=cwd))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def check_report(report: dict) -> None:
+    for phase in PHASES:
+        assert set(report[phase]) >= {"seconds", *KEYS}
+    for step in report["steps"]:
+        assert step["predicted"] == {key: step["measured"][key] for key in KEYS}, step["name"]
+    for key in KEYS:
+        total = report["setup"][key] + sum(step["measured"][key] for step in report["steps"])
+        assert report["total"][key] == report["offline"][key] + report["online"][key]
+        assert total == report["counted"]["session_at_client"][key]
+        assert total == report["counted"]["session_at_server"][key]
+    sent = sum(report["counted"]["session_at_client"][key] for key in KEYS[:2])
+    sent += report["counted"]["dealer_bytes"]
+    device = report["counted"]["loopback_device_bytes"]
+    if device is not None:
+        # TCP/IP headers, acknowledgements, and whatever else uses the device meanwhile.
+        assert sent <= device <= 1.15 * sent + 2e6
+    assert 0 < report["failure_probability"] < 2**-20
+    assert all(isinstance(line, str) for line in report["trust_model"])
+
+
+@pytest.mark.parametrize("correlations", ["softspoken", "iknp", "dealer"])
+def test_two_processes_agree_with_the_plain_model(tmp_path, correlations):
+    config = write_tiny_config(tmp_path, correlations=correlations)
+    code, output = run("run", config, "--out", "out", cwd=tmp_path)
+    assert code == 0, output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    check_report(report)
+    assert report["accuracy"]["cosine"] >= 0.999
+    assert abs(np.linalg.norm(report["output"]) - 1) < 1e-9
+    weaker = any("WEAKER TRUST" in line for line in report["trust_model"])
+    assert weaker == (correlations == "dealer")
+    assert (report["counted"]["dealer_bytes"] > 0) == (correlations == "dealer")
+    assert TEXT not in json.dumps(report)
+    assert "| layer0.gelu |" in (tmp_path / "out" / "report.md").read_text()
+    assert "cosine" in output
+
+
+def test_one_layer_of_minilm(tmp_path, minilm):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    shutil.copy(minilm / "tokenizer.json", folder)
+    described = json.loads((minilm / "config.json").read_text()) | {"num_hidden_layers": 1}
+    (folder / "config.json").write_text(json.dumps(described))
+    kept = {
+        name: tensor
+        for name, tensor in load_file(minilm / "model.safetensors").items()
+        if name.startswith(("embeddings.", "encoder.layer.0."))
+    }
+    save_file(kept, folder / "model.safetensors")
+    config = write_tiny_config(tmp_path / "run", model=folder)
+    code, output = run("run", config, "--text", "private inference", "--out", "out", cwd=tmp_path)
+    assert code == 0, output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    check_report(report)
+    assert report["accuracy"]["cosine"] >= 0.999
+
+
+@pytest.mark.slow
+def test_all_of_minilm_on_five_sentences(tmp_path, minilm):  # noqa: ARG001
+    config = Path(__file__).resolve().parent.parent / "configs" / "minilm.yaml"
+    code, output = finish(hybrid("run", config, "--out", "out", cwd=tmp_path), 600.0)
+    assert code == 0, output
+    paths = sorted((tmp_path / "out").rglob("report.json"))
+    assert len(paths) == 5
+    for path in paths:
+        report = json.loads(path.read_text())
+        assert report["accuracy"]["cosine"] >= 0.999
+        sent = report["total"]["client_sent_bytes"] + report["total"]["server_sent_bytes"]
+        assert sent <= 400e6
+        for step in report["steps"]:
+            assert step["predicted"] == {key: step["measured"][key] for key in KEYS}
+
+
+def split_parties(folder: Path, extra: str = "") -> tuple[Path, Path]:
+    """Configs of a server without texts and of a client without weights."""
+    config = write_tiny_config(folder / "server", extra=extra)
+    (folder / "server" / "texts.txt").unlink()
+    client = folder / "client"
+    shutil.copytree(folder / "server", client)
+    (client / "model" / "model.safetensors").unlink()
+    (client / "samples.txt").unlink()
+    return config, client / config.name
+
+
+def serve_and_query(server: Path, client: Path) -> tuple[tuple[int, str], tuple[int, str]]:
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    serving = hybrid("serve", server, "--listen", endpoint, "--out", "out", cwd=server.parent)
+    asking = hybrid(
+        "query", client, "--connect", endpoint, "--text", TEXT, "--out", "out", cwd=client.parent
+    )
+    return finish(serving), finish(asking)
+
+
+def test_the_server_needs_no_text_and_the_client_no_weights(tmp_path):
+    server, client = split_parties(tmp_path)
+    served, asked = serve_and_query(server, client)
+    assert served[0] == 0, served[1]
+    assert asked[0] == 0, asked[1]
+    assert TEXT not in served[1]
+    report = json.loads((server.parent / "out" / "report.json").read_text())
+    assert not {"accuracy", "output"} & set(report)
+    assert TEXT not in json.dumps(report)
+    answer = json.loads((client.parent / "out" / "report.json").read_text())
+    assert len(answer["output"]) == 24
+    assert "accuracy" not in answer
+
+
+def test_keys_made_by_keygen_protect_a_session(tmp_path):
+    for name in ("keys", "others"):
+        code, output = run("keygen", tmp_path / name, cwd=tmp_path)
+        assert code == 0, output
+    server, client = split_parties(tmp_path)
+    keyed = "runtime: {timeout_s: 60.0, pin_cores: false, curve_keys: ../keys}"
+    for config in (server, client):
+        config.write_text(re.sub("runtime: .*", keyed, config.read_text()))
+    served, asked = serve_and_query(server, client)
+    assert (served[0], asked[0]) == (0, 0), served[1] + asked[1]
+
+
+def test_a_peer_with_another_config_is_named(tmp_path):
+    server, client = split_parties(tmp_path)
+    client.write_text(client.read_text().replace("output_bits: 10", "output_bits: 9"))
+    for code, output in serve_and_query(server, client):
+        assert code == 2
+        assert "the peer runs another config" in output
+
+
+@pytest.mark.parametrize("victim", ["serve", "query"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_dead_or_hung_peer_ends_the_run(tmp_path, victim, how):
+    # A slow link keeps both parties busy long enough to be hit in the middle.
+    extra = "link: {bandwidth_mbps: 4, latency_ms: 30}\n"
+    server, client = split_parties(tmp_path, extra)
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    parties = {
+        "serve": hybrid("serve", server, "--listen", endpoint, cwd=server.parent),
+        "query": hybrid("query", client, "--connect", endpoint, "--text", TEXT, cwd=client.parent),
+    }
+    time.sleep(9)
+    hit = parties.pop(victim)
+    assert hit.poll() is None
+    os.killpg(hit.pid, how)
+    try:
+        ((_, survivor),) = parties.items()
+        start = time.monotonic()
+        code, output = finish(survivor, 60.0)
+        assert code == 2, output
+        assert "is gone" in output or "nothing" in output
+        assert time.monotonic() - start < 60
+    finally:
+        if hit.poll() is None:
+            os.killpg(hit.pid, signal.SIGKILL)
+        hit.communicate()
+
+
+def test_an_occupied_port_is_named(tmp_path):
+    config = write_tiny_config(tmp_path)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        endpoint = f"tcp://127.0.0.1:{holder.getsockname()[1]}"
+        code, output = run("serve", config, "--listen", endpoint, cwd=tmp_path)
+    assert code == 2
+    assert endpoint in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "none.yaml"], "none.yaml: cannot be read"),
+        (["run", "tiny.yaml", "--text", "a " * 30], "--truncate"),
+        (["run", "tiny.yaml", "--out", "/proc/none"], "--out /proc/none: cannot be written"),
+        (["serve", "tiny.yaml", "--listen", "tcp://0.0.0.0:5999"], "hybrid keygen"),
+        (["serve", "tiny.yaml", "--listen", "here"], "not an address"),
+        (["run"], "Missing argument"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_exit_code_2(tmp_path, arguments, message):
+    write_tiny_config(tmp_path)
+    code, output = run(*arguments, cwd=tmp_path)
+    assert code == 2
+    assert message in output
+
+
+def test_plan_and_doctor(tmp_path):
+    config = write_tiny_config(tmp_path)
+    code, output = run("plan", config, cwd=tmp_path)
+    assert code == 0
+    for word in ("layer0.qkv", "token_periodic", "sum of failure probabilities", "plan hash"):
+        assert word in output
+    code, output = run("doctor", cwd=tmp_path)
+    assert code == 0
+    assert output.count(" ok: ") == 3
