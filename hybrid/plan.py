@@ -232,6 +232,7 @@ def _layernorm(
         epsilon=a.epsilon,
         variance_min=variance.low,
         variance_max=variance.max_abs,
+        variance_rms=variance.rms,
         bound=node.bounds["input"].max_abs,
     )
     return NonlinearOperator(node, context, protocol)
