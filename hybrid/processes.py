@@ -13,14 +13,13 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from mpc_nonlinear.correlations.dealer import run_dealer
-from transport.zmq_channel import connect, listen, loopback_bytes
-
 from hybrid.config import load_config
 from hybrid.launch import Client, Server, open_client, open_server
+from mpc_nonlinear.correlations.dealer import run_dealer
 from transport.channel import Channel
 from transport.errors import HybridError, PeerLostError
 from transport.traffic import Party
+from transport.zmq_channel import connect, listen, loopback_bytes
 
 LOOPBACK = "tcp://127.0.0.1:*"
 Json = dict[str, Any]
