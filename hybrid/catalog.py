@@ -41,6 +41,10 @@ class Catalog(Mapping[tuple[str, str], Entry]):
                 f"protocols: no {op} is called {name!r}; {hint}known: {', '.join(known) or 'none'}"
             ) from None
 
+    def __contains__(self, key: object) -> bool:
+        """Whether an implementation is known; `Mapping`'s own expects a KeyError."""
+        return key in self._entries
+
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._entries)
 

@@ -58,18 +58,20 @@ class CkksProducts(Products):
         return self._run([x], session, bounds)
 
     @staticmethod
-    def _operand_scale_bits(bounds: Bounds) -> int:
-        """log2 of each operand's message scale."""
-        spare = math.ceil(math.log2(max(1.0, bounds.product_rms)))
-        return (_PRODUCT_SCALE_BITS - spare) // 2
+    def _operand_scale_bits(bounds: Bounds) -> tuple[int, int]:
+        """log2 of the operands' message scales; both then weigh the same against their noise."""
+        total = _PRODUCT_SCALE_BITS - math.ceil(math.log2(max(1.0, bounds.product_rms)))
+        first = round((total + math.log2(bounds.y_rms / bounds.x_rms)) / 2)
+        return first, total - first
 
     def _conversion(self, count: int, operands: int, bounds: Bounds) -> Conversion:
         packing = SlotProductPacking(self.parameters, count)
+        first, second = self._operand_scale_bits(bounds)
         return Conversion(
             self.parameters,
             (packing.input_ciphertexts,) * operands,
             packing.output_ciphertexts,
-            2.0 ** (2 * self._operand_scale_bits(bounds)),
+            2.0 ** (2 * first if operands == 1 else first + second),
             self.fraction_bits - bounds.shift,
         )
 
@@ -77,10 +79,13 @@ class CkksProducts(Products):
         assert self.party is not None
         count = operands[0].size
         packing = SlotProductPacking(self.parameters, count)
-        scale = 2.0 ** (self._operand_scale_bits(bounds) - self.fraction_bits)
         packed = [
-            Operand(packing.pack(x.reshape(-1).view(np.int64)).view(np.uint64), None, scale)
-            for x in operands
+            Operand(
+                packing.pack(x.reshape(-1).view(np.int64)).view(np.uint64),
+                None,
+                2.0 ** (bits - self.fraction_bits),
+            )
+            for x, bits in zip(operands, self._operand_scale_bits(bounds), strict=False)
         ]
         conversion = self._conversion(count, len(operands), bounds)
         real, _ = self.party.apply(packed, conversion, _evaluate(packing), session.channel)

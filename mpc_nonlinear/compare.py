@@ -6,6 +6,7 @@ Dropping k further low bits moves a threshold by a share-dependent amount in [-2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from mpc_nonlinear.oblivious_transfer import (
 )
 from mpc_nonlinear.session import Session
 from mpc_nonlinear.triples import and_bits, and_cost
+from transport.errors import UsageError
 from transport.traffic import Party
 
 DIGIT_BITS = 4
@@ -42,7 +44,10 @@ class Width:
 
     def __post_init__(self) -> None:
         if (self.bits - 1) % DIGIT_BITS or self.bits < 5 or self.bits + self.dropped > RING_BITS:
-            raise ValueError(f"comparison of {self.bits} bits above {self.dropped}")
+            raise UsageError(
+                f"comparison of {self.bits} bits above {self.dropped}: use 5, 9, 13, ... bits, "
+                f"{RING_BITS} with the dropped ones at most; is a bound too large?"
+            )
 
     @property
     def digits(self) -> int:
@@ -55,12 +60,23 @@ class Width:
         return (1 << self.dropped) // 2
 
     @classmethod
-    def covering(cls, max_abs_units: float, bits: int) -> Width:
-        """`bits` bits placed just high enough for |y| <= max_abs_units."""
+    def covering(cls, max_abs_units: float, bits: int, max_slack: float = math.inf) -> Width:
+        """`bits` bits placed just high enough for |y| <= max_abs_units.
+
+        Four bits more at a time while the slack would exceed `max_slack` units.
+        """
+        if not max_abs_units < 1 << (RING_BITS - 2):
+            raise UsageError(
+                f"comparison of numbers up to {max_abs_units:g} units: stay below "
+                f"2^{RING_BITS - 2}; lower the bound"
+            )
         dropped = 0
         while max_abs_units + (1 << dropped) > 1 << (bits + dropped - 1):
             dropped += 1
-        return cls(bits, dropped)
+        width = cls(bits, dropped)
+        if width.slack > max_slack:
+            return cls.covering(max_abs_units, bits + DIGIT_BITS, max_slack)
+        return width
 
 
 def less_than_constants_cost(count: int, thresholds: int, width: Width) -> Cost:
@@ -91,7 +107,10 @@ def less_than_constants(
     if not flat.size:
         return np.zeros(shape, np.uint8)
     if 2 * len(thresholds) > _TABLE_BITS:
-        raise ValueError(f"{len(thresholds)} thresholds exceed {_TABLE_BITS // 2}")
+        raise UsageError(
+            f"comparison with {len(thresholds)} thresholds: at most {_TABLE_BITS // 2} share a "
+            "pass; split them"
+        )
     if session.party is Party.SERVER:
         offsets = np.array([(width.slack - t) % 2**RING_BITS for t in thresholds], np.uint64)
         sign, less, equal = _sender_leaves(flat[None] + offsets[:, None], width, session)

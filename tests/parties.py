@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,18 @@ def plan_context(baby_steps: int = 8) -> PlanContext:
     return PlanContext(PARAMETERS, Context(FIXED_POINT, products), baby_steps, 14)
 
 
-@lru_cache(maxsize=8)
+_KEYS_LOCK = Lock()
+
+
 def keys(steps: tuple[int, ...]) -> tuple[ClientKeys, ServerKeys]:
     """One key pair for each set of rotations, shared by tests: keys are not what they test."""
+    # Both parties' threads may ask first, and must get the same pair.
+    with _KEYS_LOCK:
+        return _made_keys(steps)
+
+
+@lru_cache(maxsize=8)
+def _made_keys(steps: tuple[int, ...]) -> tuple[ClientKeys, ServerKeys]:
     client = ClientKeys.generate(PARAMETERS, steps, True, SecureRandom())
     return client, ServerKeys.parse(PARAMETERS, client.public_bytes(), steps, True)
 

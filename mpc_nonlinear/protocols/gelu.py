@@ -31,17 +31,18 @@ COEFFICIENTS = (
     -0.000408940025,
     0.0000103081214,
 )
-_CUBE_SHIFT = 6
-"""u^3 is kept divided by 64, its factor multiplied by 64: both have significant bits."""
+_CUBE_SHIFT = 8
+"""u^3 is kept divided by 2^8, its factor multiplied by 2^8: both have significant bits."""
+_CUBE_UNIT = 2**_CUBE_SHIFT
 _CONSTANT_BITS = 24
 """Precision of the coefficients; terms carry these bits more until they are truncated."""
 # Root mean squares over |x| <= threshold, worst case: u, u^2, u^3, factor.
 _U, _V, _W = THRESHOLD**2, THRESHOLD**4, THRESHOLD**6
-_Z = 64 * abs(COEFFICIENTS[3] * _U + COEFFICIENTS[4] * _V)
+_Z = _CUBE_UNIT * abs(COEFFICIENTS[3] * _U + COEFFICIENTS[4] * _V)
 _SQUARE_X = Bounds(THRESHOLD, THRESHOLD, _U)
 _SQUARE_U = Bounds(_U, _U, _V)
 _TIMES_V = Bounds(_U, _V, _W, _CUBE_SHIFT)
-_LAST = Bounds(_W / 64, _Z, _W / 64 * _Z)
+_LAST = Bounds(_W / _CUBE_UNIT, _Z, _W / _CUBE_UNIT * _Z)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +55,15 @@ class EvenPolynomialGelu(NonlinearProtocol):
     op = "gelu"
     name = "even_polynomial"
     source = "this project; comparisons of [Rathee20], segments as in [Pang24] BOLT"
-    max_error = 2.0**-8
-    approximation_error = 2.0**-8
+    max_error = 2.0**-9
+    approximation_error = 2.0**-9
 
     bound: float
 
     @property
     def _width(self) -> Width:
         largest = (self.bound + THRESHOLD) * 2**16
-        width = Width.covering(largest, COMPARED_BITS)
-        if width.slack * 2.0**-16 > _MAX_SLACK:
-            width = Width.covering(largest, COMPARED_BITS + 4)
-        return width
+        return Width.covering(largest, COMPARED_BITS, _MAX_SLACK * 2**16)
 
     def reference(self, x: FloatArray) -> FloatArray:
         """The piecewise function with exact thresholds."""
@@ -111,7 +109,7 @@ class EvenPolynomialGelu(NonlinearProtocol):
         w = products.multiply(u, v, session, _TIMES_V)
         # 4. the upper terms, w (a4 u + a5 v)
         a = [_constant(c) for c in COEFFICIENTS[:2]]
-        a3, a4, a5 = (_constant(64 * c) for c in COEFFICIENTS[2:])
+        a3, a4, a5 = (_constant(_CUBE_UNIT * c) for c in COEFFICIENTS[2:])
         factor = truncate(a4 * u + a5 * v, _CONSTANT_BITS, session)
         upper = products.multiply(w, factor, session, _LAST)
         # 5. the lower terms

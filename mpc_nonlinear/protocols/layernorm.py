@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import ceil, log2, prod, sqrt
 
 import numpy as np
 
@@ -14,14 +14,19 @@ from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.rows import octaves, per_octave, per_octave_cost
 from mpc_nonlinear.session import Context, Session
 from mpc_nonlinear.truncate import truncate, truncate_cost
+from transport.errors import UsageError
 from transport.traffic import Party
 
 # x^(-1/2) on [1, 2] as a straight line, relative error 2.3e-2; experiments/fit_rows.py
 START = (1.26411423, -0.2863736)
 NEWTON_STEPS = 2
 """A relative error e becomes 1.5 e^2: 2.3e-2, 7.5e-4, 8.5e-7."""
-_MEAN_BITS = 24
+_MEAN_BITS = 28
 """Precision of 1 / width."""
+_LARGEST = 2.0**16
+"""Of `bound` and variances: means times 2^_MEAN_BITS must stay in the range of `truncate`."""
+_VARIANCE_BITS, _MAX_FINER = 8, 12
+"""Variances are kept multiplied by up to 2^12, so that the largest is about 2^8."""
 _NORMALISED = Bounds(2.0, 1.7, 2.0)
 _UNIT_SQUARE = Bounds(1.3, 1.3, 1.7)
 _UNIT_PRODUCT = Bounds(1.3, 2.0, 2.6, 1)
@@ -32,9 +37,9 @@ class NewtonLayerNorm(NonlinearProtocol):
     """(x - mean) / sqrt(variance + epsilon) over the last axis, one inverse root a row.
 
     `bound`: largest |x|; `variance_min`, `variance_max`: powers of two around every variance;
-    `variance_rms`: their root mean square over all rows. With products in slots the error grows
-    with the ratio of the largest square to the smallest variance: 2^-9 where all rows have similar
-    variances, 2^-6 at a ratio of 2^12 of variances.
+    `variance_rms`: their root mean square over all rows. The error holds for variances from 2^-10
+    up; by oblivious transfer it stays below 2^-8 for variance_max / variance_min up to 2^12. In
+    slots it grows with that ratio: 2^-9 at 2^6, 2^-6 at 2^8 for rows of one spike; then no bound.
     """
 
     op = "layernorm"
@@ -49,6 +54,13 @@ class NewtonLayerNorm(NonlinearProtocol):
     variance_max: float
     variance_rms: float
     bound: float
+
+    def __post_init__(self) -> None:
+        if self.bound > _LARGEST or self.variance_max > _LARGEST:
+            raise UsageError(
+                f"layernorm: bound {self.bound:g}, largest variance {self.variance_max:g}; both "
+                f"must be at most {_LARGEST:g}: calibrate on other samples or scale the model"
+            )
 
     def reference(self, x: FloatArray) -> FloatArray:
         """Two Newton steps from the straight line, in float64."""
@@ -71,30 +83,48 @@ class NewtonLayerNorm(NonlinearProtocol):
 
     @property
     def _low(self) -> float:
-        return max(self.variance_min, 2.0**-14)
+        return max(self.variance_min, 2.0 ** -(14 + self._finer))
 
     @property
     def _high(self) -> float:
         return max(self.variance_max, self._low)
 
     @property
+    def _finer(self) -> int:
+        """Bits by which variances are finer than other numbers: small ones need more digits."""
+        return min(max(0, _VARIANCE_BITS - ceil(log2(self.variance_max))), _MAX_FINER)
+
+    @property
+    def _scaled_range(self) -> tuple[float, float]:
+        """`_low` and `_high` of variances as they are kept."""
+        return self._low * 2.0**self._finer, self._high * 2.0**self._finer
+
+    @property
     def _square(self) -> Bounds:
         # rms(c^2) <= max |c| * rms(c), and rms(c) <= sqrt(rms(variance))
         deviation = sqrt(self.variance_rms)
         largest = min(2 * self.bound, sqrt(self._high * self.width))
-        return Bounds(deviation, deviation, largest * deviation)
+        return Bounds(deviation, deviation, largest * deviation, -self._finer)
 
     @property
     def _scale(self) -> Bounds:
-        return Bounds(self._high, 1 / self._low, 2.0)
+        low, high = self._scaled_range
+        return Bounds(high, 1 / low, 2.0)
+
+    @property
+    def _root_shift(self) -> int:
+        """Inverse roots are kept multiplied by 2^this: those of large variances are small."""
+        return max(0, ceil(log2(self._high) / 2))
 
     @property
     def _root(self) -> Bounds:
-        return Bounds(1.0, sqrt(1 / self._low), sqrt(1 / self._low))
+        largest = 2.0**self._root_shift * sqrt(1 / self._low)
+        return Bounds(1.0, largest, largest)
 
     @property
     def _last(self) -> Bounds:
-        return Bounds(sqrt(self._high), sqrt(1 / self._low), 2.0)
+        factor = 2.0**self._root_shift
+        return Bounds(sqrt(self._high), factor * sqrt(1 / self._low), 2 * factor, self._root_shift)
 
     def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
         """One square and one product an element, everything else once a row."""
@@ -109,7 +139,7 @@ class NewtonLayerNorm(NonlinearProtocol):
             truncate_cost(rows, _MEAN_BITS)
             + products.square_cost(n, self._square)
             + truncate_cost(rows, _MEAN_BITS)
-            + per_octave_cost(rows, self._low, self._high, bits, 2)
+            + per_octave_cost(rows, *self._scaled_range, bits, 2)
             + products.multiply_cost(rows, self._scale)
             + truncate_cost(rows, bits)
             + newton * NEWTON_STEPS
@@ -127,11 +157,13 @@ class NewtonLayerNorm(NonlinearProtocol):
         squares = products.square(centred, session, self._square)
         variance = self._mean(squares, session)
         if own_constants:
-            variance = variance + session.fixed_point.encode(self.epsilon)
+            variance = variance + session.fixed_point.encode(self.epsilon * 2.0**self._finer)
         # 3. scaled = variance * 2^-octave in [1, 2), and 2^(-octave / 2)
-        starts = [self._low, *octaves(self._low, self._high)]
-        factors = [[1 / s for s in starts], [1 / sqrt(s) for s in starts]]
-        shrink, root = per_octave(variance, self._low, self._high, factors, session)
+        low, high = self._scaled_range
+        starts = [low, *octaves(low, high)]
+        finer, root_scale = 2.0**self._finer, 2.0**self._root_shift
+        factors = [[1 / s for s in starts], [root_scale * sqrt(finer / s) for s in starts]]
+        shrink, root = per_octave(variance, low, high, factors, session)
         scaled = products.multiply(variance, shrink, session, self._scale)
         # 4. Newton from a straight line: y (3 - s y^2) / 2
         y = self._start(scaled, session)
