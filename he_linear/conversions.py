@@ -48,7 +48,7 @@ def encode_integers(
 ) -> Residues:
     """Integer slots (n, N/2) times `scale`, a power of two, as residues (n, primes, N), NTT form.
 
-    With a 64-bit mantissa the masks of two parties cancel up to 0.7 units rms, 4 at most.
+    With a 64-bit mantissa the masks of two parties cancel up to 0.7 units rms, 6 at most.
     """
     slots = np.zeros(real.shape, np.clongdouble)
     slots.real = real

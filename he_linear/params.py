@@ -52,11 +52,11 @@ class CkksParameters:
             raise ParameterError(
                 "ckks: the special prime must be at least as large as every data prime"
             )
-        # Decryption modulo 2^70 needs |c1 * s| <= N * 2^69 < Q / 2.
-        if sum(self.prime_bits) < 72 + math.log2(self.poly_degree):
+        # Decryption modulo 2^70 needs |c1 * s| <= N * 2^70 < Q / 4.
+        if sum(self.prime_bits) < 73 + math.log2(self.poly_degree):
             raise ParameterError(
                 f"ckks: data primes of {self.prime_bits} bits are too small for the conversion to "
-                "shares; together they need 72 + log2(poly_degree) bits"
+                "shares; together they need 73 + log2(poly_degree) bits"
             )
 
     @property

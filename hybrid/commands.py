@@ -67,7 +67,7 @@ def run(config_path: Path, texts: list[str], out: Path | None, truncate: bool) -
         result = launcher.run(texts, truncate=truncate, needs_dealer=needs_dealer)
     reports = joined_reports(loaded, result, ids)
     for index, (report, text) in enumerate(zip(reports, texts, strict=True)):
-        folder = out if index == 0 else out / f"text{index + 1}"
+        folder = _request_folder(out, index)
         write(report, folder)
         print_report(console, report, f"text {index + 1} of {len(texts)}: {text}", folder)
     cosines = ", ".join(f"{r['accuracy']['cosine']:.6f}" for r in reports)
@@ -111,8 +111,10 @@ def serve(config_path: Path, endpoint: str, out: Path | None, keep: bool) -> Non
     """`hybrid serve`."""
     console = make_console()
     loaded = load_config(config_path)
-    server = Server(loaded)
     _refuse_dealer(loaded)
+    if out:
+        writable(out)
+    server = Server(loaded)
     while True:
         channel = open_server(loaded, endpoint)
         console.print(f"listening on {channel.endpoint}")
@@ -123,11 +125,17 @@ def serve(config_path: Path, endpoint: str, out: Path | None, keep: bool) -> Non
                 raise
             console.print(f"session ended: {error}")
             continue
+        except Exception as error:  # One client must not end the service of the next.
+            if not keep:
+                raise
+            console.print(f"session ended: internal error: {type(error).__name__}")
+            continue
         finally:
             channel.close()
         console.print(f"served {len(report['requests'])} requests")
-        if out and report["requests"]:
-            write(report["requests"][0], out)
+        for index, request in enumerate(report["requests"] if out else ()):
+            assert out is not None
+            write(request, _request_folder(out, index))
         if not keep:
             return
 
@@ -150,12 +158,17 @@ def query(
     finally:
         channel.close()
     for index, (report, text) in enumerate(zip(result["requests"], texts, strict=True)):
-        folder = None if out is None else out if index == 0 else out / f"text{index + 1}"
+        folder = None if out is None else _request_folder(out, index)
         if folder:
             write(report, folder)
         print_report(console, report, f"text {index + 1} of {len(texts)}: {text}", folder)
         values = " ".join(f"{value:+.4f}" for value in report["output"][:8])
         console.print(f"embedding of {len(report['output'])} values: {values} ...")
+
+
+def _request_folder(out: Path, index: int) -> Path:
+    """The first request's report lies in the folder itself, the others below it."""
+    return out if index == 0 else out / f"text{index + 1}"
 
 
 def _refuse_dealer(loaded: LoadedConfig) -> None:

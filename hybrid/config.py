@@ -58,8 +58,8 @@ class MpcConfig(_Strict):
 
     fraction_bits: int = Field(ge=16, le=16)
     """Fraction bits of every share; the protocols' error tables hold for 16."""
-    output_bits: int = Field(ge=4, le=12)
-    """Fraction bits that survive in the opened output; the others carry the ciphertexts' noise."""
+    output_bits: int = Field(ge=2, le=6)
+    """Fraction bits that survive in the opened sum; the others carry the ciphertexts' noise."""
     correlations: str
     """Source of correlated randomness."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,8 @@ class Conversion:
     """Of the result: what the decoded slots are multiplied with. Fewer bits divide it."""
     input_fraction_bits: int = 16
     """Of the shares that are lifted."""
+    parts: int = 1
+    """2 where real and imaginary parts of the result both carry numbers."""
 
     def traffic(self) -> Traffic:
         """Exact: one frame each way."""
@@ -62,12 +65,16 @@ class Conversion:
     def cost(self, input_rms_counts: Sequence[tuple[float, int]], output_rms: float) -> Cost:
         """Traffic and failure probability, given (rms, count) of the real inputs.
 
+        An estimate from calibrated magnitudes, as good as they are.
+
         An element x fails its lift with |x| / 2^64, an output ciphertext with
         sqrt(N) * scale * rms(slot) / 2^64.
         """
         lifts = sum(rms * count for rms, count in input_rms_counts) * 2.0**self.input_fraction_bits
         switched = he.switched_scale(self.scale, self.parameters)
-        coefficients = he.lift_failure(self.outputs, self.parameters, switched, output_rms)
+        coefficients = he.lift_failure(
+            self.outputs, self.parameters, switched, sqrt(self.parts) * output_rms
+        )
         return Cost(self.traffic(), failure_probability=lifts * 2.0**-64 + coefficients)
 
 

@@ -182,7 +182,8 @@ class _Builder:
                 (source,),
                 (f"{name}.{part}", *kept),
                 (self._tokens, d_in, d_out),
-                {"input": self._bound(edge), "output": output},
+                {"input": self._bound(edge), "output": output}
+                | ({"diagonal": self._bound(kept[0])} if kept else {}),
                 diagonal=bool(kept),
             )
 

@@ -120,7 +120,7 @@ class Client:
             session.progress = self._progress
         with reporting_failure(channel):
             start = time.perf_counter()
-            plan = session.setup(dealer)
+            plan = session.setup(self._encoder.vocabulary, dealer)
             setup_s = time.perf_counter() - start
             requests = []
             for ids in token_ids:

@@ -36,7 +36,7 @@ from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.products import Products
 from mpc_nonlinear.session import Session
 from transport.channel import Channel
-from transport.errors import FrameError
+from transport.errors import ConfigError, FrameError
 from transport.handshake import handshake, recv_public, send_public
 from transport.randomness import SecureRandom
 from transport.traffic import Party
@@ -116,11 +116,17 @@ def with_keys(products: Products, party: HomomorphicParty) -> Products:
 class ClientSession(_SessionParts):
     """The client's side: holds texts and the secret key, never opens the weights file."""
 
-    def setup(self, dealer: Channel | None = None) -> Plan:
-        """Everything up to the first request."""
+    def setup(self, vocabulary: int, dealer: Channel | None = None) -> Plan:
+        """Everything up to the first request; `vocabulary` is the client's tokenizer's."""
         self.agree_on_config()
         description = recv_public(self.channel, _DESCRIPTION_BYTES)
         architecture, bounds, digest = _parse_description(description)
+        # Checked before any text is looked up, so that no failure depends on a text.
+        if vocabulary > architecture.vocabulary:
+            raise ConfigError(
+                f"tokenizer.json: {vocabulary} tokens, the server's model has "
+                f"{architecture.vocabulary}; use the model folder that belongs to it"
+            )
         plan = self.agree_on_plan(architecture, bounds)
         self.table = receive_table(self.channel, architecture, digest)
         self.progress("keys", -1)
@@ -143,10 +149,10 @@ class ClientSession(_SessionParts):
         padded = np.zeros(tokens, np.int64)
         padded[: len(token_ids)] = token_ids
         mask = np.arange(tokens) < len(token_ids)
-        self.channel.send(_ANOTHER)
         start = time.perf_counter()
         state = RunState(self._session, self._homomorphic, {}, None, None, mask)
         own = state.encode(self.table.embed(padded))
+        self.channel.send(_ANOTHER)
         result = run_request(self.plan, state, self._requests, own, self.progress)
         self._requests += 1
         unit = 2.0**-self.plan.context.output_bits

@@ -143,7 +143,7 @@ def build_plan(
         parameters,
         Context(fixed_point, products),
         config.ckks.baby_steps,
-        min(config.mpc.output_bits, config.mpc.fraction_bits),
+        config.mpc.output_bits,
     )
     steps = []
     for node in build_graph(architecture, config.model.tokens, bounds):

@@ -18,6 +18,8 @@ from hybrid.weights import Affine, EmbeddingTable
 from transport.channel import Channel
 from transport.errors import FrameError
 
+MAX_TABLE_BYTES = 1 << 30
+"""A server that announces more is refused before anything is received."""
 _WANTED, _KNOWN = b"\x01", b"\x00"
 
 
@@ -43,6 +45,11 @@ def receive_table(channel: Channel, architecture: Architecture, digest: str) -> 
     path = cache_folder() / f"embedding-{digest}.bin"
     shapes = EmbeddingTable.shapes(architecture)
     sizes = [math.prod(shape) * 4 for shape in shapes]
+    if sum(sizes) > MAX_TABLE_BYTES:
+        raise FrameError(
+            f"setup: the server announces an embedding table of {sum(sizes)} bytes, more than "
+            f"{MAX_TABLE_BYTES}; is it the right server?"
+        )
     cached = _read(path, sum(sizes))
     if cached is not None:
         table = _build(cached, sizes, architecture)

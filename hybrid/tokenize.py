@@ -27,6 +27,11 @@ class TextEncoder:
         self._tokenizer.no_truncation()
         self._tokens = tokens
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids, added tokens included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
     def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
         """Token ids, special tokens included, at most the limit."""
         if not text.strip():

@@ -30,7 +30,7 @@ UNIT = FIXED_POINT.unit
 def plan_context(baby_steps: int = 8) -> PlanContext:
     """Products in CKKS slots."""
     products = CkksProducts(PARAMETERS, FIXED_POINT.fraction_bits)
-    return PlanContext(PARAMETERS, Context(FIXED_POINT, products), baby_steps, 14)
+    return PlanContext(PARAMETERS, Context(FIXED_POINT, products), baby_steps, 6)
 
 
 _KEYS_LOCK = Lock()

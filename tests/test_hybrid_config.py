@@ -24,8 +24,8 @@ def test_a_complete_config_loads_and_hashes(tiny_config):
     [
         ("baby_steps", "babysteps", r"ckks: unknown key 'babysteps'; did you mean 'baby_steps'"),
         ("runtime:", "run_time:", r"unknown key 'run_time'; did you mean 'runtime'"),
-        ("output_bits: 10", "output_bits: 99", r"mpc.output_bits: .* or equal to 12, got 99"),
-        ("output_bits: 10", "output_bits: yes", r"mpc.output_bits: .*integer, got True"),
+        ("output_bits: 6", "output_bits: 99", r"mpc.output_bits: .* or equal to 6, got 99"),
+        ("output_bits: 6", "output_bits: yes", r"mpc.output_bits: .*integer, got True"),
         ("pooling: mean", "pooling: cls", r"model.pooling: .*'mean', got 'cls'"),
         ("margin: 4.0", "margin: 0.5", r"calibration.margin: .*got 0.5"),
         ("name: tiny", "nam: tiny", r"unknown key 'nam'|name: missing"),
@@ -58,7 +58,7 @@ def test_missing_and_binary_files(tmp_path):
         ("model: {path: model", "model: {path: ./model", True),
         ("texts: texts.txt", "texts: other.txt", True),
         ("multiply: cheapest", "multiply: ot", False),
-        ("output_bits: 10", "output_bits: 9", False),
+        ("output_bits: 6", "output_bits: 5", False),
         ("tokens: 8", "tokens: 7", False),
     ],
 )

@@ -89,6 +89,21 @@ def test_two_processes_agree_with_the_plain_model(tmp_path, correlations):
     assert "cosine" in output
 
 
+def test_the_opened_value_hides_the_noise(tmp_path):
+    """One text twice: exact rounding leaves few entries that depend on the ciphertexts' noise."""
+    config = write_tiny_config(tmp_path)
+    config.write_text(config.read_text().replace("normalize: true", "normalize: false"))
+    code, output = run("run", config, "--text", TEXT, "--text", TEXT, "--out", "out", cwd=tmp_path)
+    assert code == 0, output
+    paths = [tmp_path / "out" / name / "report.json" for name in (".", "text2")]
+    first, second = (np.array(json.loads(path.read_text())["output"]) for path in paths)
+    assert np.mean(first != second) <= 0.25
+    # The opened sums lie on the grid of 2^-6, and neighbouring steps are the worst.
+    tokens = 8
+    assert np.allclose(first * tokens * 64, np.rint(first * tokens * 64))
+    assert np.abs(first - second).max() * tokens * 64 <= 1.001
+
+
 def test_one_layer_of_minilm(tmp_path, minilm):
     folder = tmp_path / "model"
     folder.mkdir()
@@ -173,7 +188,7 @@ def test_keys_made_by_keygen_protect_a_session(tmp_path):
 
 def test_a_peer_with_another_config_is_named(tmp_path):
     server, client = split_parties(tmp_path)
-    client.write_text(client.read_text().replace("output_bits: 10", "output_bits: 9"))
+    client.write_text(client.read_text().replace("output_bits: 6", "output_bits: 5"))
     for code, output in serve_and_query(server, client):
         assert code == 2
         assert "the peer runs another config" in output

@@ -74,7 +74,7 @@ name: tiny
 model: {{path: {model}, tokens: {tokens}, embedding: public_table, pooling: mean, normalize: true}}
 texts: texts.txt
 ckks: {{parameters: n8192_q88, baby_steps: 8}}
-mpc: {{fraction_bits: 16, output_bits: 10, correlations: {correlations}}}
+mpc: {{fraction_bits: 16, output_bits: 6, correlations: {correlations}}}
 protocols:
   {{linear: token_periodic, attention: rotated_slots, gelu: even_polynomial, softmax: squarings,
    layernorm: newton, multiply: cheapest}}

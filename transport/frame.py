@@ -16,7 +16,7 @@ _FIELDS = struct.Struct("<4sHHIIQQ13x")
 _MAGIC = b"HYBR"
 FRAME_VERSION = 1
 MAX_PAYLOAD_BYTES = 1 << 31
-"""Larger announcements are refused before anything is allocated."""
+"""Larger payloads are refused."""
 
 
 class FrameKind(IntEnum):

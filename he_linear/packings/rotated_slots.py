@@ -44,7 +44,7 @@ class BatchedProductPacking(ProductPacking):
         if fast < 1:
             raise UsageError(
                 f"{rows} rows or {columns} columns exceed the {parameters.slots} slots of a "
-                "ciphertext; lower max_tokens"
+                "ciphertext; lower model.tokens"
             )
         self._group = min(power_of_two(batch), fast)
         self._groups = -(-batch // self._group)

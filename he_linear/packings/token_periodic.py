@@ -77,7 +77,7 @@ class TokenPeriodicPacking(LinearPacking):
         half = power_of_two(-(-tokens // 2))
         if half > slots:
             raise UsageError(
-                f"{tokens} tokens exceed the {2 * slots} that a ciphertext holds; lower max_tokens"
+                f"{tokens} tokens exceed the {2 * slots} of a ciphertext; lower model.tokens"
             )
         self._rows = max(half, slots // _MAX_COLUMNS)
         self._columns = slots // self._rows

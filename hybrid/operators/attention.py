@@ -28,6 +28,7 @@ class AttentionProductOperator(Operator):
             self._packing.output_ciphertexts,
             self._packing.output_scale,
             context.mpc.fixed_point.fraction_bits,
+            parts=2,
         )
 
     @property

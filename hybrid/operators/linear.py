@@ -37,6 +37,7 @@ class LinearOperator(Operator):
             self._packing.output_ciphertexts,
             self._packing.output_scale,
             context.mpc.fixed_point.fraction_bits,
+            parts=2,
         )
 
     @property
@@ -46,14 +47,13 @@ class LinearOperator(Operator):
 
     def parameters(self) -> dict[str, float | int | str]:
         """Bounds used for the failure probability."""
-        bounds = self.node.bounds
-        return {"input_rms": bounds["input"].rms, "output_rms": bounds["output"].rms}
+        return {f"{role}_rms": bound.rms for role, bound in sorted(self.node.bounds.items())}
 
     def cost(self) -> Cost:
         """One encrypted upload, one masked download."""
         tokens, d_in, _ = self.node.shape
         bounds = self.node.bounds
-        output_rms = max(bounds["output"].rms, bounds["input"].rms if self.node.diagonal else 0.0)
+        output_rms = max(bound.rms for role, bound in bounds.items() if role != "input")
         return self._conversion.cost([(bounds["input"].rms, tokens * d_in)], output_rms)
 
     def encode(self, linear: LinearMap) -> EncodedLinear:

@@ -11,6 +11,7 @@ from hybrid.operators.base import Operator, PlanContext, RunState
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from mpc_nonlinear.protocols.base import NonlinearProtocol
+from mpc_nonlinear.protocols.softmax import MASK_GAP
 
 
 class NonlinearOperator(Operator):
@@ -40,8 +41,9 @@ class NonlinearOperator(Operator):
         for residual in inputs[1:]:
             x = x + residual
         if self.node.op == "softmax" and state.mask is not None:
-            # The client alone knows which tokens are padding; scores there fall below the range
-            # in which the exponential is told from zero.
-            penalty = np.where(state.mask, 0.0, -2 * self.node.bounds["input"].max_abs)
+            # The client alone knows which tokens are padding; scores there fall so far below the
+            # smallest real one that their exponential is clipped.
+            largest = self.node.bounds["input"].max_abs
+            penalty = np.where(state.mask, 0.0, -(2 * largest + MASK_GAP))
             x = x + state.encode(penalty)
         return [self._protocol.run(x, state.session)]

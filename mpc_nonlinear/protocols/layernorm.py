@@ -23,6 +23,8 @@ NEWTON_STEPS = 2
 """A relative error e becomes 1.5 e^2: 2.3e-2, 7.5e-4, 8.5e-7."""
 _MEAN_BITS = 28
 """Precision of 1 / width."""
+_LARGEST_SQUARE = 2.0**28
+"""Limit of `Products`."""
 _LARGEST = 2.0**16
 """Of `bound` and variances: means times 2^_MEAN_BITS must stay in the range of `truncate`."""
 _VARIANCE_BITS, _MAX_FINER = 8, 12
@@ -60,6 +62,12 @@ class NewtonLayerNorm(NonlinearProtocol):
             raise UsageError(
                 f"layernorm: bound {self.bound:g}, largest variance {self.variance_max:g}; both "
                 f"must be at most {_LARGEST:g}: calibrate on other samples or scale the model"
+            )
+
+        if self.variance_max * self.width > _LARGEST_SQUARE:
+            raise UsageError(
+                f"layernorm: variance {self.variance_max:g} at width {self.width} allows squares "
+                f"above {_LARGEST_SQUARE:g}: calibrate on other samples or scale the model"
             )
 
     def reference(self, x: FloatArray) -> FloatArray:
@@ -139,7 +147,7 @@ class NewtonLayerNorm(NonlinearProtocol):
             truncate_cost(rows, _MEAN_BITS)
             + products.square_cost(n, self._square)
             + truncate_cost(rows, _MEAN_BITS)
-            + per_octave_cost(rows, *self._scaled_range, bits, 2)
+            + per_octave_cost(rows, *self._scaled_range, bits)
             + products.multiply_cost(rows, self._scale)
             + truncate_cost(rows, bits)
             + newton * NEWTON_STEPS

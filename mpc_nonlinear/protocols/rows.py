@@ -30,9 +30,8 @@ def _width(high: float, fraction_bits: int) -> Width:
     return Width.covering(2 * high * 2**fraction_bits, COMPARED_BITS)
 
 
-def per_octave_cost(rows: int, low: float, high: float, fraction_bits: int, functions: int) -> Cost:
-    """Cost of `per_octave`; `functions` costs nothing, the factors are local."""
-    del functions
+def per_octave_cost(rows: int, low: float, high: float, fraction_bits: int) -> Cost:
+    """Cost of `per_octave`, for any number of tables: the factors are local."""
     count = len(octaves(low, high))
     if not count:
         return Cost()

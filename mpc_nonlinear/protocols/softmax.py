@@ -24,6 +24,8 @@ _MAX_SLACK = 2.0**-6
 0.4 above zero. Wider inputs compare four bits more."""
 CLIP = 12.0
 """Arguments below -12 count as -12: e^-12 = 6e-6."""
+MASK_GAP = 16.0
+"""Masked positions lie at least this far below every real one; more than CLIP."""
 SQUARINGS = 3
 # p(s)^8 approximates e^(8 s) on [-1.5, 0.05], error 4.7e-6; experiments/fit_exp.py
 EXPONENTIAL = (1.00000044, 1.00000984, 0.49967283, 0.16307196, 0.03179946)
@@ -43,7 +45,7 @@ _STEP = Bounds(1.0, 2.0, 2.0)
 class SquaringSoftmax(NonlinearProtocol):
     """Row maximum by a tournament, clipping, exp by three squarings, one reciprocal a row.
 
-    `bound`: largest |x| of positions that count; masked positions lie up to 3 * bound below zero.
+    `bound`: largest |x| of positions that count; masked ones lie down to -(3 * bound + MASK_GAP).
     Clipped positions keep 9e-6 each: the approximation error holds for rows of up to 100.
     """
 
@@ -57,8 +59,8 @@ class SquaringSoftmax(NonlinearProtocol):
 
     @property
     def _width(self) -> Width:
-        # Differences reach 4 * bound; with a small bound, x - max + CLIP reaches CLIP.
-        largest = max(4 * self.bound, CLIP + 1) * 2**16
+        # Differences between real and masked scores; x - max + CLIP stays inside too.
+        largest = (4 * self.bound + MASK_GAP) * 2**16
         return Width.covering(largest, COMPARED_BITS, _MAX_SLACK * 2**16)
 
     def reference(self, x: FloatArray) -> FloatArray:
@@ -105,7 +107,7 @@ class SquaringSoftmax(NonlinearProtocol):
         products, bits = context.products, context.fixed_point.fraction_bits
         high = self._largest_sum(columns)
         return (
-            per_octave_cost(rows, 0.5, high, bits, 1)
+            per_octave_cost(rows, 0.5, high, bits)
             + products.multiply_cost(rows, self._scale(columns))
             + products.multiply_cost(rows, _NORMALISED)
             + products.multiply_cost(rows, _FIRST_STEP)
