@@ -31,6 +31,7 @@ def test_a_complete_config_loads_and_hashes(tiny_config):
         ("name: tiny", "nam: tiny", r"unknown key 'nam'|name: missing"),
         ("name: tiny", "", r"name: missing; add it"),
         ("name: tiny", "name: [", r"not valid YAML"),
+        ("name: tiny", "name: tiny\nname: other", r"key 'name' stands twice; keep one"),
         ("name: tiny", "name: tiny\nlink: {bandwidth_mbps: 5, latenzy_ms: 1}", r"link"),
         ("name: tiny", "name: tiny\nlink: wan9", r"link.*'wan9'"),
     ],
