@@ -1,26 +1,37 @@
-"""Regenerate the straight lines that start Newton's method in softmax and LayerNorm."""
+"""Regenerate the polynomials for one number a row, in softmax and LayerNorm."""
 
 from __future__ import annotations
 
 import numpy as np
-from minimax import fit
+from minimax import Array, fit, shifted_squares
+
+DEGREE, LOW, HIGH = 6, 0.99, 2.01
 
 
-def inverse_root() -> tuple[np.ndarray, float]:  # type: ignore[type-arg]
-    """x^(-1/2) on [1, 2] as a + b x, smallest relative error."""
-    x = np.linspace(1, 2, 2001)
-    return fit(np.stack([np.ones_like(x), x], axis=1), 1 / np.sqrt(x), np.sqrt(x))
+def _factors(target: Array, s: Array) -> tuple[Array, float, float]:
+    """Rows (shift, offset), leading factor and largest relative error."""
+    t = 2 * (s - LOW) / (HIGH - LOW) - 1
+    basis = np.polynomial.chebyshev.chebvander(t, DEGREE)
+    found, error = fit(basis, target, 1 / target)
+    series = np.polynomial.Chebyshev(found, domain=[LOW, HIGH]).convert(
+        kind=np.polynomial.Polynomial, domain=[-1, 1]
+    )
+    return *shifted_squares(series.coef, 1.0), error
 
 
-def doubled_reciprocal() -> tuple[float, float]:
-    """2 / s on [1, 2] as c - s, so that no multiplication is needed; smallest absolute error."""
-    s = np.linspace(1, 2, 2001)
-    found, error = fit(np.ones((len(s), 1)), 2 / s + s, np.ones_like(s))
-    return float(found[0]), error
+def inverse_root() -> tuple[Array, float, float]:
+    """s^(-1/2) on [1, 2]."""
+    s = np.linspace(LOW, HIGH, 2001)
+    return _factors(1 / np.sqrt(s), s)
+
+
+def reciprocal() -> tuple[Array, float, float]:
+    """1 / s on [1, 2]."""
+    s = np.linspace(LOW, HIGH, 2001)
+    return _factors(1 / s, s)
 
 
 if __name__ == "__main__":
-    line, error = inverse_root()
-    print(f"x^(-1/2): {line[0]:.8f} {line[1]:+.8f} x, relative error {error:.2e}")
-    constant, error = doubled_reciprocal()
-    print(f"2 / s: {constant:.7f} - s, absolute error {error:.2e}")
+    for name, (rows, leading, error) in (("s^-1/2", inverse_root()), ("1/s", reciprocal())):
+        print(name, ", ".join(f"({s:.9g}, {o:.9g})" for s, o in rows), f"leading {leading:.9g}")
+        print(f"relative error {error:.2e}")

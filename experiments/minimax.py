@@ -28,3 +28,16 @@ def fit(basis: Array, target: Array, weight: Array) -> tuple[Array, float]:
         method="highs",
     )
     return solved.x[:-1] / size, float(solved.x[-1])
+
+
+def shifted_squares(coefficients: Array, scale: float) -> tuple[Array, float]:
+    """A polynomial sum c_i y^i with complex roots as leading * prod ((z + shift)^2 + offset).
+
+    z = y / scale. Returns rows (shift, offset), largest offset first, and the leading factor.
+    """
+    roots = np.roots(coefficients[::-1]) / scale
+    upper = roots[roots.imag > 0]
+    assert 2 * len(upper) == len(roots)
+    rows = np.stack([-upper.real, upper.imag**2], axis=1)
+    order = np.argsort(-rows[:, 1])
+    return rows[order], float(coefficients[-1] * scale ** (len(coefficients) - 1))

@@ -64,11 +64,13 @@ def encrypted_bytes(count: int, parameters: CkksParameters) -> int:
 
 
 def encrypt_seeded(residues: Residues, keys: ClientKeys, rng: SecureRandom) -> bytes:
-    """Symmetric encryption of residues (n, primes, N) in the seeded form."""
-    p = keys.parameters
+    """Symmetric encryption of residues (n, level, N) in the seeded form, at their level."""
+    primes = keys.parameters.primes[: residues.shape[1]]
     seed = sampling.fresh_seed(rng)
-    uniform = sampling.expand_uniform(seed, _INPUT_DOMAIN, len(residues), p.primes, p.poly_degree)
-    return seed + pack_residues(keys.encrypt_rows(uniform, residues), p.primes)
+    uniform = sampling.expand_uniform(
+        seed, _INPUT_DOMAIN, len(residues), primes, keys.parameters.poly_degree
+    )
+    return seed + pack_residues(keys.encrypt_rows(uniform, residues), primes)
 
 
 def parse_seeded(data: bytes, count: int, parameters: CkksParameters) -> Residues:
@@ -101,12 +103,12 @@ def mask_for_client(
 ) -> tuple[bytes, Residues]:
     """The message for the key owner and the server's share r of the coefficients (n, N).
 
-    ciphertexts: (n, 2, primes, N), NTT form. The body c0' - r is uniform modulo 2^64; c1' is
-    pseudorandom by the fresh encryption of zero.
+    ciphertexts: (n, 2, base primes, N), NTT form. The body c0' - r is uniform modulo 2^64; c1'
+    is pseudorandom by the fresh encryption of zero.
     """
-    p = keys.parameters
+    p = keys.parameters.base
     count = len(ciphertexts)
-    zero = sampling.draw_zero_encryption(keys.public_key, rng, count, p)
+    zero = sampling.draw_zero_encryption(keys.base_public_key, rng, count, p)
     fresh = add(intt(ciphertexts, p.primes), zero, p.primes)
     body, _ = switch_modulus(fresh[:, 0], p)
     second, low = switch_modulus(fresh[:, 1], p, EXTRA_BITS)
@@ -157,7 +159,7 @@ def _accumulate(values, inverse, quotient, p, high, low, out_high, out_low):  # 
 
 def unmask(data: bytes, count: int, keys: ClientKeys) -> Residues:
     """The client's share of the coefficients (n, N): c0' - r + round(c1' s) modulo 2^64."""
-    p = keys.parameters
+    p = keys.parameters.base
     n = p.poly_degree
     if len(data) != masked_bytes(count, p):
         raise FrameError(
@@ -173,7 +175,7 @@ def unmask(data: bytes, count: int, keys: ClientKeys) -> Residues:
         shifted = (second % np.uint64(prime)) << np.uint64(EXTRA_BITS)
         residues[:, index] = (shifted + low.reshape(count, n)) % np.uint64(prime)
     product = intt(
-        multiply(ntt(residues, p.primes), keys.secret_residues[None], p.primes), p.primes
+        multiply(ntt(residues, p.primes), keys.base_secret_residues[None], p.primes), p.primes
     )
     return body + _round_product(product, p)
 
@@ -218,8 +220,8 @@ def _garner(r0, r1, q0, inverse, quotient, q1, extra, out):  # type: ignore[no-u
 
 
 def switched_scale(scale: float, parameters: CkksParameters) -> float:
-    """Message scale after the switch from Q to 2^64."""
-    return float(scale * (2.0**RING_BITS / parameters.modulus))
+    """Message scale after the switch from Q, the base primes' product, to 2^64."""
+    return float(scale * (2.0**RING_BITS / parameters.base.modulus))
 
 
 def decode_coefficients(

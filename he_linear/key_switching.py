@@ -42,14 +42,17 @@ class SwitchingKey:
 
 
 @njit(cache=True)
-def _inner_product(digits, order, key, moduli, out):  # type: ignore[no-untyped-def]
-    """Out (2, primes + 1, N) = sum over digits of permuted digits times key, |out| <= p."""
-    for k in range(moduli.size):
-        p = moduli[k]
+def _inner_product(digits, order, key, rows, moduli, out):  # type: ignore[no-untyped-def]
+    """Out (2, primes + 1, N) = sum over digits of permuted digits times key, |out| <= p.
+
+    Row k of the digits meets row rows[k] of the key: a key of all primes serves every level.
+    """
+    for k in range(rows.size):
+        p = moduli[rows[k]]
         inv = 1.0 / p
         first, second = out[0, k], out[1, k]
         for d in range(digits.shape[0]):
-            row, left, right = digits[d, k], key[d, 0, k], key[d, 1, k]
+            row, left, right = digits[d, k], key[d, 0, rows[k]], key[d, 1, rows[k]]
             if d == 0:
                 for j in range(order.size):
                     v = row[order[j]]
@@ -62,6 +65,25 @@ def _inner_product(digits, order, key, moduli, out):  # type: ignore[no-untyped-
                     y = second[j] + times(v, right[j], right[j] * inv, p)
                     first[j] = centre(x, p, inv)
                     second[j] = centre(y, p, inv)
+
+
+@njit(cache=True)
+def _inner_product_same(digits, key, rows, moduli, out):  # type: ignore[no-untyped-def]
+    """`_inner_product` without an automorphism: nothing to gather, so everything vectorises."""
+    for k in range(rows.size):
+        p = moduli[rows[k]]
+        inv = 1.0 / p
+        for half in range(2):
+            total = out[half, k]
+            for d in range(digits.shape[0]):
+                row, factors = digits[d, k], key[d, half, rows[k]]
+                if d == 0:
+                    for j in range(total.size):
+                        total[j] = times(row[j], factors[j], factors[j] * inv, p)
+                else:
+                    for j in range(total.size):
+                        x = total[j] + times(row[j], factors[j], factors[j] * inv, p)
+                        total[j] = centre(x, p, inv)
 
 
 @njit(cache=True)
@@ -92,6 +114,36 @@ def _horner(total, order, switched, addend, factor, p):  # type: ignore[no-untyp
 
 
 @njit(cache=True)
+def _garner_digit(first, second, inverse, q):  # type: ignore[no-untyped-def]
+    """Second becomes (second - first) / P modulo q: X = first + P second is centred modulo P q."""
+    inv = 1.0 / q
+    quotient = inverse * inv
+    for j in range(first.size):
+        second[j] = centre(times(second[j] - first[j], inverse, quotient, q), q, inv)
+
+
+@njit(cache=True)
+def _garner_value(first, second, factor, p, out):  # type: ignore[no-untyped-def]
+    """First + factor * second modulo p."""
+    inv = 1.0 / p
+    quotient = factor * inv
+    for j in range(first.size):
+        out[j] = centre(first[j] + times(second[j], factor, quotient, p), p, inv)
+
+
+@njit(cache=True)
+def _square(values, p, out):  # type: ignore[no-untyped-def]
+    """Out (3, N) = (a0^2, 2 a0 a1, a1^2) of values (2, N)."""
+    inv = 1.0 / p
+    for j in range(values.shape[1]):
+        a0, a1 = values[0, j], values[1, j]
+        q0, q1 = a0 * inv, a1 * inv
+        out[0, j] = centre(times(a0, a0, q0, p), p, inv)
+        out[1, j] = centre(2.0 * times(a0, a1, q1, p), p, inv)
+        out[2, j] = centre(times(a1, a1, q1, p), p, inv)
+
+
+@njit(cache=True)
 def _tensor(left, right, p, out):  # type: ignore[no-untyped-def]
     """Out (3, N) += (a0 b0, a0 b1 + a1 b0, a1 b1) over the rows of (count, 2, N)."""
     inv = 1.0 / p
@@ -119,33 +171,59 @@ class KeySwitcher:
         self._zero = np.zeros(parameters.poly_degree)
         self._same = automorphism_order(1, parameters.poly_degree)
 
+    def _rows(self, level: int) -> NDArray[np.int64]:
+        """Rows of a key that a polynomial of `level` primes meets: those and the special one's."""
+        return np.array([*range(level), len(self._moduli) - 1])
+
     def decompose(self, polynomial: Floats) -> Floats:
-        """(primes, N) to digits (digits, primes + 1, N)."""
+        """(level, N) to digits (level, level + 1, N), for the first `level` primes."""
         digits = len(polynomial)
         out = np.empty((digits, digits + 1, polynomial.shape[-1]))
         coefficients = polynomial.copy()
+        rows = self._rows(digits)
         for d in range(digits):
             self._tables[d].inverse(coefficients[d : d + 1])
-            for k in range(digits + 1):
+            for k, row in enumerate(rows):
                 if k == d:
                     out[d, k] = polynomial[d]
                     continue
-                _centre_into(coefficients[d], self._moduli[k], out[d, k])
-                self._tables[k].forward(out[d, k : k + 1])
+                _centre_into(coefficients[d], self._moduli[row], out[d, k])
+                self._tables[row].forward(out[d, k : k + 1])
         return out
 
     def switch(self, digits: Floats, key: SwitchingKey) -> Floats:
-        """The automorphism and the key applied: an extended ciphertext (2, primes + 1, N)."""
+        """The automorphism and the key applied: an extended ciphertext (2, level + 1, N)."""
         out = np.empty((2, *digits.shape[1:]))
-        _inner_product(digits, key.order, key.residues, self._moduli, out)
+        rows = self._rows(len(digits))
+        if key.order is self._same:
+            _inner_product_same(digits, key.residues, rows, self._moduli, out)
+        else:
+            _inner_product(digits, key.order, key.residues, rows, self._moduli, out)
         return out
 
     def divide(
         self, extended: Floats, addend: Floats | None = None, order: NDArray[np.int64] | None = None
     ) -> Floats:
-        """round(extended / P) + addend[order]: (primes + 1, N) to (primes, N); spoils its input."""
+        """round(extended / P) + addend[order]: (level + 1, N) to (level, N); spoils its input."""
+        return self._divide(extended, -1, self._inverse_special, addend, order)
+
+    def rescale(self, polynomial: Floats) -> Floats:
+        """round(polynomial / q) for the last prime q: (level, N) to (level - 1, N); spoils it."""
+        last = len(polynomial) - 1
+        prime = self.parameters.primes[last]
+        inverses = [centred(pow(prime, -1, p), p) for p in self.parameters.primes[:last]]
+        return self._divide(polynomial, last, inverses, None, None)
+
+    def _divide(
+        self,
+        extended: Floats,
+        last: int,
+        inverses: Sequence[float],
+        addend: Floats | None,
+        order: NDArray[np.int64] | None,
+    ) -> Floats:
         count = len(extended) - 1
-        self._tables[-1].inverse(extended[count:])
+        self._tables[last].inverse(extended[count:])
         out = np.empty((count, extended.shape[1]))
         remainder = np.empty((1, extended.shape[1]))
         order = self._same if order is None else order
@@ -153,8 +231,7 @@ class KeySwitcher:
             _centre_into(extended[count], self._moduli[k], remainder[0])
             self._tables[k].forward(remainder)
             other = self._zero if addend is None else addend[k]
-            inverse = self._inverse_special[k]
-            _divide(extended[k], remainder[0], inverse, self._moduli[k], other, order, out[k])
+            _divide(extended[k], remainder[0], inverses[k], self._moduli[k], other, order, out[k])
         return out
 
     def rotations(self, ciphertext: Floats, keys: Sequence[SwitchingKey | None]) -> Floats:
@@ -196,18 +273,48 @@ class KeySwitcher:
     def tensor(self, left: Floats, right: Floats) -> Floats:
         """Sum of products of (count, 2, primes, N), not relinearised: (3, primes, N)."""
         out = np.zeros((3, *left.shape[2:]))
-        for k, p in enumerate(self._moduli[:-1]):
+        for k, p in enumerate(self._moduli[: left.shape[2]]):
             row = np.zeros((3, left.shape[-1]))
             _tensor(left[:, :, k], right[:, :, k], p, row)
             out[:, k] = row
         return out
 
-    def relinearise(self, product: Floats, key: SwitchingKey) -> Floats:
-        """(3, primes, N) back to (2, primes, N)."""
+    def square(self, value: Floats) -> Floats:
+        """Square of (2, level, N), not relinearised: (3, level, N)."""
+        out = np.empty((3, *value.shape[1:]))
+        row = np.empty((3, value.shape[-1]))
+        for k, p in enumerate(self._moduli[: value.shape[1]]):
+            _square(np.ascontiguousarray(value[:, k]), p, row)
+            out[:, k] = row
+        return out
+
+    def relinearise(self, product: Floats, key: SwitchingKey, *, rescaled: bool = False) -> Floats:
+        """(3, level, N) back to (2, level, N), or divided by the last prime, (2, level - 1, N)."""
         extended = self.switch(self.decompose(product[2]), key)
-        return np.stack(
-            [
-                self.divide(extended[0], product[0], self._same),
-                self.divide(extended[1], product[1], self._same),
-            ]
-        )
+        divide = self._divide_rescaled if rescaled else self.divide
+        return np.stack([divide(extended[i], product[i]) for i in range(2)])
+
+    def _divide_rescaled(self, extended: Floats, addend: Floats) -> Floats:
+        """round((extended + P addend) / (P q)), q the last prime; spoils its input.
+
+        Both divisions at once: the remainder modulo P q comes from its two residues by Garner.
+        """
+        count = len(addend) - 1
+        p, q = self.parameters.all_primes[-1], self.parameters.primes[count]
+        for k, prime in enumerate(self._moduli[: count + 1]):
+            _horner(self._zero, self._same, extended[k], addend[k], self._special[k], prime)
+        self._tables[-1].inverse(extended[-1:])
+        self._tables[count].inverse(extended[count : count + 1])
+        _garner_digit(extended[-1], extended[count], centred(pow(p, -1, q), q), float(q))
+        out = np.empty((count, extended.shape[1]))
+        remainder = np.empty((1, extended.shape[1]))
+        for k, prime in enumerate(self.parameters.primes[:count]):
+            _garner_value(
+                extended[-1], extended[count], self._special[k], float(prime), remainder[0]
+            )
+            self._tables[k].forward(remainder)
+            inverse = centred(pow(p * q, -1, prime), prime)
+            _divide(
+                extended[k], remainder[0], inverse, float(prime), self._zero, self._same, out[k]
+            )
+        return out

@@ -27,10 +27,10 @@ from he_linear.kernels import (
     reduce_signed,
 )
 from he_linear.key_switching import KeySwitcher, SwitchingKey
-from he_linear.params import CkksParameters
+from he_linear.params import BASE_PRIMES, CkksParameters
 from he_linear.seal_bridge import SealContext
 from transport.bitpack import pack_bits, packed_bytes, unpack_bits
-from transport.errors import FrameError, UsageError
+from transport.errors import FrameError, ParameterError, UsageError
 from transport.randomness import SEED_BYTES, SecureRandom
 
 _PUBLIC_DOMAIN = "ckks public key"
@@ -111,6 +111,13 @@ class ClientKeys:
         rng: SecureRandom,
     ) -> ClientKeys:
         """A fresh secret key with a public key, rotation keys and a relinearisation key."""
+        # A key switch adds noise of about 100 q / P to every coefficient: harmless under the scale
+        # of a product, far too much under that of an operand, which rotations work on.
+        if galois_steps and parameters.special_prime_bits < max(parameters.prime_bits):
+            raise ParameterError(
+                "ckks: for rotations the special prime must be at least as large as every data "
+                "prime; choose another parameter set"
+            )
         keys = cls(SealContext(parameters), rng)
         keys._public = keys._make_public(galois_steps, relinearisation)
         return keys
@@ -119,6 +126,11 @@ class ClientKeys:
     def secret_residues(self) -> Residues:
         """Secret modulo the data primes, NTT form, (primes, N)."""
         return self._secret[:-1]
+
+    @property
+    def base_secret_residues(self) -> Residues:
+        """Secret modulo the base primes."""
+        return self._secret[:BASE_PRIMES]
 
     def public_bytes(self) -> bytes:
         """What the server needs: seed, public key, switching keys; `public_key_bytes` long."""
@@ -158,7 +170,7 @@ class ClientKeys:
 
     def encrypt_rows(self, uniform: Residues, message: Residues) -> Residues:
         """-(a s + e) + m for each row, NTT form, fresh noise."""
-        primes = self.parameters.primes
+        primes = self.parameters.primes[: message.shape[1]]
         return add(self._mask_uniform(uniform, primes), message, primes)
 
 
@@ -212,6 +224,11 @@ class ServerKeys:
         public = np.stack([body[0], uniform[0]])
         context = SealContext(parameters)
         return cls(parameters, context, public, KeySwitcher(parameters), by_step, relin)
+
+    @property
+    def base_public_key(self) -> Residues:
+        """The public key modulo the base primes."""
+        return self.public_key[:, :BASE_PRIMES]
 
     def rotation_key(self, step: int) -> SwitchingKey:
         """The key of a rotation by `step` slots."""

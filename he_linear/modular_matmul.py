@@ -68,13 +68,13 @@ def _split_matrices(values, base, limbs):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _split_operand(values, base, operand):  # type: ignore[no-untyped-def]
-    """(inner, 2, N) to (blocks, inner, [high | low] x 2 x N / blocks)."""
-    inner, _, n = values.shape
+    """(inner, polys, N) to (blocks, inner, [high | low] x polys x N / blocks)."""
+    inner, polys, n = values.shape
     blocks, _, width = operand.shape
     run = n // blocks
     shrink = 1.0 / base
     for i in range(inner):
-        for poly in range(2):
+        for poly in range(polys):
             for block in range(blocks):
                 high = operand[block, i, poly * run : (poly + 1) * run]
                 low = operand[block, i, width // 2 + poly * run : width // 2 + (poly + 1) * run]
@@ -88,14 +88,15 @@ def _split_operand(values, base, operand):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _combine(products, square, base, p, start, out):  # type: ignore[no-untyped-def]
-    """Out (rows, 2, N) += high * base^2 + middle * base + low, from block `start` on."""
+    """Out (rows, polys, N) += high * base^2 + middle * base + low, from block `start` on."""
     inv = 1.0 / p
     square_inv, base_inv = square / p, base / p
     blocks, double, width = products.shape
-    rows, run = double // 2, width // 4
-    half = width // 2
+    polys = out.shape[1]
+    rows, half = double // 2, width // 2
+    run = half // polys
     for i in range(rows):
-        for poly in range(2):
+        for poly in range(polys):
             for block in range(blocks):
                 at = (start + block) * run
                 target = out[i, poly, at : at + run]
@@ -111,16 +112,17 @@ def _combine(products, square, base, p, start, out):  # type: ignore[no-untyped-
 
 
 def modular_matmul(matrices: LimbMatrices, values: Floats) -> Floats:
-    """Blockwise (rows, inner) @ (inner, 2 x run): values (inner, 2, N) to (rows, 2, N).
+    """Blockwise (rows, inner) @ (inner, polys x run): (inner, polys, N) to (rows, polys, N).
 
-    Block i of N / blocks consecutive columns meets matrix i. Values are centred.
+    polys is 2 for ciphertexts, 1 for plaintexts. Block i of N / blocks consecutive columns meets
+    matrix i. Values are centred.
     """
     p, bits = matrices.p, limb_bits(matrices.p)
     blocks, double, inner = matrices.limbs.shape
-    n = values.shape[-1]
-    operand = np.empty((blocks, inner, 4 * n // blocks))
+    polys, n = values.shape[1:]
+    operand = np.empty((blocks, inner, 2 * polys * n // blocks))
     _split_operand(values, 2.0**bits, operand)
-    out = np.zeros((double // 2, 2, n))
+    out = np.zeros((double // 2, polys, n))
     square = centred(1 << (2 * bits), p)
     for start in range(0, blocks, _BATCH):
         part = slice(start, start + _BATCH)

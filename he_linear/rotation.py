@@ -24,7 +24,7 @@ def rotations(ciphertext: Floats, steps: Sequence[int], keys: ServerKeys) -> Flo
 
 
 def relinearise(products: Floats, keys: ServerKeys) -> Residues:
-    """Centred (n, 3, primes, N) to residues (n, 2, primes, N)."""
+    """Centred (n, 3, level, N) to residues (n, 2, level, N)."""
     key = keys.relinearisation_key()
     out = np.stack([keys.switcher.relinearise(product, key) for product in products])
-    return from_centred(out, keys.parameters.primes)
+    return from_centred(out, keys.parameters.primes[: products.shape[2]])

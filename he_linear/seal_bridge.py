@@ -32,8 +32,7 @@ class SealContext:
         self.parameters = parameters
         literal = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
         literal.set_poly_modulus_degree(parameters.poly_degree)
-        sizes = [*parameters.prime_bits, parameters.special_prime_bits]
-        literal.set_coeff_modulus(seal.CoeffModulus.Create(parameters.poly_degree, sizes))
+        literal.set_coeff_modulus([seal.Modulus(p) for p in parameters.all_primes])
         self.context = seal.SEALContext(literal, True, seal.SEC_LEVEL_TYPE.TC128)
         assert self.context.parameters_set()
         self.evaluator = seal.Evaluator(self.context)

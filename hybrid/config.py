@@ -51,6 +51,8 @@ class CkksConfig(_Strict):
     """Name of a 128-bit parameter set, see `he_linear.PARAMETER_SETS`."""
     baby_steps: Literal[2, 4, 8, 16, 32, 64]
     """Rotations kept per input ciphertext; also decides which rotation keys are made."""
+    linear_phase: Literal["online", "offline"]
+    """Whether linear layers meet their ciphertexts before the input is known."""
 
 
 class MpcConfig(_Strict):

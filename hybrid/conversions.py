@@ -2,16 +2,18 @@
 
 Shares become ciphertexts and come back in one question and one answer (2 rounds): the client
 encrypts the centred lift of its share, the server adds its own as a plaintext, evaluates,
-re-randomises, switches to 2^64, masks every coefficient and returns. DESIGN: "Shares to
-ciphertext" and "Ciphertext to shares"; the ciphertext halves live in `he_linear.conversions`.
+re-randomises, switches to 2^64, masks every coefficient and returns. Question and answer travel
+in several frames, so that the parties work at the same time. DESIGN: "Shares to ciphertext" and
+"Ciphertext to shares"; the ciphertext halves live in `he_linear.conversions`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +24,14 @@ from he_linear.params import CkksParameters
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
+from transport.errors import UsageError
 from transport.randomness import SecureRandom
 from transport.traffic import Party, Traffic
 
-Evaluate = Callable[[list[RingArray], ServerKeys], RingArray]
-"""Maps residues (n, 2, primes, N) of each operand to those of the result; server only."""
+Uploads = Iterator[list[RingArray]]
+"""For each frame, the residues (n, 2, level, N) of its ciphertexts of every operand."""
+Evaluate = Callable[[Uploads, ServerKeys], Iterable[RingArray]]
+"""Yields the result's residues (n, 2, base primes, N), frame by frame; server only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,18 @@ class Operand:
     real: RingArray
     imag: RingArray | None
     scale: float
-    """Multiplier of the integers at encoding, a power of two."""
+    """Multiplier of the integers at encoding."""
+
+    def part(self, start: int, count: int) -> Operand:
+        """Some of its ciphertexts."""
+        rows = slice(start, start + count)
+        imag = None if self.imag is None else self.imag[rows]
+        return Operand(self.real[rows], imag, self.scale)
+
+
+def _sizes(count: int, frames: int) -> list[int]:
+    """`count` ciphertexts over `frames` frames, the first ones larger by at most one."""
+    return [count // frames + (i < count % frames) for i in range(frames)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +60,7 @@ class Conversion:
     """Public description of one trip into ciphertexts and back."""
 
     parameters: CkksParameters
+    """At the level of the operands."""
     inputs: tuple[int, ...]
     """Ciphertexts of each operand."""
     outputs: int
@@ -55,12 +72,27 @@ class Conversion:
     """Of the shares that are lifted."""
     parts: int = 1
     """2 where real and imaginary parts of the result both carry numbers."""
+    up_frames: int = 1
+    down_frames: int = 1
+
+    def uploads(self) -> list[list[int]]:
+        """Ciphertexts of every operand in each frame of the question."""
+        split = [_sizes(count, self.up_frames) for count in self.inputs]
+        return [list(counts) for counts in zip(*split, strict=True)]
+
+    def downloads(self) -> list[int]:
+        """Ciphertexts in each frame of the answer."""
+        return _sizes(self.outputs, self.down_frames)
+
+    def upload_bytes(self, counts: Sequence[int]) -> int:
+        """One frame of the question."""
+        return sum(he.encrypted_bytes(n, self.parameters) for n in counts)
 
     def traffic(self) -> Traffic:
-        """Exact: one frame each way."""
-        up = sum(he.encrypted_bytes(n, self.parameters) for n in self.inputs)
-        down = he.masked_bytes(self.outputs, self.parameters)
-        return Traffic.message(Party.CLIENT, up) + Traffic.message(Party.SERVER, down)
+        """Exact: one round each way."""
+        up = [self.upload_bytes(counts) for counts in self.uploads()]
+        down = [he.masked_bytes(count, self.parameters) for count in self.downloads()]
+        return Traffic(sum(up), sum(down), len(up), len(down), 2)
 
     def cost(self, input_rms_counts: Sequence[tuple[float, int]], output_rms: float) -> Cost:
         """Traffic and failure probability, given (rms, count) of the real inputs.
@@ -78,24 +110,45 @@ class Conversion:
         return Cost(self.traffic(), failure_probability=lifts * 2.0**-64 + coefficients)
 
 
+K = TypeVar("K", ClientKeys, ServerKeys)
+
+
+class KeyRing(Generic[K]):
+    """One party's keys for every parameter set of the plan."""
+
+    def __init__(self, keys: Iterable[K]) -> None:
+        self._keys: dict[CkksParameters, K] = {k.parameters.base: k for k in keys}
+
+    def __getitem__(self, parameters: CkksParameters) -> K:
+        """Keys of the set that these parameters, at any level, belong to."""
+        try:
+            return self._keys[parameters.base]
+        except KeyError:
+            raise UsageError(
+                f"ckks: no keys for prime sizes {parameters.prime_bits}; name the set in the plan"
+            ) from None
+
+
 class HomomorphicParty(ABC):
     """One party's keys and its side of every conversion."""
 
-    def __init__(self, parameters: CkksParameters, randomness: SecureRandom) -> None:
-        self.parameters = parameters
+    party: Party
+
+    def __init__(self, randomness: SecureRandom) -> None:
         self._randomness = randomness
 
-    def _encode(self, operand: Operand) -> NDArray[np.uint64]:
+    @staticmethod
+    def encode(operand: Operand, parameters: CkksParameters) -> NDArray[np.uint64]:
+        """Residues (ciphertexts, level, N) of this party's share."""
         imag = None if operand.imag is None else operand.imag.view(np.int64)
-        real = operand.real.view(np.int64)
-        return he.encode_integers(real, imag, operand.scale, self.parameters)
+        return he.encode_integers(operand.real.view(np.int64), imag, operand.scale, parameters)
 
-    def _decode(
-        self, coefficients: RingArray, conversion: Conversion
-    ) -> tuple[RingArray, RingArray]:
-        scale = he.switched_scale(conversion.scale, self.parameters)
+    @staticmethod
+    def decode(coefficients: RingArray, conversion: Conversion) -> tuple[RingArray, RingArray]:
+        """Shares of real and imaginary slots of coefficients (n, N)."""
+        scale = he.switched_scale(conversion.scale, conversion.parameters)
         return he.decode_coefficients(
-            coefficients, scale, conversion.fraction_bits, self.parameters
+            coefficients, scale, conversion.fraction_bits, conversion.parameters
         )
 
     @abstractmethod
@@ -113,14 +166,19 @@ class HomomorphicParty(ABC):
         """
 
 
-class HomomorphicClient(HomomorphicParty):
-    """Holds the secret key."""
+def _joined(parts: list[tuple[RingArray, RingArray]]) -> tuple[RingArray, RingArray]:
+    real, imag = zip(*parts, strict=True)
+    return np.concatenate(real), np.concatenate(imag)
 
-    def __init__(
-        self, parameters: CkksParameters, keys: ClientKeys, randomness: SecureRandom
-    ) -> None:
-        super().__init__(parameters, randomness)
-        self._keys = keys
+
+class HomomorphicClient(HomomorphicParty):
+    """Holds the secret keys."""
+
+    party = Party.CLIENT
+
+    def __init__(self, keys: Iterable[ClientKeys], randomness: SecureRandom) -> None:
+        super().__init__(randomness)
+        self._keys = KeyRing(keys)
 
     def apply(
         self,
@@ -130,25 +188,33 @@ class HomomorphicClient(HomomorphicParty):
         channel: Channel,
     ) -> tuple[RingArray, RingArray]:
         """Encrypt, send, receive, unmask, decode."""
-        encrypted = [
-            he.encrypt_seeded(self._encode(operand), self._keys, self._randomness)
-            for operand in operands
-        ]
+        keys = self._keys[conversion.parameters]
         channel.next_round()
-        channel.send(b"".join(encrypted))
-        answer = channel.recv(he.masked_bytes(conversion.outputs, self.parameters))
-        coefficients = he.unmask(answer, conversion.outputs, self._keys)
-        return self._decode(coefficients, conversion)
+        at = [0] * len(operands)
+        for counts in conversion.uploads():
+            parts = [o.part(i, n) for o, i, n in zip(operands, at, counts, strict=True)]
+            encoded = [self.encode(part, conversion.parameters) for part in parts]
+            channel.send(
+                b"".join(
+                    he.encrypt_seeded(residues, keys, self._randomness) for residues in encoded
+                )
+            )
+            at = [i + n for i, n in zip(at, counts, strict=True)]
+        results = []
+        for count in conversion.downloads():
+            answer = channel.recv(he.masked_bytes(count, conversion.parameters))
+            results.append(self.decode(he.unmask(answer, count, keys), conversion))
+        return _joined(results)
 
 
 class HomomorphicServer(HomomorphicParty):
     """Holds the evaluation keys and evaluates."""
 
-    def __init__(
-        self, parameters: CkksParameters, keys: ServerKeys, randomness: SecureRandom
-    ) -> None:
-        super().__init__(parameters, randomness)
-        self.keys = keys
+    party = Party.SERVER
+
+    def __init__(self, keys: Iterable[ServerKeys], randomness: SecureRandom) -> None:
+        super().__init__(randomness)
+        self._keys = KeyRing(keys)
 
     def apply(
         self,
@@ -159,17 +225,46 @@ class HomomorphicServer(HomomorphicParty):
     ) -> tuple[RingArray, RingArray]:
         """Receive, add, evaluate, re-randomise, switch, mask, send, decode."""
         # Encoded before the upload arrives, while the client is busy with the same work.
-        own = [self._encode(operand) for operand in operands]
-        sizes = [he.encrypted_bytes(n, self.parameters) for n in conversion.inputs]
+        own = [self.encode(operand, conversion.parameters) for operand in operands]
+        masks = self.answer(own, conversion, evaluate, channel)
+        return _joined([self.decode(mask, conversion) for mask in masks])
+
+    def answer(
+        self,
+        own: Sequence[RingArray] | None,
+        conversion: Conversion,
+        evaluate: Evaluate,
+        channel: Channel,
+    ) -> list[RingArray]:
+        """Receive, add own residues if any, evaluate, send: the masks (n, N) of every frame."""
+        keys = self._keys[conversion.parameters]
         channel.next_round()
-        upload = memoryview(channel.recv(sum(sizes)))
-        ciphertexts = []
-        start = 0
-        for size, count, residues in zip(sizes, conversion.inputs, own, strict=True):
-            parsed = he.parse_seeded(bytes(upload[start : start + size]), count, self.parameters)
-            ciphertexts.append(he.add_plain(parsed, residues, self.parameters))
-            start += size
-        result = evaluate(ciphertexts, self.keys)
-        message, mask = he.mask_for_client(result, self.keys, self._randomness)
-        channel.send(message)
-        return self._decode(mask, conversion)
+        uploads = self._uploads(own, conversion, channel)
+        masks = []
+        for result, count in zip(evaluate(uploads, keys), conversion.downloads(), strict=True):
+            assert len(result) == count
+            message, mask = he.mask_for_client(result, keys, self._randomness)
+            channel.send(message)
+            masks.append(mask)
+        return masks
+
+    @staticmethod
+    def _uploads(
+        own: Sequence[RingArray] | None, conversion: Conversion, channel: Channel
+    ) -> Uploads:
+        at = [0] * len(conversion.inputs)
+        for counts in conversion.uploads():
+            upload = memoryview(channel.recv(conversion.upload_bytes(counts)))
+            ciphertexts, start = [], 0
+            for index, count in enumerate(counts):
+                size = he.encrypted_bytes(count, conversion.parameters)
+                parsed = he.parse_seeded(
+                    bytes(upload[start : start + size]), count, conversion.parameters
+                )
+                if own is not None:
+                    residues = own[index][at[index] : at[index] + count]
+                    parsed = he.add_plain(parsed, residues, conversion.parameters)
+                ciphertexts.append(parsed)
+                start += size
+                at[index] += count
+            yield ciphertexts

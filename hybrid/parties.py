@@ -130,13 +130,17 @@ class ClientSession(_SessionParts):
         plan = self.agree_on_plan(architecture, bounds)
         self.table = receive_table(self.channel, architecture, digest)
         self.progress("keys", -1)
-        steps, relinearise = plan.galois_steps, plan.needs_relinearisation
-        parameters = plan.context.parameters
         randomness = SecureRandom(domain="ckks client")
-        keys = ClientKeys.generate(parameters, steps, relinearise, randomness)
-        self.channel.send(keys.public_bytes())
+        keys = []
+        for wanted in plan.key_sets:
+            keys.append(
+                ClientKeys.generate(
+                    wanted.parameters, wanted.galois_steps, wanted.relinearise, randomness
+                )
+            )
+            self.channel.send(keys[-1].public_bytes())
         source = self.start_correlations(plan, dealer)
-        homomorphic = HomomorphicClient(parameters, keys, randomness)
+        homomorphic = HomomorphicClient(keys, randomness)
         self.progress("waiting for encoded weights", -1)
         self.channel.recv(1)
         self.plan, self._session = plan, self.session(plan, homomorphic, source)
@@ -179,8 +183,6 @@ class ServerSession(_SessionParts):
         send_public(self.channel, description)
         plan = self.agree_on_plan(model.architecture, model.bounds)
         send_table(self.channel, table)
-        steps, relinearise = plan.galois_steps, plan.needs_relinearisation
-        parameters = plan.context.parameters
         maps = fold(model.weights, model.architecture)
         self.progress("encoding weights", -1)
         # Encoded while the client makes its keys.
@@ -189,10 +191,15 @@ class ServerSession(_SessionParts):
             for step in plan.steps
             if isinstance(step.operator, LinearOperator)
         }
-        data = self.channel.recv(public_key_bytes(parameters, len(steps), relinearise))
-        keys = ServerKeys.parse(parameters, data, steps, relinearise)
+        keys = []
+        for wanted in plan.key_sets:
+            size = len(wanted.galois_steps), wanted.relinearise
+            data = self.channel.recv(public_key_bytes(wanted.parameters, *size))
+            keys.append(
+                ServerKeys.parse(wanted.parameters, data, wanted.galois_steps, wanted.relinearise)
+            )
         source = self.start_correlations(plan, dealer)
-        homomorphic = HomomorphicServer(parameters, keys, SecureRandom(domain="ckks server"))
+        homomorphic = HomomorphicServer(keys, SecureRandom(domain="ckks server"))
         self.channel.send(b"\x00")
         self.plan = plan
         self._state = self._run_state(plan, homomorphic, source, encoded, maps["pool"])

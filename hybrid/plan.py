@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from he_linear.params import PARAMETER_SETS, CkksParameters
+from he_linear.params import PARAMETER_SETS, CkksParameters, set_for_products
 from hybrid.architecture import Architecture
 from hybrid.calibration import Bounds
 from hybrid.catalog import Catalog
@@ -35,7 +35,15 @@ from transport.errors import ConfigError
 from transport.traffic import Traffic
 
 CORRELATIONS_STEP = "correlations"
+OFFLINE, ONLINE = "offline", "online"
 MAX_FAILURE_PROBABILITY = 2.0**-20
+_POLYNOMIAL_PRODUCTS = 4
+"""Products one after the other that the polynomials of the protocols take."""
+
+
+def offline_name(node: str) -> str:
+    """Name of what a step prepares before the input is known."""
+    return f"prepare {node}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +52,33 @@ class Step:
 
     operator: Operator
     cost: Cost
+    offline: Cost
+    """Of what it prepares before the input is known."""
 
     @property
     def node(self) -> Node:
         """The graph node this step computes."""
         return self.operator.node
+
+    @property
+    def prepares(self) -> bool:
+        """Whether there is offline work besides correlations."""
+        return self.offline != NO_COST
+
+    @property
+    def offline_name(self) -> str:
+        """Name of the offline row of this step."""
+        return offline_name(self.node.name)
+
+
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """Evaluation keys under one parameter set."""
+
+    parameters: CkksParameters
+    galois_steps: tuple[int, ...]
+    """Rotation steps, ascending."""
+    relinearise: bool
 
 
 @dataclass(frozen=True)
@@ -72,15 +102,13 @@ class Plan:
         return self.cost.ots
 
     @property
-    def galois_steps(self) -> tuple[int, ...]:
-        """Rotation steps that need keys, ascending."""
-        return tuple(sorted({s for step in self.steps for s in step.operator.galois_steps}))
-
-    @property
-    def needs_relinearisation(self) -> bool:
-        """Whether any step multiplies ciphertexts."""
+    def key_sets(self) -> tuple[KeySet, ...]:
+        """Evaluation keys of a session, for each parameter set."""
+        steps = tuple(sorted({s for step in self.steps for s in step.operator.galois_steps}))
         in_slots = not isinstance(self.context.mpc.products, OtProducts)
-        return in_slots or any(step.operator.needs_relinearisation for step in self.steps)
+        relinearise = in_slots or any(s.operator.needs_relinearisation for s in self.steps)
+        sets = (KeySet(self.context.parameters, steps, relinearise),)
+        return (*sets, KeySet(self.context.deep, (), True)) if in_slots else sets
 
     def rows(self) -> list[dict[str, Any]]:
         """The plan as plain data: what is printed, hashed and predicted."""
@@ -91,17 +119,19 @@ class Plan:
             "engine": "mpc_nonlinear",
             "protocol": self.source.name,
             "shape": [self.correlations.client_sends, self.correlations.server_sends],
-            "phase": "offline",
+            "phase": OFFLINE,
             "parameters": {},
             "predicted": traffic_row(self.offline_traffic),
             "correlations": 0,
             "failure_probability": 0.0,
         }
-        return [offline, *(_row(step) for step in self.steps)]
+        prepared = [_offline_row(step) for step in self.steps if step.prepares]
+        return [offline, *prepared, *(_row(step) for step in self.steps)]
 
     def digest(self) -> str:
         """SHA-256 of all rows and keys."""
-        agreed = [self.rows(), list(self.galois_steps), self.needs_relinearisation]
+        keys = [[k.parameters.prime_bits, k.galois_steps, k.relinearise] for k in self.key_sets]
+        agreed = [self.rows(), keys]
         return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
 
 
@@ -114,6 +144,17 @@ def traffic_row(traffic: Traffic) -> dict[str, int]:
     }
 
 
+def _offline_row(step: Step) -> dict[str, Any]:
+    return {
+        **_row(step),
+        "name": step.offline_name,
+        "phase": OFFLINE,
+        "predicted": traffic_row(step.offline.traffic),
+        "correlations": 0,
+        "failure_probability": 0.0,
+    }
+
+
 def _row(step: Step) -> dict[str, Any]:
     node = step.node
     return {
@@ -123,7 +164,7 @@ def _row(step: Step) -> dict[str, Any]:
         "engine": step.operator.engine,
         "protocol": step.operator.protocol,
         "shape": list(node.shape),
-        "phase": "online",
+        "phase": ONLINE,
         "parameters": step.operator.parameters(),
         "predicted": traffic_row(step.cost.traffic),
         "correlations": step.cost.ots.total,
@@ -138,17 +179,20 @@ def build_plan(
     parameters = _parameters(config)
     fixed_point = FixedPoint(config.mpc.fraction_bits)
     source: type[CorrelationSource] = catalog["correlations", config.mpc.correlations]
-    products = _products(config, parameters, fixed_point, source)
+    deep = set_for_products(_POLYNOMIAL_PRODUCTS)
+    products = _products(config, parameters, deep, fixed_point, source)
     context = PlanContext(
         parameters,
         Context(fixed_point, products),
+        deep,
         config.ckks.baby_steps,
         config.mpc.output_bits,
+        config.ckks.linear_phase == "offline",
     )
     steps = []
     for node in build_graph(architecture, config.model.tokens, bounds):
         operator = _BUILDERS[node.op](node, context, config, catalog, architecture)
-        steps.append(Step(operator, operator.cost()))
+        steps.append(Step(operator, operator.cost(), operator.offline_cost()))
     needed = sum((step.cost.ots for step in steps), OtCount())
     plan = Plan(tuple(steps), context, source, source.production_traffic(needed))
     if plan.cost.failure_probability > MAX_FAILURE_PROBABILITY:
@@ -174,11 +218,12 @@ def _parameters(config: RunConfig) -> CkksParameters:
 def _products(
     config: RunConfig,
     parameters: CkksParameters,
+    deep: CkksParameters,
     fixed_point: FixedPoint,
     source: type[CorrelationSource],
 ) -> Products:
     """The `multiply` choice; "cheapest" compares declared bytes product by product."""
-    in_slots = CkksProducts(parameters, fixed_point.fraction_bits)
+    in_slots = CkksProducts(parameters, deep, fixed_point.fraction_bits)
     by_ot = OtProducts(fixed_point.fraction_bits)
     many = OtCount(1 << 20, 1 << 20)
     bytes_per_ot = source.production_traffic(many).sent_bytes / many.total

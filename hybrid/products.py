@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from he_linear.keys import ServerKeys
+from he_linear.packings.slot_polynomial import Circuit, SlotPolynomialPacking
 from he_linear.packings.slot_product import SlotProductPacking
 from he_linear.params import CkksParameters
-from hybrid.conversions import Conversion, Evaluate, HomomorphicParty, Operand
+from hybrid.conversions import Conversion, Evaluate, HomomorphicParty, Operand, Uploads
 from mpc_nonlinear.cost import Cost
-from mpc_nonlinear.fixed_point import RingArray
-from mpc_nonlinear.products import Bounds, Products
+from mpc_nonlinear.fixed_point import RING_BITS, RingArray
+from mpc_nonlinear.products import Bounds, FactoredPolynomial, Products
 from mpc_nonlinear.session import Session
 
-_PRODUCT_SCALE_BITS = 50
-"""Scale of a product of root mean square one; larger products get a smaller scale, so that
-the chance of a wrong lift stays the same."""
+_PRODUCT_SCALE_BITS = 26
+"""Scale, after the switch to 2^64, of a result of root mean square one; larger results get a
+smaller scale, so that the chance of a wrong lift stays the same."""
+_POLYNOMIAL_SCALE_BITS = 27
+"""Of polynomials: their noise is larger, their ciphertexts are fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,9 @@ class CkksProducts(Products):
     max_error_units = 64
 
     parameters: CkksParameters
+    """Of products."""
+    deep: CkksParameters
+    """Of polynomials."""
     fraction_bits: int
     party: HomomorphicParty | None = None
     """This party's keys; absent while only costs are asked for."""
@@ -57,10 +63,59 @@ class CkksProducts(Products):
         """Shares of x * x / 2^shift."""
         return self._run([x], session, bounds)
 
-    @staticmethod
-    def _operand_scale_bits(bounds: Bounds) -> tuple[int, int]:
+    def polynomial_cost(self, count: int, polynomial: FactoredPolynomial) -> Cost:
+        """One encrypted operand up, one result down, however many products."""
+        _, conversion, _ = self._polynomial(count, polynomial)
+        return conversion.cost([(polynomial.input_rms, count)], polynomial.output_rms)
+
+    def polynomial(
+        self, x: RingArray, polynomial: FactoredPolynomial, session: Session
+    ) -> RingArray:
+        """Shares of the polynomial's values: all products in one trip. 2 rounds."""
+        assert self.party is not None
+        packing, conversion, input_scale = self._polynomial(x.size, polynomial)
+        # z = x / 2^input_shift has scale `input_scale`.
+        scale = input_scale * 2.0 ** -(self.fraction_bits + polynomial.input_shift)
+        operand = Operand(_packed(packing, x), None, scale)
+
+        def evaluate(uploads: Uploads, keys: ServerKeys) -> Iterator[RingArray]:
+            for (ciphertexts,) in uploads:
+                yield packing.evaluate(ciphertexts, input_scale, keys)
+
+        real, _ = self.party.apply([operand], conversion, evaluate, session.channel)
+        return packing.unpack(real).reshape(x.shape)
+
+    def _polynomial(
+        self, count: int, polynomial: FactoredPolynomial
+    ) -> tuple[SlotPolynomialPacking, Conversion, float]:
+        """Packing, trip, and the scale of z that gives the result its scale."""
+        circuit = Circuit(
+            polynomial.factors, polynomial.even, polynomial.with_input, polynomial.squarings
+        )
+        packing = SlotPolynomialPacking(self.deep, count, circuit)
+        parameters = packing.parameters
+        per_switched = parameters.base.modulus * 2.0**-RING_BITS
+        wanted = 2.0**_POLYNOMIAL_SCALE_BITS * per_switched / polynomial.output_rms
+        # The leading factor belongs to the decoding.
+        wanted *= polynomial.leading
+        input_scale = (wanted / packing.result_scale(1.0)) ** (1 / circuit.degree)
+        scale = packing.result_scale(input_scale) / polynomial.leading
+        frames = packing.output_ciphertexts
+        conversion = Conversion(
+            parameters,
+            packing.operand_ciphertexts,
+            packing.output_ciphertexts,
+            scale,
+            self.fraction_bits,
+            up_frames=frames,
+            down_frames=frames,
+        )
+        return packing, conversion, input_scale
+
+    def _operand_scale_bits(self, bounds: Bounds) -> tuple[int, int]:
         """log2 of the operands' message scales; both then weigh the same against their noise."""
         total = _PRODUCT_SCALE_BITS - math.ceil(math.log2(max(1.0, bounds.product_rms)))
+        total += round(math.log2(self.parameters.modulus)) - RING_BITS
         first = round((total + math.log2(bounds.y_rms / bounds.x_rms)) / 2)
         return first, total - first
 
@@ -73,6 +128,8 @@ class CkksProducts(Products):
             packing.output_ciphertexts,
             2.0 ** (2 * first if operands == 1 else first + second),
             self.fraction_bits - bounds.shift,
+            up_frames=packing.input_ciphertexts,
+            down_frames=packing.output_ciphertexts,
         )
 
     def _run(self, operands: list[RingArray], session: Session, bounds: Bounds) -> RingArray:
@@ -80,11 +137,7 @@ class CkksProducts(Products):
         count = operands[0].size
         packing = SlotProductPacking(self.parameters, count)
         packed = [
-            Operand(
-                packing.pack(x.reshape(-1).view(np.int64)).view(np.uint64),
-                None,
-                2.0 ** (bits - self.fraction_bits),
-            )
+            Operand(_packed(packing, x), None, 2.0 ** (bits - self.fraction_bits))
             for x, bits in zip(operands, self._operand_scale_bits(bounds), strict=False)
         ]
         conversion = self._conversion(count, len(operands), bounds)
@@ -92,11 +145,14 @@ class CkksProducts(Products):
         return packing.unpack(real).reshape(operands[0].shape)
 
 
+def _packed(packing: SlotProductPacking | SlotPolynomialPacking, x: RingArray) -> RingArray:
+    return packing.pack(x.reshape(-1).view(np.int64)).view(np.uint64)
+
+
 def _evaluate(packing: SlotProductPacking) -> Evaluate:
-    def evaluate(ciphertexts: list[RingArray], keys: ServerKeys) -> RingArray:
-        if len(ciphertexts) == 1:
-            return packing.evaluate_square(ciphertexts[0], keys)
-        return packing.evaluate(ciphertexts[0], ciphertexts[1], keys)
+    def evaluate(uploads: Uploads, keys: ServerKeys) -> Iterator[RingArray]:
+        for ciphertexts in uploads:
+            yield packing.evaluate(ciphertexts[0], ciphertexts[-1], keys)
 
     return evaluate
 
@@ -126,6 +182,21 @@ class CheapestProducts(Products):
     def square_cost(self, count: int, bounds: Bounds) -> Cost:
         """Cost of the cheapest choice."""
         return min((p.square_cost(count, bounds) for p in self._choices), key=self._sent_bytes)
+
+    def polynomial_cost(self, count: int, polynomial: FactoredPolynomial) -> Cost:
+        """Cost of the cheapest choice."""
+        return min(
+            (p.polynomial_cost(count, polynomial) for p in self._choices), key=self._sent_bytes
+        )
+
+    def polynomial(
+        self, x: RingArray, polynomial: FactoredPolynomial, session: Session
+    ) -> RingArray:
+        """The cheapest choice for this many elements."""
+        chosen = min(
+            self._choices, key=lambda p: self._sent_bytes(p.polynomial_cost(x.size, polynomial))
+        )
+        return chosen.polynomial(x, polynomial, session)
 
     def multiply(self, x: RingArray, y: RingArray, session: Session, bounds: Bounds) -> RingArray:
         """The cheapest choice for this many elements."""

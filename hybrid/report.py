@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.plan import Plan, traffic_row
+from hybrid.plan import CORRELATIONS_STEP, OFFLINE, Plan, offline_name, traffic_row
 from hybrid.runner import Measured
 from transport.traffic import NO_TRAFFIC, Traffic
-
-OFFLINE, ONLINE = "offline", "online"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +73,35 @@ def step_rows(plan: Plan, measured: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def share_offline_cost(rows: list[dict[str, Any]]) -> None:
-    """Spread what producing correlations cost over the steps that consumed them."""
-    produced = next(row["measured"] for row in rows if row["phase"] == OFFLINE)
+    """Spread the offline phase over the steps it was for.
+
+    Correlations by how many a step consumed; what a step prepared is its own.
+    """
+    offline = {row["name"]: row["measured"] for row in rows if row["phase"] == OFFLINE}
+    produced = offline[CORRELATIONS_STEP]
     used = sum(row["correlations"] for row in rows) or 1
-    sent_bytes = produced["client_sent_bytes"] + produced["server_sent_bytes"]
     for row in rows:
         part = row["correlations"] / used
+        own = offline.get(offline_name(row["name"]), {})
         row["offline_share"] = {
-            "seconds": produced["seconds"] * part,
-            "sent_bytes": round(sent_bytes * part),
+            "seconds": produced["seconds"] * part + own.get("seconds", 0.0),
+            "sent_bytes": round(_sent(produced) * part) + (_sent(own) if own else 0),
         }
 
 
+def _sent(measured: Mapping[str, Any]) -> int:
+    return int(measured["client_sent_bytes"] + measured["server_sent_bytes"])
+
+
 def totals(measured: Sequence[Measured]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Offline (the first step) and online (all others)."""
-    offline, online = measured[0], measured[1:]
-    return (
-        phase_row(offline.seconds, offline.traffic),
-        phase_row(sum(m.seconds for m in online), sum((m.traffic for m in online), NO_TRAFFIC)),
-    )
+    """Offline and online."""
+
+    def summed(steps: list[Measured]) -> dict[str, Any]:
+        traffic = sum((m.traffic for m in steps), NO_TRAFFIC)
+        return phase_row(sum(m.seconds for m in steps), traffic)
+
+    offline = [m for m in measured if m.phase == OFFLINE]
+    return summed(offline), summed([m for m in measured if m.phase != OFFLINE])
 
 
 def add_phases(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +152,7 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
 def _phase_table(report: Mapping[str, Any]) -> Table:
     head = ["phase", "seconds", "client sent MB", "server sent MB", "rounds"]
     rows = []
-    for phase in ("setup", OFFLINE, ONLINE, "total"):
+    for phase in ("setup", OFFLINE, "online", "total"):
         row = report[phase]
         rows.append([phase, *measured_cells(row)])
     return head, rows
@@ -164,7 +172,7 @@ def group_table(steps: Sequence[Mapping[str, Any]], by: str) -> Table:
     """Steps summed by operation, or by layer and engine."""
     groups: dict[tuple[str, str], dict[str, Any]] = {}
     for step in steps:
-        label = step["op"] if by == "op" else _layer_name(step["layer"])
+        label = _op_name(step) if by == "op" else _layer_name(step["layer"])
         into = groups.setdefault((label, step["engine"]), {"count": 0})
         into["count"] += 1
         for key in ("seconds", "client_sent_bytes", "server_sent_bytes", "rounds"):
@@ -180,6 +188,11 @@ def group_table(steps: Sequence[Mapping[str, Any]], by: str) -> Table:
         for (label, engine), g in groups.items()
     ]
     return head, rows
+
+
+def _op_name(step: Mapping[str, Any]) -> str:
+    prepared = step["phase"] == OFFLINE and step["name"] != CORRELATIONS_STEP
+    return f"{step['op']} (offline)" if prepared else str(step["op"])
 
 
 def _layer_name(layer: int) -> str:

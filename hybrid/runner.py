@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hybrid.graph import INPUT_EDGE
 from hybrid.operators.base import RunState
-from hybrid.plan import CORRELATIONS_STEP, Plan
+from hybrid.plan import CORRELATIONS_STEP, OFFLINE, ONLINE, Plan
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
 from transport.traffic import Traffic
@@ -24,6 +24,7 @@ class Measured:
     name: str
     seconds: float
     traffic: Traffic
+    phase: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def run_request(
 ) -> RequestResult:
     """Offline step, then every online step. `own_input` is this party's share of the embedding."""
     channel = state.session.channel
-    measured = [_offline(plan, state, request, progress)]
+    measured = _offline(plan, state, request, progress)
     edges = {INPUT_EDGE: own_input}
     uses = _uses(plan)
     for step in plan.steps:
@@ -58,18 +59,28 @@ def run_request(
     return RequestResult(tuple(measured), edges["output"])
 
 
-def _offline(plan: Plan, state: RunState, request: int, progress: Progress) -> Measured:
+def _offline(plan: Plan, state: RunState, request: int, progress: Progress) -> list[Measured]:
     channel = state.session.channel
     progress(CORRELATIONS_STEP, -1)
     start = time.perf_counter()
     with channel.step(step_label(request, CORRELATIONS_STEP)):
         state.session.correlations.produce(plan.correlations, channel)
-    return _measure(channel, request, CORRELATIONS_STEP, start)
+    measured = [_measure(channel, request, CORRELATIONS_STEP, start, OFFLINE)]
+    for step in plan.steps:
+        if step.prepares:
+            progress(step.offline_name, step.node.layer)
+            start = time.perf_counter()
+            with channel.step(step_label(request, step.offline_name)):
+                step.operator.prepare(state)
+            measured.append(_measure(channel, request, step.offline_name, start, OFFLINE))
+    return measured
 
 
-def _measure(channel: Channel, request: int, name: str, start: float) -> Measured:
+def _measure(
+    channel: Channel, request: int, name: str, start: float, phase: str = ONLINE
+) -> Measured:
     traffic = channel.traffic(step_label(request, name))
-    return Measured(name, time.perf_counter() - start, traffic)
+    return Measured(name, time.perf_counter() - start, traffic, phase)
 
 
 def _uses(plan: Plan) -> dict[str, int]:

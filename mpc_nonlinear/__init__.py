@@ -1,9 +1,9 @@
 """Two-party protocols on additive shares modulo 2^64, for everything that is not linear."""
 
 from mpc_nonlinear.protocols.gelu import EvenPolynomialGelu
-from mpc_nonlinear.protocols.layernorm import NewtonLayerNorm
-from mpc_nonlinear.protocols.softmax import SquaringSoftmax
+from mpc_nonlinear.protocols.layernorm import OctaveLayerNorm
+from mpc_nonlinear.protocols.softmax import SquaredPolynomialSoftmax
 
-PROTOCOLS = (EvenPolynomialGelu, SquaringSoftmax, NewtonLayerNorm)
+PROTOCOLS = (EvenPolynomialGelu, SquaredPolynomialSoftmax, OctaveLayerNorm)
 
 __all__ = ["PROTOCOLS"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from he_linear.keys import ClientKeys, ServerKeys
-from he_linear.params import PARAMETER_SETS
+from he_linear.params import PARAMETER_SETS, CkksParameters
 from hybrid.conversions import HomomorphicClient, HomomorphicServer
 from hybrid.operators.base import EncodedLinear, PlanContext, RunState
 from hybrid.products import CkksProducts
@@ -23,30 +23,33 @@ from transport.randomness import SecureRandom
 from transport.traffic import Party, Traffic
 
 PARAMETERS = PARAMETER_SETS["n8192_q88"]
+DEEP = PARAMETER_SETS["n8192_q182"]
 FIXED_POINT = FixedPoint(16)
 UNIT = FIXED_POINT.unit
 
 
-def plan_context(baby_steps: int = 8) -> PlanContext:
+def plan_context(baby_steps: int = 8, *, linear_offline: bool = False) -> PlanContext:
     """Products in CKKS slots."""
-    products = CkksProducts(PARAMETERS, FIXED_POINT.fraction_bits)
-    return PlanContext(PARAMETERS, Context(FIXED_POINT, products), baby_steps, 6)
+    products = CkksProducts(PARAMETERS, DEEP, FIXED_POINT.fraction_bits)
+    mpc = Context(FIXED_POINT, products)
+    return PlanContext(PARAMETERS, mpc, DEEP, baby_steps, 6, linear_offline)
 
 
 _KEYS_LOCK = Lock()
 
 
-def keys(steps: tuple[int, ...]) -> tuple[ClientKeys, ServerKeys]:
-    """One key pair for each set of rotations, shared by tests: keys are not what they test."""
+def keys(steps: tuple[int, ...]) -> tuple[list[ClientKeys], list[ServerKeys]]:
+    """Key pairs of both sets for these rotations, shared by tests: keys are not what they test."""
     # Both parties' threads may ask first, and must get the same pair.
     with _KEYS_LOCK:
-        return _made_keys(steps)
+        pairs = [_made_keys(PARAMETERS, steps), _made_keys(DEEP, ())]
+        return [client for client, _ in pairs], [server for _, server in pairs]
 
 
 @lru_cache(maxsize=8)
-def _made_keys(steps: tuple[int, ...]) -> tuple[ClientKeys, ServerKeys]:
-    client = ClientKeys.generate(PARAMETERS, steps, True, SecureRandom())
-    return client, ServerKeys.parse(PARAMETERS, client.public_bytes(), steps, True)
+def _made_keys(parameters: CkksParameters, steps: tuple[int, ...]) -> tuple[ClientKeys, ServerKeys]:
+    client = ClientKeys.generate(parameters, steps, True, SecureRandom())
+    return client, ServerKeys.parse(parameters, client.public_bytes(), steps, True)
 
 
 def shares(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,9 +76,9 @@ def run_states(
 
     def party(channel: Channel) -> Any:
         if channel.party is Party.CLIENT:
-            homomorphic = HomomorphicClient(PARAMETERS, client_keys, SecureRandom())
+            homomorphic = HomomorphicClient(client_keys, SecureRandom())
         else:
-            homomorphic = HomomorphicServer(PARAMETERS, server_keys, SecureRandom())
+            homomorphic = HomomorphicServer(server_keys, SecureRandom())
         context = plan_context().mpc
         context = replace(context, products=replace(context.products, party=homomorphic))
         session = Session(channel, context, source, SecureRandom())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import erf
 
 from mpc_nonlinear.protocols import gelu, layernorm, softmax
 
@@ -14,31 +15,40 @@ def experiments_on_path(monkeypatch):
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parent.parent / "experiments"), *sys.path])
 
 
-def test_gelu_coefficients():
+def same(polynomial, found):
+    rows, leading, error = found
+    assert np.allclose(polynomial.factors, rows, rtol=2e-4)
+    assert np.isclose(polynomial.leading, leading, rtol=2e-4)
+    return error
+
+
+def test_gelu_polynomial():
     import fit_gelu
 
-    found, error = fit_gelu.coefficients()
-    assert np.allclose(found, gelu.COEFFICIENTS, rtol=1e-5, atol=0)
-    assert error < 1.2e-3
+    assert same(gelu.POLYNOMIAL, fit_gelu.factors()) < 8.6e-4
     assert fit_gelu.THRESHOLD == gelu.THRESHOLD
+    x = np.linspace(-fit_gelu.THRESHOLD - fit_gelu.SLACK, fit_gelu.THRESHOLD, 1001)
+    true = x * erf(x / np.sqrt(2)) / 2
+    assert np.abs(gelu.POLYNOMIAL(x) - true).max() < 8.7e-4
 
 
-def test_exponential_coefficients():
+def test_exponential():
     import fit_exp
 
-    found, error = fit_exp.coefficients()
-    assert np.allclose(found, softmax.EXPONENTIAL, atol=2e-5)
-    own = softmax.EXPONENTIAL
-    s = np.linspace(-softmax.CLIP / 8, fit_exp.HIGH, 1000)
-    assert np.abs(np.polynomial.polynomial.polyval(s, own) ** 8 - np.exp(8 * s)).max() < 2e-5
-    assert error < 2e-5
+    assert same(softmax.EXPONENTIAL, fit_exp.factors()) < 2.6e-5
+    assert fit_exp.LOW == -softmax.CLIP
+    x = np.linspace(fit_exp.LOW, fit_exp.HIGH, 1001)
+    error = np.abs(softmax.EXPONENTIAL(x) - np.exp(x))
+    assert (error < 2.6e-5 * np.exp(x / 2) + 1e-6).all()
 
 
-def test_starting_lines():
+def test_polynomials_of_a_row():
     import fit_rows
 
-    line, error = fit_rows.inverse_root()
-    assert np.allclose(line, layernorm.START, atol=1e-4)
-    assert error < 0.0223
-    constant, _ = fit_rows.doubled_reciprocal()
-    assert abs(constant - softmax._START) < 1e-3
+    s = np.linspace(fit_rows.LOW, fit_rows.HIGH, 1001)
+    for polynomial, found, true, largest in (
+        (layernorm.INVERSE_ROOT, fit_rows.inverse_root(), s**-0.5, 2.2e-6),
+        (softmax.RECIPROCAL, fit_rows.reciprocal(), 1 / s, 1.1e-5),
+    ):
+        assert same(polynomial, found) < largest
+        assert np.abs(polynomial(s) / true - 1).max() < largest + 1e-6

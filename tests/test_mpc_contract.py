@@ -33,7 +33,7 @@ from mpc_nonlinear.select import (
 )
 from mpc_nonlinear.session import Context, Session
 from mpc_nonlinear.truncate import round_exactly, round_exactly_cost, truncate, truncate_cost
-from tests.parties import PARAMETERS, keys
+from tests.parties import DEEP, PARAMETERS, keys
 from transport.local import run_both
 from transport.randomness import SecureRandom
 from transport.traffic import Party
@@ -68,14 +68,14 @@ def run(function, cost: Cost, *values: np.ndarray, in_slots: bool = False):
 
 
 def slot_products(party: Party | None = None) -> CkksProducts:
-    products = CkksProducts(PARAMETERS, 16)
+    products = CkksProducts(PARAMETERS, DEEP, 16)
     if party is None:
         return products
     client, server = keys(())
     holder = (
-        HomomorphicClient(PARAMETERS, client, SecureRandom())
+        HomomorphicClient(client, SecureRandom())
         if party is Party.CLIENT
-        else HomomorphicServer(PARAMETERS, server, SecureRandom())
+        else HomomorphicServer(server, SecureRandom())
     )
     return replace(products, party=holder)
 
@@ -313,7 +313,7 @@ def test_layernorm_with_one_octave_and_large_epsilon():
     protocol = LAYERNORM(
         width=5, epsilon=0.01, variance_min=1.0, variance_max=1.0, variance_rms=1.0, bound=8.0
     )
-    x = np.array([[1.0, -1, 2, 0.5, -2.5], [2.0, 3, 4, 5, 5.4]])
+    x = np.array([[1.0, -1, 1.5, 0.5, -2.0], [2.0, 3, 4, 5, 5.4]])
     assert np.abs(private(protocol, x, False) - protocol.true_function(x)).max() < 2**-8
 
 

@@ -73,11 +73,11 @@ CONFIG = """
 name: tiny
 model: {{path: {model}, tokens: {tokens}, embedding: public_table, pooling: mean, normalize: true}}
 texts: texts.txt
-ckks: {{parameters: n8192_q88, baby_steps: 8}}
+ckks: {{parameters: n8192_q88, linear_phase: offline, baby_steps: 8}}
 mpc: {{fraction_bits: 16, output_bits: 6, correlations: {correlations}}}
 protocols:
-  {{linear: token_periodic, attention: rotated_slots, gelu: even_polynomial, softmax: squarings,
-   layernorm: newton, multiply: cheapest}}
+  {{linear: token_periodic, attention: rotated_slots, gelu: even_polynomial,
+   softmax: squared_polynomial, layernorm: octave_polynomial, multiply: cheapest}}
 calibration: {{sentences: samples.txt, margin: 4.0}}
 runtime: {{timeout_s: 60.0, pin_cores: false}}
 """

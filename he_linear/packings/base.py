@@ -7,6 +7,7 @@ result modulo Q has `output_scale`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -117,6 +118,22 @@ class LinearPacking(Packing):
     @abstractmethod
     def evaluate(self, ciphertexts: Residues, encoded: Any, keys: ServerKeys) -> Residues:
         """(input ciphertexts, 2, primes, N) to (output ciphertexts, 2, primes, N)."""
+
+    def stream(
+        self, inputs: Iterator[Residues], encoded: Any, keys: ServerKeys
+    ) -> Iterator[Residues]:
+        """`evaluate` with ciphertexts (2, primes, N) coming and going one by one."""
+        yield from self.evaluate(np.stack(list(inputs)), encoded, keys)
+
+    def evaluate_plain(self, plaintexts: Residues, encoded: Any) -> Residues:  # noqa: ARG002
+        """The same linear map on plaintexts: (inputs, primes, N) to (outputs, primes, N).
+
+        Equal, modulo the primes, to what `evaluate` does to the messages inside.
+        """
+        raise UsageError(
+            f"packing {self.name}: has no evaluation on plaintexts, which linear layers prepared "
+            "offline need; choose token_periodic or phase online"
+        )
 
 
 class ProductPacking(Packing):

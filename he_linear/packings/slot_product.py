@@ -45,12 +45,11 @@ class SlotProductPacking(Packing):
         return real.ravel()[: self.count]
 
     def evaluate(self, left: Residues, right: Residues, keys: ServerKeys) -> Residues:
-        """Products of both operands' ciphertexts."""
+        """Products of both operands' ciphertexts; squares where they are the same array."""
         primes = self.parameters.primes
-        pairs = zip(to_centred(left, primes), to_centred(right, primes), strict=True)
-        products = [keys.switcher.tensor(a[None], b[None]) for a, b in pairs]
+        if left is right:
+            products = [keys.switcher.square(a) for a in to_centred(left, primes)]
+        else:
+            pairs = zip(to_centred(left, primes), to_centred(right, primes), strict=True)
+            products = [keys.switcher.tensor(a[None], b[None]) for a, b in pairs]
         return relinearise(np.stack(products), keys)
-
-    def evaluate_square(self, x: Residues, keys: ServerKeys) -> Residues:
-        """Squares of one operand's ciphertexts."""
-        return self.evaluate(x, x, keys)

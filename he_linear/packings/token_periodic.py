@@ -9,15 +9,17 @@ r = g n1 + b - c: baby steps rotate inputs, giant steps accumulate by Horner's r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from he_linear.embedding import slots_to_coefficients
 from he_linear.kernels import Floats, Residues, from_centred, multiply, to_centred
-from he_linear.keys import ServerKeys
+from he_linear.keys import ServerKeys, galois_element
 from he_linear.modular_matmul import LimbMatrices, modular_matmul
-from he_linear.ntt import subring_tables
+from he_linear.ntt import automorphism_order, subring_tables
 from he_linear.packings.base import (
     Integers,
     LinearPacking,
@@ -203,28 +205,66 @@ class TokenPeriodicPacking(LinearPacking):
         self, ciphertexts: Residues, encoded: TokenPeriodicWeights, keys: ServerKeys
     ) -> Residues:
         """Hoisted baby rotations, modular products by BLAS, giant rotations by Horner."""
+        return np.stack(list(self.stream(iter(ciphertexts), encoded, keys)))
+
+    def stream(
+        self, inputs: Iterator[Residues], encoded: TokenPeriodicWeights, keys: ServerKeys
+    ) -> Iterator[Residues]:
+        """`evaluate`, ciphertext by ciphertext: rotates while others arrive."""
         primes = self.parameters.primes
-        shifts = [step - self._columns for step in range(self._babies)]
-        babies = [rotations(ct, shifts, keys) for ct in to_centred(ciphertexts, primes)]
+        babies, received = [], []
+        for ciphertext in inputs:
+            received.append(ciphertext)
+            babies.append(rotations(to_centred(ciphertext, primes), self._shifts, keys))
         sums = self._multiply(np.stack(babies), encoded)
-        outputs = from_centred(self._giant_steps(sums, keys), primes)
+        for rows in sums:
+            yield from_centred(self._giant_steps(rows, keys), primes)
+        if encoded.diagonal is not None:
+            for ciphertext, factor in zip(received, encoded.diagonal, strict=True):
+                yield multiply(ciphertext, factor[None], primes)
+
+    def evaluate_plain(self, plaintexts: Residues, encoded: TokenPeriodicWeights) -> Residues:
+        """Rotations of plaintexts are permutations: no key switching."""
+        primes = self.parameters.primes
+        centred = to_centred(plaintexts, primes)
+        orders = [self._order(step) for step in self._shifts]
+        babies = np.stack([centred[..., order] for order in orders], axis=1)
+        sums = self._multiply(babies[:, :, None], encoded)
+        giant = self._order(self._babies)
+        moduli = np.array(primes, np.float64)[:, None]
+        outputs = []
+        for rows in sums[:, :, 0]:
+            total = rows[-1]
+            for row in rows[-2::-1]:
+                total = total[:, giant] + row
+                total -= moduli * np.rint(total / moduli)
+            outputs.append(total)
+        result = from_centred(np.stack(outputs), primes)
         if encoded.diagonal is None:
-            return outputs
-        scaled = multiply(ciphertexts, encoded.diagonal[:, None], primes)
-        return np.concatenate([outputs, scaled])
+            return result
+        return np.concatenate([result, multiply(plaintexts, encoded.diagonal, primes)])
+
+    @property
+    def _shifts(self) -> list[int]:
+        return [step - self._columns for step in range(self._babies)]
+
+    def _order(self, step: int) -> NDArray[np.int64]:
+        degree = self.parameters.poly_degree
+        return automorphism_order(galois_element(step, degree), degree)
 
     def _multiply(self, babies: Floats, encoded: TokenPeriodicWeights) -> Floats:
-        """(inputs, babies, 2, primes, N) to (outputs, giants, 2, primes, N)."""
-        p = self.parameters
-        shape = (self._products, self._giants, 2, len(p.primes), p.poly_degree)
+        """(inputs, babies, polys, primes, N) to (outputs, giants, polys, primes, N)."""
+        p, polys = self.parameters, babies.shape[2]
+        shape = (self._products, self._giants, polys, len(p.primes), p.poly_degree)
         out = np.empty(shape)
         for index, matrices in enumerate(encoded.matrices):
-            values = np.ascontiguousarray(babies[:, :, :, index]).reshape(-1, 2, p.poly_degree)
+            values = np.ascontiguousarray(babies[:, :, :, index]).reshape(-1, polys, p.poly_degree)
             out[:, :, :, index] = modular_matmul(matrices, values).reshape(*shape[:3], -1)
         return out
 
-    def _giant_steps(self, sums: Floats, keys: ServerKeys) -> Floats:
+    def _giant_steps(self, rows: Floats, keys: ServerKeys) -> Floats:
+        """(giants, 2, primes, N) to (2, primes, N)."""
         if self._giants == 1:
-            return sums[:, 0]
-        key = keys.rotation_key(self._babies)
-        return np.stack([keys.switcher.horner(rows, key) for rows in sums])
+            first: Floats = rows[0]
+            return first
+        return keys.switcher.horner(rows, keys.rotation_key(self._babies))

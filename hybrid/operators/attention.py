@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from he_linear.keys import ServerKeys
 from he_linear.packings.base import ProductPacking
-from hybrid.conversions import Conversion, Operand
+from hybrid.conversions import Conversion, Operand, Uploads
 from hybrid.graph import Node
 from hybrid.operators.base import Operator, PlanContext, RunState
 from mpc_nonlinear.cost import Cost
@@ -67,8 +69,9 @@ class AttentionProductOperator(Operator):
             )
         ]
 
-        def evaluate(ciphertexts: list[RingArray], keys: ServerKeys) -> RingArray:
-            return self._packing.evaluate(ciphertexts[0], ciphertexts[1], keys)
+        def evaluate(uploads: Uploads, keys: ServerKeys) -> Iterator[RingArray]:
+            for left, right in uploads:
+                yield self._packing.evaluate(left, right, keys)
 
         real, _ = state.homomorphic.apply(packed, self._conversion, evaluate, state.session.channel)
         product = self._packing.unpack(real)

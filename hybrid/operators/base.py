@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from he_linear.params import CkksParameters
 from hybrid.conversions import HomomorphicParty
 from hybrid.folding import FloatArray
 from hybrid.graph import Node
-from mpc_nonlinear.cost import Cost
+from hybrid.pads import LinearPad
+from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RingArray
 from mpc_nonlinear.session import Context, Session
 from transport.traffic import Party
@@ -41,6 +42,8 @@ class RunState:
     pool_bias: FloatArray | None
     mask: NDArray[np.bool_] | None
     """Client only: true for real tokens."""
+    pads: dict[str, LinearPad] = field(default_factory=dict)
+    """Of linear layers prepared offline, by node."""
 
     @property
     def is_client(self) -> bool:
@@ -58,8 +61,12 @@ class PlanContext:
 
     parameters: CkksParameters
     mpc: Context
+    deep: CkksParameters
+    """Of polynomials in slots."""
     baby_steps: int
     output_bits: int
+    linear_offline: bool
+    """Whether linear layers are prepared before the input is known."""
 
 
 class Operator(ABC):
@@ -72,6 +79,14 @@ class Operator(ABC):
     def __init__(self, node: Node, context: PlanContext) -> None:
         self.node = node
         self.context = context
+
+    def offline_cost(self) -> Cost:
+        """Messages before the input is known, besides correlations."""
+        return NO_COST
+
+    def prepare(self, state: RunState) -> None:
+        """Work that `offline_cost` declares; called where that is not nothing."""
+        raise NotImplementedError(f"{self.node.name} declares no offline work: {state}")
 
     @property
     def galois_steps(self) -> tuple[int, ...]:

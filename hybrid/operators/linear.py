@@ -1,27 +1,39 @@
-"""Linear layers: shares to ciphertexts, packed product with the server's weights, and back."""
+"""Linear layers: shares to ciphertexts, packed product with the server's weights, and back.
+
+In phase "offline" the ciphertexts carry a uniform mask of the client's share, before any input is
+known; online one message follows, and the server finishes on plaintexts. DESIGN: "Offline and
+online".
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from he_linear import conversions as he
+from he_linear.kernels import intt
 from he_linear.keys import ServerKeys
 from he_linear.packings.base import LinearPacking
-from hybrid.conversions import Conversion, Operand
+from hybrid.conversions import Conversion, Evaluate, HomomorphicServer, Operand, Uploads
 from hybrid.folding import LinearMap
 from hybrid.graph import Node
 from hybrid.operators.base import EncodedLinear, Operator, PlanContext, RunState
-from mpc_nonlinear.cost import Cost
-from mpc_nonlinear.fixed_point import RingArray
+from hybrid.pads import LinearPad
+from mpc_nonlinear.cost import NO_COST, Cost
+from mpc_nonlinear.fixed_point import RING_BYTES, RingArray
+from transport.traffic import Party, Traffic
 
 
 class LinearOperator(Operator):
-    """y = x W + b under a registered packing. 2 rounds."""
+    """y = x W + b under a registered packing. 2 rounds; prepared offline, 1 round online."""
 
     engine = "he_linear"
 
     def __init__(self, node: Node, context: PlanContext, packing: type[LinearPacking]) -> None:
         super().__init__(node, context)
         self.protocol = packing.name
+        self._offline = context.linear_offline
         tokens, d_in, d_out = node.shape
         self._packing = packing(
             context.parameters,
@@ -38,6 +50,8 @@ class LinearOperator(Operator):
             self._packing.output_scale,
             context.mpc.fixed_point.fraction_bits,
             parts=2,
+            up_frames=self._packing.input_ciphertexts,
+            down_frames=self._packing.output_ciphertexts,
         )
 
     @property
@@ -50,7 +64,19 @@ class LinearOperator(Operator):
         return {f"{role}_rms": bound.rms for role, bound in sorted(self.node.bounds.items())}
 
     def cost(self) -> Cost:
-        """One encrypted upload, one masked download."""
+        """One encrypted upload, one masked download; or the client's masked share in the clear."""
+        online = self._online_cost()
+        if not self._offline:
+            return online
+        tokens, d_in, _ = self.node.shape
+        message = Traffic.message(Party.CLIENT, RING_BYTES * tokens * d_in)
+        return Cost(message, failure_probability=online.failure_probability)
+
+    def offline_cost(self) -> Cost:
+        """The upload and the download, where they happen before the input is known."""
+        return Cost(self._conversion.traffic()) if self._offline else NO_COST
+
+    def _online_cost(self) -> Cost:
         tokens, d_in, _ = self.node.shape
         bounds = self.node.bounds
         output_rms = max(bound.rms for role, bound in bounds.items() if role != "input")
@@ -61,19 +87,31 @@ class LinearOperator(Operator):
         encoded = self._packing.encode_weights(linear.weight, linear.scale)
         return EncodedLinear(encoded, linear.bias, linear.shift)
 
+    def prepare(self, state: RunState) -> None:
+        """Make the pad of one input."""
+        channel = state.session.channel
+        if isinstance(state.homomorphic, HomomorphicServer):
+            masks = state.homomorphic.answer(
+                None, self._conversion, self._evaluator(state), channel
+            )
+            state.pads[self.node.name] = LinearPad(self.node.name, np.concatenate(masks))
+            return
+        rho = state.session.randomness.uint64(self.node.shape[:2])
+        operand, evaluate = self._operand(rho), self._evaluator(state)
+        out = state.homomorphic.apply([operand], self._conversion, evaluate, channel)
+        results = self._packing.unpack(*out)
+        state.pads[self.node.name] = LinearPad(self.node.name, rho, *results)
+
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """(tokens, in) to (tokens, out) and, for a diagonal node, the scaled input."""
-        real, imag = self._packing.pack(inputs[0].view(np.int64))
-        scale = self._packing.input_scale(self._conversion.fraction_bits)
+        if self._offline:
+            outputs = self._finish(inputs[0], state)
+        else:
+            operand, evaluate = self._operand(inputs[0]), self._evaluator(state)
+            channel = state.session.channel
+            out = state.homomorphic.apply([operand], self._conversion, evaluate, channel)
+            outputs = list(self._packing.unpack(*out))
         own = state.encoded.get(self.node.name)
-
-        def evaluate(ciphertexts: list[RingArray], keys: ServerKeys) -> RingArray:
-            assert own is not None
-            return self._packing.evaluate(ciphertexts[0], own.encoded, keys)
-
-        operand = Operand(real.view(np.uint64), imag.view(np.uint64), scale)
-        out = state.homomorphic.apply([operand], self._conversion, evaluate, state.session.channel)
-        outputs = list(self._packing.unpack(*out))
         if own is not None:
             constants = (own.bias, own.shift)
             outputs = [
@@ -81,3 +119,36 @@ class LinearOperator(Operator):
                 for y, c in zip(outputs, constants, strict=False)
             ]
         return outputs
+
+    def _finish(self, x: RingArray, state: RunState) -> list[RingArray]:
+        """Online half of a prepared layer."""
+        pad = state.pads.pop(self.node.name).take()
+        channel = state.session.channel
+        channel.next_round()
+        if state.is_client:
+            rho, *results = pad
+            channel.send_array(x - rho)
+            return results
+        # x - rho is what both parties' masked shares add up to; its lift is encoded exactly.
+        masked = x + channel.recv_array(self.node.shape[:2], np.uint64)
+        parameters = self._conversion.parameters
+        plain = state.homomorphic.encode(self._operand(masked), parameters)
+        result = self._packing.evaluate_plain(plain, state.encoded[self.node.name].encoded)
+        # The same scaling with rounding as the ciphertexts had.
+        switched, _ = he.switch_modulus(intt(result, parameters.primes), parameters)
+        out = state.homomorphic.decode(switched + pad[0], self._conversion)
+        return list(self._packing.unpack(*out))
+
+    def _operand(self, x: RingArray) -> Operand:
+        real, imag = self._packing.pack(x.view(np.int64))
+        scale = self._packing.input_scale(self._conversion.fraction_bits)
+        return Operand(real.view(np.uint64), imag.view(np.uint64), scale)
+
+    def _evaluator(self, state: RunState) -> Evaluate:
+        def evaluate(uploads: Uploads, keys: ServerKeys) -> Iterator[RingArray]:
+            encoded = state.encoded[self.node.name].encoded
+            inputs = (ciphertexts[0][0] for ciphertexts in uploads)
+            for result in self._packing.stream(inputs, encoded, keys):
+                yield result[None]
+
+        return evaluate

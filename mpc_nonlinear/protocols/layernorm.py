@@ -9,33 +9,34 @@ import numpy as np
 
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.products import Bounds
+from mpc_nonlinear.local import scale, scale_cost
+from mpc_nonlinear.ot_products import OtProducts
+from mpc_nonlinear.products import Bounds, FactoredPolynomial
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.rows import octaves, per_octave, per_octave_cost
 from mpc_nonlinear.session import Context, Session
-from mpc_nonlinear.truncate import truncate, truncate_cost
 from transport.errors import UsageError
 from transport.traffic import Party
 
-# x^(-1/2) on [1, 2] as a straight line, relative error 2.3e-2; experiments/fit_rows.py
-START = (1.26411423, -0.2863736)
-NEWTON_STEPS = 2
-"""A relative error e becomes 1.5 e^2: 2.3e-2, 7.5e-4, 8.5e-7."""
-_MEAN_BITS = 28
-"""Precision of 1 / width."""
+# s^(-1/2) on [1, 2], relative error 2.2e-6; experiments/fit_rows.py
+INVERSE_ROOT = FactoredPolynomial(
+    leading=0.0199442862,
+    factors=((-1.82311261, 3.30803402), (-0.234808787, 1.61466247), (-3.23675252, 0.71481841)),
+    input_shift=0,
+    largest=2.1,
+    input_rms=2.0,
+    output_rms=1.0,
+)
 _LARGEST_SQUARE = 2.0**28
 """Limit of `Products`."""
 _LARGEST = 2.0**16
-"""Of `bound` and variances: means times 2^_MEAN_BITS must stay in the range of `truncate`."""
+"""Of `bound` and variances."""
 _VARIANCE_BITS, _MAX_FINER = 8, 12
 """Variances are kept multiplied by up to 2^12, so that the largest is about 2^8."""
-_NORMALISED = Bounds(2.0, 1.7, 2.0)
-_UNIT_SQUARE = Bounds(1.3, 1.3, 1.7)
-_UNIT_PRODUCT = Bounds(1.3, 2.0, 2.6, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class NewtonLayerNorm(NonlinearProtocol):
+class OctaveLayerNorm(NonlinearProtocol):
     """(x - mean) / sqrt(variance + epsilon) over the last axis, one inverse root a row.
 
     `bound`: largest |x|; `variance_min`, `variance_max`: powers of two around every variance;
@@ -45,8 +46,8 @@ class NewtonLayerNorm(NonlinearProtocol):
     """
 
     op = "layernorm"
-    name = "newton"
-    source = "Newton's method for the inverse square root, octave scaling of this project"
+    name = "octave_polynomial"
+    source = "octave scaling and polynomial of this project"
     max_error = 2.0**-6
     approximation_error = 2.0**-12
 
@@ -71,15 +72,11 @@ class NewtonLayerNorm(NonlinearProtocol):
             )
 
     def reference(self, x: FloatArray) -> FloatArray:
-        """Two Newton steps from the straight line, in float64."""
+        """The polynomial on the scaled variance, in float64."""
         centred = x - x.mean(-1, keepdims=True)
         variance = (centred**2).mean(-1, keepdims=True) + self.epsilon
         octave = np.floor(np.log2(np.clip(variance, self._low, self._high)))
-        scaled = variance / 2**octave
-        y = START[0] + START[1] * scaled
-        for _ in range(NEWTON_STEPS):
-            y = y * (3 - scaled * y * y) / 2
-        result: FloatArray = centred * y / np.sqrt(2**octave)
+        result: FloatArray = centred * INVERSE_ROOT(variance / 2**octave) / np.sqrt(2**octave)
         return result
 
     def true_function(self, x: FloatArray) -> FloatArray:
@@ -138,33 +135,26 @@ class NewtonLayerNorm(NonlinearProtocol):
         """One square and one product an element, everything else once a row."""
         n, rows = prod(shape), prod(shape[:-1])
         products, bits = context.products, context.fixed_point.fraction_bits
-        newton = (
-            products.square_cost(rows, _UNIT_SQUARE)
-            + products.multiply_cost(rows, _NORMALISED)
-            + products.multiply_cost(rows, _UNIT_PRODUCT)
-        )
+        exact, units = OtProducts(bits), 2.0**bits
         return (
-            truncate_cost(rows, _MEAN_BITS)
+            scale_cost(rows, self.bound * self.width * units)
             + products.square_cost(n, self._square)
-            + truncate_cost(rows, _MEAN_BITS)
+            + scale_cost(rows, self._scaled_range[1] * self.width * units)
             + per_octave_cost(rows, *self._scaled_range, bits)
-            + products.multiply_cost(rows, self._scale)
-            + truncate_cost(rows, bits)
-            + newton * NEWTON_STEPS
-            + products.multiply_cost(rows, self._root)
+            + exact.multiply_cost(rows, self._scale)
+            + exact.polynomial_cost(rows, INVERSE_ROOT)
+            + exact.multiply_cost(rows, self._root)
             + products.multiply_cost(n, self._last)
         )
 
     def run(self, x: RingArray, session: Session) -> RingArray:
         """Shares of the normalised rows."""
-        products = session.products
-        own_constants = session.party is Party.CLIENT
+        products, exact = session.products, OtProducts(session.fixed_point.fraction_bits)
         # 1. mean and centred rows
-        centred = x - self._mean(x, session)[..., None]
+        centred = x - self._mean(x)[..., None]
         # 2. variance
-        squares = products.square(centred, session, self._square)
-        variance = self._mean(squares, session)
-        if own_constants:
+        variance = self._mean(products.square(centred, session, self._square))
+        if session.party is Party.CLIENT:
             variance = variance + session.fixed_point.encode(self.epsilon * 2.0**self._finer)
         # 3. scaled = variance * 2^-octave in [1, 2), and 2^(-octave / 2)
         low, high = self._scaled_range
@@ -172,29 +162,14 @@ class NewtonLayerNorm(NonlinearProtocol):
         finer, root_scale = 2.0**self._finer, 2.0**self._root_shift
         factors = [[1 / s for s in starts], [root_scale * sqrt(finer / s) for s in starts]]
         shrink, root = per_octave(variance, low, high, factors, session)
-        scaled = products.multiply(variance, shrink, session, self._scale)
-        # 4. Newton from a straight line: y (3 - s y^2) / 2
-        y = self._start(scaled, session)
-        for _ in range(NEWTON_STEPS):
-            square = products.square(y, session, _UNIT_SQUARE)
-            rest = np.uint64(0) - products.multiply(scaled, square, session, _NORMALISED)
-            if own_constants:
-                rest = rest + session.fixed_point.encode(3.0)
-            y = products.multiply(y, rest, session, _UNIT_PRODUCT)
-        # 5. back to the octave, and one product an element
-        inverse = products.multiply(y, root, session, self._root)
+        scaled = exact.multiply(variance, shrink, session, self._scale)
+        # 4. the polynomial, and back to the octave
+        inverse = exact.multiply(
+            exact.polynomial(scaled, INVERSE_ROOT, session), root, session, self._root
+        )
+        # 5. one product an element
         spread = np.ascontiguousarray(np.broadcast_to(inverse[..., None], x.shape))
         return products.multiply(centred, spread, session, self._last)
 
-    def _mean(self, x: RingArray, session: Session) -> RingArray:
-        total = x.sum(axis=-1, dtype=np.uint64)
-        factor = np.uint64(round(2**_MEAN_BITS / self.width))
-        return truncate(total * factor, _MEAN_BITS, session)
-
-    def _start(self, scaled: RingArray, session: Session) -> RingArray:
-        fixed = session.fixed_point
-        slope = fixed.encode(START[1])
-        line = truncate(scaled * slope, fixed.fraction_bits, session)
-        if session.party is Party.CLIENT:
-            line = line + fixed.encode(START[0])
-        return line
+    def _mean(self, x: RingArray) -> RingArray:
+        return scale(x.sum(axis=-1, dtype=np.uint64), 1 / self.width)
