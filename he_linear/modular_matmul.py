@@ -124,11 +124,15 @@ def modular_matmul(matrices: LimbMatrices, values: Floats) -> Floats:
     _split_operand(values, 2.0**bits, operand)
     out = np.zeros((double // 2, polys, n))
     square = centred(1 << (2 * bits), p)
+    # Reused, because fresh memory for every batch costs several times the products.
+    left = np.empty((_BATCH, double, inner))
+    products = np.empty((_BATCH, double, operand.shape[-1]))
     for start in range(0, blocks, _BATCH):
         part = slice(start, start + _BATCH)
-        left = matrices.limbs[part].astype(np.float64)
+        count = len(matrices.limbs[part])
+        np.copyto(left[:count], matrices.limbs[part])
         for at in range(0, inner, max_inner(p)):
             chunk = slice(at, at + max_inner(p))
-            products = left[:, :, chunk] @ operand[part, chunk]
-            _combine(products, square, 2.0**bits, float(p), start, out)
+            np.matmul(left[:count, :, chunk], operand[part, chunk], out=products[:count])
+            _combine(products[:count], square, 2.0**bits, float(p), start, out)
     return out

@@ -49,8 +49,9 @@ class CkksConfig(_Strict):
 
     parameters: str
     """Name of a 128-bit parameter set, see `he_linear.PARAMETER_SETS`."""
-    baby_steps: Literal[2, 4, 8, 16, 32, 64]
-    """Rotations kept per input ciphertext; also decides which rotation keys are made."""
+    baby_steps: Literal["auto", 2, 4, 8, 16, 32, 64]
+    """Rotations kept per input ciphertext; also decides which rotation keys are made. "auto" takes
+    what costs least for each layer."""
     linear_phase: Literal["online", "offline"]
     """Whether linear layers meet their ciphertexts before the input is known."""
 

@@ -185,7 +185,7 @@ def build_plan(
         parameters,
         Context(fixed_point, products),
         deep,
-        config.ckks.baby_steps,
+        None if config.ckks.baby_steps == "auto" else config.ckks.baby_steps,
         config.mpc.output_bits,
         config.ckks.linear_phase == "offline",
     )

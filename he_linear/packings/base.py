@@ -95,8 +95,9 @@ class LinearPacking(Packing):
         d_out: int,
         *,
         diagonal: bool = False,
-        baby_steps: int = 16,
-    ) -> None: ...
+        baby_steps: int | None = None,
+    ) -> None:
+        """`baby_steps`: rotations kept per input ciphertext; None: whatever costs least."""
 
     @property
     def output_scale(self) -> float:

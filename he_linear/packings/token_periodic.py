@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from he_linear.embedding import slots_to_coefficients
 from he_linear.kernels import Floats, Residues, from_centred, multiply, to_centred
 from he_linear.keys import ServerKeys, galois_element
 from he_linear.modular_matmul import LimbMatrices, modular_matmul
-from he_linear.ntt import automorphism_order, subring_tables
+from he_linear.ntt import automorphism_order, centre, subring_tables
 from he_linear.packings.base import (
     Integers,
     LinearPacking,
@@ -32,8 +33,29 @@ from he_linear.rotation import rotations
 from transport.errors import UsageError
 
 _MAX_COLUMNS = 512
+_BABY_STEPS = (8, 16, 32)
+"""More keep more keys: 0.3 MB each in set-up. Layers with fewer use keys of those with more."""
+_HOISTED = 0.7
+"""Time of a rotation that shares its digits with others, over one that does not."""
 _MAX_COEFFICIENT = 2.0**39
 """Half of the smallest prime allowed: larger ones would wrap."""
+
+
+@njit(cache=True)
+def _permuted_sum(rows, order, moduli, total):  # type: ignore[no-untyped-def]
+    """Total (primes, N) = sum over i of rows[i] permuted i times, by Horner's rule."""
+    giants, primes, n = rows.shape
+    moved = np.empty(n)
+    for k in range(primes):
+        p = moduli[k]
+        inv = 1.0 / p
+        row = total[k]
+        row[:] = rows[giants - 1, k]
+        for g in range(giants - 2, -1, -1):
+            for j in range(n):
+                moved[j] = row[order[j]]
+            for j in range(n):
+                row[j] = centre(moved[j] + rows[g, k, j], p, inv)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +89,14 @@ class TokenPeriodicPacking(LinearPacking):
         d_out: int,
         *,
         diagonal: bool = False,
-        baby_steps: int = 16,
+        baby_steps: int | None = None,
     ) -> None:
         self.parameters = parameters
         self.tokens, self.d_in, self.d_out = tokens, d_in, d_out
         self.diagonal = diagonal
         slots = parameters.slots
-        check_sizes(tokens=tokens, d_in=d_in, d_out=d_out, baby_steps=baby_steps)
-        if baby_steps & (baby_steps - 1):
+        check_sizes(tokens=tokens, d_in=d_in, d_out=d_out)
+        if baby_steps is not None and (baby_steps < 1 or baby_steps & (baby_steps - 1)):
             raise UsageError(f"baby_steps is {baby_steps}; choose a power of two")
         half = power_of_two(-(-tokens // 2))
         if half > slots:
@@ -83,12 +105,21 @@ class TokenPeriodicPacking(LinearPacking):
             )
         self._rows = max(half, slots // _MAX_COLUMNS)
         self._columns = slots // self._rows
-        self._babies = min(baby_steps, 2 * self._columns)
-        self._giants = 2 * self._columns // self._babies
         self.input_ciphertexts = -(-d_in // self._columns)
         self._products = -(-d_out // self._columns)
+        self._babies = min(baby_steps or self._cheapest_babies(), 2 * self._columns)
+        self._giants = 2 * self._columns // self._babies
         self.output_ciphertexts = self._products + (self.input_ciphertexts if diagonal else 0)
         self.operand_ciphertexts = (self.input_ciphertexts,)
+
+    def _cheapest_babies(self) -> int:
+        """Least time in rotations: hoisted ones of inputs against those of outputs."""
+
+        def seconds(babies: int) -> float:
+            giants = max(1, 2 * self._columns // babies)
+            return self.input_ciphertexts * babies * _HOISTED + self._products * (giants - 1)
+
+        return min(_BABY_STEPS, key=seconds)
 
     @property
     def galois_steps(self) -> tuple[int, ...]:
@@ -231,15 +262,11 @@ class TokenPeriodicPacking(LinearPacking):
         babies = np.stack([centred[..., order] for order in orders], axis=1)
         sums = self._multiply(babies[:, :, None], encoded)
         giant = self._order(self._babies)
-        moduli = np.array(primes, np.float64)[:, None]
-        outputs = []
-        for rows in sums[:, :, 0]:
-            total = rows[-1]
-            for row in rows[-2::-1]:
-                total = total[:, giant] + row
-                total -= moduli * np.rint(total / moduli)
-            outputs.append(total)
-        result = from_centred(np.stack(outputs), primes)
+        moduli = np.array(primes, np.float64)
+        outputs = np.empty((self._products, len(primes), self.parameters.poly_degree))
+        for rows, total in zip(sums[:, :, 0], outputs, strict=True):
+            _permuted_sum(rows, giant, moduli, total)
+        result = from_centred(outputs, primes)
         if encoded.diagonal is None:
             return result
         return np.concatenate([result, multiply(plaintexts, encoded.diagonal, primes)])

@@ -63,7 +63,8 @@ class PlanContext:
     mpc: Context
     deep: CkksParameters
     """Of polynomials in slots."""
-    baby_steps: int
+    baby_steps: int | None
+    """None: chosen by cost, layer by layer."""
     output_bits: int
     linear_offline: bool
     """Whether linear layers are prepared before the input is known."""

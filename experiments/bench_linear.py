@@ -1,0 +1,242 @@
+"""Every packing of the homomorphic engine between two pinned processes, conversions included.
+
+Weights are encoded before, keys made before; seconds cover encryption, transfer, evaluation,
+masking, decryption and decoding. One JSON line a phase on standard output, a table on standard
+error.
+
+    python experiments/bench_linear.py
+    python experiments/bench_linear.py --only token_periodic --shapes 77x400x1000,1x768x768
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pair import Outcome, emit, measure, parse_shapes, shape_name
+
+import numpy as np  # isort: skip
+from numpy.typing import NDArray
+
+from he_linear.keys import ClientKeys, ServerKeys, public_key_bytes
+from he_linear.params import PARAMETER_SETS, set_for_products
+from hybrid.calibration import Bound
+from hybrid.catalog import load_catalog
+from hybrid.config import LINK_PROFILES
+from hybrid.conversions import HomomorphicClient, HomomorphicServer
+from hybrid.folding import LinearMap
+from hybrid.graph import Node
+from hybrid.operators.attention import AttentionProductOperator
+from hybrid.operators.base import EncodedLinear, PlanContext, RunState
+from hybrid.operators.linear import LinearOperator
+from hybrid.products import CkksProducts
+from mpc_nonlinear.correlations import SoftSpokenSource
+from mpc_nonlinear.fixed_point import FixedPoint
+from mpc_nonlinear.products import Bounds
+from mpc_nonlinear.session import Context, Session
+from transport.channel import Channel
+from transport.randomness import SecureRandom
+from transport.traffic import Party
+
+PREPARED = "_prepared"
+LINEAR_SHAPES = "32x384x384,32x384x1152,32x384x1536,32x1536x384,128x768x768,1x768x768"
+ATTENTION_SHAPES = "12x32x32x32"
+MULTIPLY_SHAPES = "49152"
+FIXED = FixedPoint(16)
+PARAMETERS = PARAMETER_SETS["n8192_q88"]
+_BOUND = Bound(0.0, 1.0, 8.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table."""
+
+    op: str
+    shape: tuple[int, ...]
+    packing: str
+    baby_steps: int | None = None
+
+
+def workload(case: Case) -> tuple[list[NDArray[np.float64]], NDArray[np.float64]]:
+    """Shared inputs (for matmul: input, then weights) and the float64 result."""
+    rng = np.random.default_rng(20240)
+    if case.op == "multiply":
+        x, y = rng.normal(size=(2, *case.shape))
+        return [x, y], x * y
+    *rows, inner, columns = case.shape
+    x = rng.normal(size=(*rows, inner))
+    w = rng.normal(0, inner**-0.5, (*rows[:-1], inner, columns))
+    return [x, w], x @ w
+
+
+def _shares(values: NDArray[np.float64], party: Party) -> NDArray[np.uint64]:
+    # The same for both parties: how inputs came to be shared is not what is measured.
+    mask = SecureRandom(bytes(32), domain="benchmark").uint64(values.shape)
+    return mask if party is Party.CLIENT else FIXED.encode(values) - mask
+
+
+class OperatorRunner:
+    """A linear or attention operator on shares."""
+
+    def __init__(self, case: Case, channel: Channel) -> None:
+        values, _ = workload(case)
+        prepared = case.packing.endswith(PREPARED)
+        entry = load_catalog()[
+            "linear" if case.op == "matmul" else "attention", case.packing.removesuffix(PREPARED)
+        ]
+        context = _context(case, prepared)
+        bounds = dict.fromkeys(("input", "output", "left", "right"), _BOUND)
+        self.operator: Any
+        party = channel.party
+        if case.op == "matmul":
+            node = Node("layer", 0, "linear", ("x",), ("y",), case.shape, bounds)  # type: ignore[arg-type]
+            self.operator = LinearOperator(node, context, entry)
+            self._inputs = [_shares(values[0], party)]
+        else:
+            node = Node("product", 0, "scores", ("x",), ("y",), case.shape, bounds)  # type: ignore[arg-type]
+            self.operator = AttentionProductOperator(node, context, entry)
+            self._inputs = [_attention_input(values, party)]
+        self._prepared = prepared
+        encoded = {}
+        if case.op == "matmul" and party is Party.SERVER:
+            linear = LinearMap(values[1], np.zeros(case.shape[-1]), None, None)
+            encoded = {"layer": self.operator.encode(linear)}
+        self._state = _state(channel, context, self.operator, encoded)
+
+    def offline(self) -> None:
+        """The pad, where there is one."""
+        if self._prepared:
+            self.operator.prepare(self._state)
+
+    def online(self) -> NDArray[np.uint64]:
+        """The operator."""
+        (result,) = self.operator.run(self._inputs, self._state)
+        return np.asarray(result)
+
+
+def _attention_input(values: list[NDArray[np.float64]], party: Party) -> NDArray[np.uint64]:
+    """Query and key as the graph's node wants them: (tokens, 3 hidden); the value is unused."""
+    left, right = values
+    heads, rows, inner = left.shape
+    query = left.transpose(1, 0, 2).reshape(rows, -1)
+    key = right.transpose(2, 0, 1).reshape(right.shape[2], -1)
+    if len(query) != len(key):
+        sys.exit("attention: rows and columns must be equal, as for queries and keys")
+    full = np.concatenate([query, key, np.zeros((rows, heads * inner))], axis=1)
+    return _shares(full, party)
+
+
+class ProductRunner:
+    """Elementwise products in slots."""
+
+    def __init__(self, case: Case, channel: Channel) -> None:
+        values, _ = workload(case)
+        context = _context(case, False)
+        state = _state(channel, context, None, {})
+        products: Any = context.mpc.products
+        object.__setattr__(products, "party", state.homomorphic)
+        self._products, self._session = products, state.session
+        self._inputs = [_shares(v, channel.party) for v in values]
+
+    def offline(self) -> None:
+        """Nothing."""
+
+    def online(self) -> NDArray[np.uint64]:
+        """One product."""
+        bounds = Bounds(1.0, 1.0, 1.0)
+        return np.asarray(self._products.multiply(*self._inputs, self._session, bounds))
+
+
+def _context(case: Case, prepared: bool) -> PlanContext:
+    deep = set_for_products(4)
+    products = CkksProducts(PARAMETERS, deep, FIXED.fraction_bits)
+    mpc = Context(FIXED, products)
+    return PlanContext(PARAMETERS, mpc, deep, case.baby_steps, 6, prepared)
+
+
+@lru_cache(maxsize=2)
+def _client_keys(steps: tuple[int, ...]) -> ClientKeys:
+    return ClientKeys.generate(PARAMETERS, steps, True, SecureRandom())
+
+
+def _state(
+    channel: Channel, context: PlanContext, operator: Any, encoded: dict[str, EncodedLinear]
+) -> RunState:
+    steps = operator.galois_steps if operator is not None else ()
+    homomorphic: Any
+    if channel.party is Party.CLIENT:
+        keys = _client_keys(steps)
+        channel.send(keys.public_bytes())
+        homomorphic = HomomorphicClient([keys], SecureRandom())
+    else:
+        data = channel.recv(public_key_bytes(PARAMETERS, len(steps), True))
+        homomorphic = HomomorphicServer(
+            [ServerKeys.parse(PARAMETERS, data, steps, True)], SecureRandom()
+        )
+    source = SoftSpokenSource(channel.party, SecureRandom())
+    session = Session(channel, context.mpc, source, SecureRandom())
+    return RunState(session, homomorphic, encoded, None, None, None)
+
+
+def factory(channel: Channel, case: Case) -> Any:
+    """One party's side."""
+    return ProductRunner(case, channel) if case.op == "multiply" else OperatorRunner(case, channel)
+
+
+def report(case: Case, outcome: Outcome) -> None:
+    """Errors relative to the largest true output."""
+    _, expected = workload(case)
+    error = FIXED.decode(outcome.result).reshape(expected.shape) - expected
+    largest = np.abs(expected).max()
+    errors = {
+        "rms_error": float(np.sqrt((error**2).mean()) / largest),
+        "max_error": float(np.abs(error).max() / largest),
+    }
+    emit({"op": case.op, "shape": shape_name(case.shape), "packing": case.packing}, outcome, errors)
+
+
+def cases(arguments: argparse.Namespace) -> list[Case]:
+    """What the command line asks for."""
+    catalog = load_catalog()
+    found = [
+        Case("matmul", shape, name + suffix, arguments.baby_steps)
+        for shape in parse_shapes(arguments.shapes or LINEAR_SHAPES)
+        for name in catalog.names("linear")
+        for suffix in ("", PREPARED)
+        if not suffix or name == "token_periodic"
+    ]
+    if not arguments.shapes:
+        found += [
+            Case("attention", shape, name)
+            for shape in parse_shapes(ATTENTION_SHAPES)
+            for name in catalog.names("attention")
+        ]
+        found += [Case("multiply", shape, "slots") for shape in parse_shapes(MULTIPLY_SHAPES)]
+    if arguments.only:
+        wanted = set(arguments.only.split(","))
+        unknown = wanted - {c.packing for c in found} - {c.op for c in found}
+        if unknown:
+            known = sorted({c.packing for c in found} | {c.op for c in found})
+            sys.exit(f"--only: unknown {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+        found = [c for c in found if c.packing in wanted or c.op in wanted]
+    return found
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shapes", help="tokens x in x out, comma separated")
+    parser.add_argument("--only", help="packings or operations, comma separated")
+    parser.add_argument("--runs", type=int, default=3, help="after one warm-up; median reported")
+    parser.add_argument("--baby-steps", type=int, help="power of two; chosen by cost if absent")
+    parser.add_argument("--link", choices=list(LINK_PROFILES), help="imitate a network")
+    arguments = parser.parse_args()
+    link = LINK_PROFILES.get(arguments.link)
+    measure(factory, cases(arguments), runs=arguments.runs, report=report, link=link)
+
+
+if __name__ == "__main__":
+    main()
