@@ -145,7 +145,7 @@ def switch_modulus(
     return high, rounded >> np.uint64(64 - extra_bits) if extra_bits else np.zeros_like(low)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _accumulate(values, inverse, quotient, p, high, low, out_high, out_low):  # type: ignore[no-untyped-def]
     """(out_high, out_low) += (c * inverse mod p) * (high, low) / 2^128, modulo 2^128."""
     for i in range(values.size):
@@ -195,7 +195,7 @@ def _round_product(product: Residues, parameters: CkksParameters) -> Residues:
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _garner(r0, r1, q0, inverse, quotient, q1, extra, out):  # type: ignore[no-untyped-def]
     """X = r0 + q0 * ((r1 - r0) / q0 mod q1), centred modulo q0 q1, rounded by 2^extra."""
     one = np.uint64(1)

@@ -98,7 +98,7 @@ def reduce_integers(values: NDArray[Any], primes: tuple[int, ...]) -> Residues:
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _reduce(high, low, upper, middle, p, out):  # type: ignore[no-untyped-def]
     """(high * 2^40 + low) mod p, high cut in two parts of 30 bits that float64 holds."""
     inv = 1.0 / p

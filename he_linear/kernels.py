@@ -44,7 +44,7 @@ def _mulhi(_typing: Any, _a: Any, _b: Any) -> Any:
 mulhi: Any = intrinsic(_mulhi)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def mulmod(a, w, quotient, p):  # type: ignore[no-untyped-def]
     """A * w mod p for any 64-bit a and fixed w < p < 2^63, quotient = floor(2^64 w / p)."""
     r = a * w - mulhi(a, quotient) * p
@@ -56,21 +56,21 @@ def shoup(w: int, p: int) -> tuple[np.uint64, np.uint64, np.uint64]:
     return np.uint64(w), np.uint64((w << 64) // p), np.uint64(p)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _to_centred(values, p, out):  # type: ignore[no-untyped-def]
     for i in range(values.size):
         x = np.float64(np.int64(values[i]))
         out[i] = x - p if x > 0.5 * p else x
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _from_centred(values, p, out):  # type: ignore[no-untyped-def]
     for i in range(values.size):
         x = values[i]
         out[i] = np.uint64(np.int64(x + p if x < 0.0 else x))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _multiply(a, b, p, out):  # type: ignore[no-untyped-def]
     inv = 1.0 / p
     for i in range(a.size):

@@ -41,7 +41,7 @@ class SwitchingKey:
         return cls(to_centred(residues, parameters.all_primes), order)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _inner_product(digits, order, key, rows, moduli, out):  # type: ignore[no-untyped-def]
     """Out (2, primes + 1, N) = sum over digits of permuted digits times key, |out| <= p.
 
@@ -67,7 +67,7 @@ def _inner_product(digits, order, key, rows, moduli, out):  # type: ignore[no-un
                     second[j] = centre(y, p, inv)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _inner_product_same(digits, key, rows, moduli, out):  # type: ignore[no-untyped-def]
     """`_inner_product` without an automorphism: nothing to gather, so everything vectorises."""
     for k in range(rows.size):
@@ -86,14 +86,14 @@ def _inner_product_same(digits, key, rows, moduli, out):  # type: ignore[no-unty
                         total[j] = centre(x, p, inv)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _centre_into(values, p, out):  # type: ignore[no-untyped-def]
     inv = 1.0 / p
     for j in range(values.size):
         out[j] = centre(values[j], p, inv)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _divide(extended, remainder, inverse, p, addend, order, out):  # type: ignore[no-untyped-def]
     """Out = (extended - remainder) * inverse + addend[order], modulo p."""
     inv = 1.0 / p
@@ -103,7 +103,7 @@ def _divide(extended, remainder, inverse, p, addend, order, out):  # type: ignor
         out[j] = centre(x + addend[order[j]], p, inv)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _horner(total, order, switched, addend, factor, p):  # type: ignore[no-untyped-def]
     """Switched += total[order] + addend * factor, modulo p; the result replaces `switched`."""
     inv = 1.0 / p
@@ -113,7 +113,7 @@ def _horner(total, order, switched, addend, factor, p):  # type: ignore[no-untyp
         switched[j] = centre(switched[j] + total[order[j]] + x, p, inv)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _garner_digit(first, second, inverse, q):  # type: ignore[no-untyped-def]
     """Second becomes (second - first) / P modulo q: X = first + P second is centred modulo P q."""
     inv = 1.0 / q
@@ -122,7 +122,7 @@ def _garner_digit(first, second, inverse, q):  # type: ignore[no-untyped-def]
         second[j] = centre(times(second[j] - first[j], inverse, quotient, q), q, inv)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _garner_value(first, second, factor, p, out):  # type: ignore[no-untyped-def]
     """First + factor * second modulo p."""
     inv = 1.0 / p
@@ -131,7 +131,7 @@ def _garner_value(first, second, factor, p, out):  # type: ignore[no-untyped-def
         out[j] = centre(first[j] + times(second[j], factor, quotient, p), p, inv)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _square(values, p, out):  # type: ignore[no-untyped-def]
     """Out (3, N) = (a0^2, 2 a0 a1, a1^2) of values (2, N)."""
     inv = 1.0 / p
@@ -143,7 +143,7 @@ def _square(values, p, out):  # type: ignore[no-untyped-def]
         out[2, j] = centre(times(a1, a1, q1, p), p, inv)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _tensor(left, right, p, out):  # type: ignore[no-untyped-def]
     """Out (3, N) += (a0 b0, a0 b1 + a1 b0, a1 b1) over the rows of (count, 2, N)."""
     inv = 1.0 / p

@@ -29,6 +29,7 @@ from he_linear.kernels import (
 from he_linear.key_switching import KeySwitcher, SwitchingKey
 from he_linear.params import BASE_PRIMES, CkksParameters
 from he_linear.seal_bridge import SealContext
+from he_linear.workers import SERIAL, Workers
 from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.errors import FrameError, ParameterError, UsageError
 from transport.randomness import SEED_BYTES, SecureRandom
@@ -186,6 +187,8 @@ class ServerKeys:
     rotation_keys: dict[int, SwitchingKey]
     """By step modulo the slots."""
     relin_key: SwitchingKey | None
+    workers: Workers = SERIAL
+    """Threads that packings may use."""
 
     @classmethod
     def parse(
@@ -194,6 +197,7 @@ class ServerKeys:
         data: bytes,
         galois_steps: Sequence[int],
         relinearisation: bool,
+        workers: Workers = SERIAL,
     ) -> ServerKeys:
         """Check untrusted bytes, expand the uniform halves."""
         n, digits = parameters.poly_degree, len(parameters.primes)
@@ -223,7 +227,8 @@ class ServerKeys:
         by_step = {s % parameters.slots: key for s, key in zip(galois_steps, keys, strict=True)}
         public = np.stack([body[0], uniform[0]])
         context = SealContext(parameters)
-        return cls(parameters, context, public, KeySwitcher(parameters), by_step, relin)
+        switcher = KeySwitcher(parameters)
+        return cls(parameters, context, public, switcher, by_step, relin, workers)
 
     @property
     def base_public_key(self) -> Residues:

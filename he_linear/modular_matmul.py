@@ -53,7 +53,7 @@ class LimbMatrices:
         return self.limbs.nbytes
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _split_matrices(values, base, limbs):  # type: ignore[no-untyped-def]
     rows, inner, blocks = values.shape
     shrink = 1.0 / base
@@ -66,7 +66,7 @@ def _split_matrices(values, base, limbs):  # type: ignore[no-untyped-def]
                 limbs[block, rows + i, j] = x - high * base
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _split_operand(values, base, operand):  # type: ignore[no-untyped-def]
     """(inner, polys, N) to (blocks, inner, [high | low] x polys x N / blocks)."""
     inner, polys, n = values.shape
@@ -86,7 +86,7 @@ def _split_operand(values, base, operand):  # type: ignore[no-untyped-def]
                     low[j] = x - y * base
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _combine(products, square, base, p, start, out):  # type: ignore[no-untyped-def]
     """Out (rows, polys, N) += high * base^2 + middle * base + low, from block `start` on."""
     inv = 1.0 / p

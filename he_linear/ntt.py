@@ -47,26 +47,26 @@ def _fma(_typing: Any, _a: Any, _b: Any, _c: Any) -> Any:
 fma: Any = intrinsic(_fma)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def times(v, w, w_over_p, p):  # type: ignore[no-untyped-def]
     """V * w mod p, centred; w_over_p = w / p."""
     h = v * w
     return fma(-nearest(v, w_over_p), p, h) + fma(v, w, -h)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def nearest(v, factor):  # type: ignore[no-untyped-def]
     """Nearest integer of v * factor, for |v * factor| < 2^51."""
     return fma(v, factor, _ROUND) - _ROUND
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def centre(v, p, one_over_p):  # type: ignore[no-untyped-def]
     """V mod p, centred, for |v| < 2^51."""
     return fma(-nearest(v, one_over_p), p, v)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _wide_layers(a, w, w_over_p, r, p):  # type: ignore[no-untyped-def]
     """The first log r layers: butterflies of distance N/2 down to N/r."""
     t = a.size // 2
@@ -85,7 +85,7 @@ def _wide_layers(a, w, w_over_p, r, p):  # type: ignore[no-untyped-def]
         t //= 2
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _narrow_layers(b, w, w_over_p, p):  # type: ignore[no-untyped-def]
     """The remaining layers, on all blocks at once: b (C, R)."""
     c, r = b.shape
@@ -105,7 +105,7 @@ def _narrow_layers(b, w, w_over_p, p):  # type: ignore[no-untyped-def]
         t //= 2
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _wide_layers_back(a, w, w_over_p, r, p):  # type: ignore[no-untyped-def]
     inv = 1.0 / p
     t = a.size // r
@@ -124,7 +124,7 @@ def _wide_layers_back(a, w, w_over_p, r, p):  # type: ignore[no-untyped-def]
         t *= 2
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _narrow_layers_back(b, w, w_over_p, p):  # type: ignore[no-untyped-def]
     inv = 1.0 / p
     c, r = b.shape
@@ -144,7 +144,7 @@ def _narrow_layers_back(b, w, w_over_p, p):  # type: ignore[no-untyped-def]
         t *= 2
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _forward(rows, w, w_over_p, late, late_over_p, p, scratch):  # type: ignore[no-untyped-def]
     """In place over (count, N); late: twiddles of the narrow layers, (C, R); scratch: (C, R)."""
     c, r = late.shape
@@ -161,7 +161,7 @@ def _forward(rows, w, w_over_p, late, late_over_p, p, scratch):  # type: ignore[
                 a[i * c + j] = centre(scratch[j, i], p, inv)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _inverse(rows, w, w_over_p, late, late_over_p, p, scratch, shrink):  # type: ignore[no-untyped-def]
     """In place over (count, N); shrink: 1 / N mod p, centred."""
     c, r = late.shape

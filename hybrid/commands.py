@@ -181,7 +181,8 @@ def _refuse_dealer(loaded: LoadedConfig) -> None:
 
 def plan(config_path: Path) -> None:
     """`hybrid plan`."""
-    print_plan(make_console(), make_plan(load_config(config_path)))
+    loaded = load_config(config_path)
+    print_plan(make_console(), make_plan(loaded), loaded.run.runtime.weights_memory_gb)
 
 
 def doctor() -> None:

@@ -100,6 +100,10 @@ class RuntimeConfig(_Strict):
     timeout_s: float = Field(default=120.0, gt=0, le=86400)
     """Longest silence of a connected peer before the run ends with an error."""
     connect_timeout_s: float = Field(default=60.0, gt=0, le=86400)
+    threads: int = Field(default=1, ge=1, le=256)
+    """Threads of the server's homomorphic evaluation, one ciphertext each."""
+    weights_memory_gb: float = Field(default=3.0, ge=0)
+    """Memory for encoded weights; layers beyond it are encoded again at every use."""
     pin_cores: bool = True
     """`hybrid run` gives each party a core of its own when there are two."""
     curve_keys: str | None = None

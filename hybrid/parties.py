@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_linear.keys import ClientKeys, ServerKeys, public_key_bytes
+from he_linear.workers import Workers
 from hybrid.architecture import Architecture
 from hybrid.calibration import Bound, bounds_from_public, bounds_to_public
 from hybrid.catalog import Catalog
@@ -186,17 +187,21 @@ class ServerSession(_SessionParts):
         maps = fold(model.weights, model.architecture)
         self.progress("encoding weights", -1)
         # Encoded while the client makes its keys.
+        kept = plan.kept_weights(self.config.runtime.weights_memory_gb)
         encoded = {
-            step.node.name: step.operator.encode(maps[step.node.name])
+            step.node.name: step.operator.encode(maps[step.node.name], keep=step.node.name in kept)
             for step in plan.steps
             if isinstance(step.operator, LinearOperator)
         }
         keys = []
+        workers = Workers(self.config.runtime.threads)
         for wanted in plan.key_sets:
             size = len(wanted.galois_steps), wanted.relinearise
             data = self.channel.recv(public_key_bytes(wanted.parameters, *size))
             keys.append(
-                ServerKeys.parse(wanted.parameters, data, wanted.galois_steps, wanted.relinearise)
+                ServerKeys.parse(
+                    wanted.parameters, data, wanted.galois_steps, wanted.relinearise, workers
+                )
             )
         source = self.start_correlations(plan, dealer)
         homomorphic = HomomorphicServer(keys, SecureRandom(domain="ckks server"))

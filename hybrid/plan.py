@@ -32,7 +32,7 @@ from mpc_nonlinear.ot_products import OtProducts
 from mpc_nonlinear.products import Products
 from mpc_nonlinear.session import Context
 from transport.errors import ConfigError
-from transport.traffic import Traffic
+from transport.traffic import NO_TRAFFIC, Traffic
 
 CORRELATIONS_STEP = "correlations"
 OFFLINE, ONLINE = "offline", "online"
@@ -109,6 +109,28 @@ class Plan:
         relinearise = in_slots or any(s.operator.needs_relinearisation for s in self.steps)
         sets = (KeySet(self.context.parameters, steps, relinearise),)
         return (*sets, KeySet(self.context.deep, (), True)) if in_slots else sets
+
+    @property
+    def prepared_traffic(self) -> Traffic:
+        """What steps send before the input is known, besides correlations."""
+        return sum((step.offline.traffic for step in self.steps), NO_TRAFFIC)
+
+    def encoded_bytes(self) -> dict[str, int]:
+        """Memory of every linear layer's encoded weights."""
+        return {
+            step.node.name: step.operator.encoded_bytes
+            for step in self.steps
+            if isinstance(step.operator, LinearOperator)
+        }
+
+    def kept_weights(self, memory_gb: float) -> set[str]:
+        """Layers, in order, whose encoded weights fit the memory."""
+        kept, used = set(), 0
+        for name, size in self.encoded_bytes().items():
+            if used + size <= memory_gb * 1e9:
+                kept.add(name)
+                used += size
+        return kept
 
     def rows(self) -> list[dict[str, Any]]:
         """The plan as plain data: what is printed, hashed and predicted."""

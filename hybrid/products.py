@@ -79,8 +79,9 @@ class CkksProducts(Products):
         operand = Operand(_packed(packing, x), None, scale)
 
         def evaluate(uploads: Uploads, keys: ServerKeys) -> Iterator[RingArray]:
-            for (ciphertexts,) in uploads:
-                yield packing.evaluate(ciphertexts, input_scale, keys)
+            return keys.workers.map(
+                lambda upload: packing.evaluate(upload[0], input_scale, keys), uploads
+            )
 
         real, _ = self.party.apply([operand], conversion, evaluate, session.channel)
         return packing.unpack(real).reshape(x.shape)
@@ -151,8 +152,9 @@ def _packed(packing: SlotProductPacking | SlotPolynomialPacking, x: RingArray) -
 
 def _evaluate(packing: SlotProductPacking) -> Evaluate:
     def evaluate(uploads: Uploads, keys: ServerKeys) -> Iterator[RingArray]:
-        for ciphertexts in uploads:
-            yield packing.evaluate(ciphertexts[0], ciphertexts[-1], keys)
+        return keys.workers.map(
+            lambda upload: packing.evaluate(upload[0], upload[-1], keys), uploads
+        )
 
     return evaluate
 

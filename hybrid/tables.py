@@ -36,9 +36,9 @@ def print_report(
         console.print(f"report: {escape(str(folder / 'report.md'))}")
 
 
-def print_plan(console: Console, plan: Plan) -> None:
+def print_plan(console: Console, plan: Plan, memory_gb: float) -> None:
     """Every step of a plan."""
-    head = ["step", "engine", "protocol", "shape", "bounds", "client MB", "server MB"]
+    head = ["step", "phase", "engine", "protocol", "shape", "bounds", "client MB", "server MB"]
     head += ["rounds", "OTs", "log2 failure"]
     rows = []
     for row in plan.rows():
@@ -46,6 +46,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         rows.append(
             [
                 row["name"],
+                row["phase"],
                 row["engine"],
                 row["protocol"],
                 "x".join(str(n) for n in row["shape"]),
@@ -58,7 +59,15 @@ def print_plan(console: Console, plan: Plan) -> None:
             ]
         )
     console.print(_table(head, rows))
-    total = plan.cost.traffic + plan.offline_traffic
+    for name, traffic in (
+        ("offline", plan.offline_traffic + plan.prepared_traffic),
+        ("online", plan.cost.traffic),
+    ):
+        console.print(
+            f"{name}: client sends {traffic.client_sent_bytes / 1e6:.1f} MB, server "
+            f"{traffic.server_sent_bytes / 1e6:.1f} MB, {traffic.rounds} rounds"
+        )
+    total = plan.cost.traffic + plan.offline_traffic + plan.prepared_traffic
     console.print(
         f"predicted for one request: client sends {total.client_sent_bytes / 1e6:.1f} MB, server "
         f"{total.server_sent_bytes / 1e6:.1f} MB, {total.rounds} rounds, "
@@ -66,6 +75,12 @@ def print_plan(console: Console, plan: Plan) -> None:
     )
     failure = plan.cost.failure_probability
     console.print(f"sum of failure probabilities: {failure:.2e} (2^{log2(failure):.1f})")
+    sizes = plan.encoded_bytes()
+    console.print(
+        f"encoded weights: {sum(sizes.values()) / 1e9:.2f} GB at the server; "
+        f"{len(plan.kept_weights(memory_gb))} of {len(sizes)} layers kept within "
+        f"runtime.weights_memory_gb = {memory_gb:g}, the others encoded at every use"
+    )
     console.print(f"plan hash: {plan.digest()}")
 
 

@@ -11,6 +11,8 @@ from numpy.typing import DTypeLike, NDArray
 from transport.errors import FrameError, UsageError
 
 WORD_BITS = 64
+_HALVINGS = 3
+"""Joining neighbours so often makes one element of the eight bytes of a word."""
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -37,14 +39,19 @@ def pack_bits(array: NDArray[Any], bits: int) -> bytes:
         raise UsageError(f"pack_bits: {flat.dtype} has no {bits} bits; use a wider dtype")
     if bits == 8 * flat.itemsize:
         return flat.astype(flat.dtype.newbyteorder("<"), copy=False).tobytes()
-    if bits == 1:
-        return np.packbits(flat & flat.dtype.type(1), bitorder="little").tobytes()
-    words = np.zeros(-(-flat.size * bits // WORD_BITS) + 1, np.uint64)
-    _pack(flat, np.uint64(bits), words)
-    return words.view(np.uint8)[: packed_bytes(flat.size, bits)].tobytes()
+    lanes = np.dtype(np.uint64).itemsize // flat.itemsize
+    whole = flat.size - flat.size % lanes
+    tail = np.zeros(lanes, flat.dtype)
+    tail[: flat.size - whole] = flat[whole:]
+    words = np.require(flat[:whole].view(np.uint64), requirements="A")
+    out = np.empty(-(-flat.size * bits // WORD_BITS) + 2, np.uint64)
+    _pack(words, tail.view(np.uint64)[0], np.uint64(bits * lanes), *_joins(bits, lanes), out)
+    return out.view(np.uint8)[: packed_bytes(flat.size, bits)].tobytes()
 
 
-def unpack_bits(data: bytes, count: int, bits: int, dtype: DTypeLike = np.uint64) -> NDArray[Any]:
+def unpack_bits(
+    data: bytes | memoryview, count: int, bits: int, dtype: DTypeLike = np.uint64
+) -> NDArray[Any]:
     """Inverse of `pack_bits`: `count` elements of `bits` bits as `dtype`, shape (count,).
 
     `data` is untrusted: `FrameError` unless it has exactly the right length. Bits beyond the
@@ -61,15 +68,15 @@ def unpack_bits(data: bytes, count: int, bits: int, dtype: DTypeLike = np.uint64
         raise UsageError(f"unpack_bits: {kind} cannot hold {bits} bits; use a wider unsigned dtype")
     if bits == 8 * kind.itemsize:
         return np.frombuffer(data, kind.newbyteorder("<")).astype(kind)
-    raw = np.frombuffer(data, np.uint8)
-    if bits == 1:
-        return np.unpackbits(raw, count=count, bitorder="little").astype(kind, copy=False)
-    # One word more than needed, so that the kernel may read ahead of the last element.
-    words = np.zeros(-(-count * bits // WORD_BITS) + 1, np.uint64)
-    words.view(np.uint8)[: len(raw)] = raw
-    out = np.empty(count, kind)
-    _unpack(words, np.uint64(bits), out)
-    return out
+    lanes = np.dtype(np.uint64).itemsize // kind.itemsize
+    groups = -(-count // lanes)
+    # Two words more than needed, so that the kernel may read ahead of the last element.
+    words = np.empty(-(-count * bits // WORD_BITS) + 2, np.uint64)
+    words[-3:] = 0
+    words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+    out = np.empty(groups, np.uint64)
+    _unpack(words, np.uint64(bits * lanes), *_joins(bits, lanes), out)
+    return out.view(kind)[:count]
 
 
 def _check_bits(bits: int) -> None:
@@ -77,36 +84,65 @@ def _check_bits(bits: int) -> None:
         raise UsageError(f"bit width is {bits}; use 1 to {WORD_BITS}")
 
 
+def _joins(bits: int, lanes: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Masks (4,) of the lanes and shifts (3,) that join neighbours, pair by pair.
+
+    Lanes of 64/lanes bits that hold `bits` each become lanes twice as wide with twice the bits.
+    Steps that are not needed shift by zero and change nothing.
+    """
+    masks = np.zeros(_HALVINGS + 1, np.uint64)
+    shifts = np.zeros(_HALVINGS, np.uint64)
+    lane = WORD_BITS // lanes
+    for step in range(_HALVINGS + 1):
+        masks[step] = sum(((1 << bits) - 1) << at for at in range(0, WORD_BITS, lane))
+        if step < _HALVINGS and lane < WORD_BITS:
+            shifts[step] = lane - bits
+            lane, bits = 2 * lane, 2 * bits
+    return masks, shifts
+
+
 @njit(cache=True)
-def _pack(flat: NDArray[Any], bits: np.uint64, words: NDArray[np.uint64]) -> None:
-    """Pack into zeroed `words`; needs bits < 64 and one spare word at the end."""
-    one, full = np.uint64(1), np.uint64(WORD_BITS)
-    mask = (one << bits) - one
+def _join(x, m0, m1, m2, m3, s0, s1, s2):  # type: ignore[no-untyped-def]
+    x &= m0
+    x = (x | (x >> s0)) & m1
+    x = (x | (x >> s1)) & m2
+    return (x | (x >> s2)) & m3
+
+
+@njit(cache=True)
+def _pack(words, tail, group, masks, shifts, out):  # type: ignore[no-untyped-def]
+    """Join the elements in each word to `group` < 64 bits and put those one after the other."""
+    full = np.uint64(WORD_BITS)
+    m0, m1, m2, m3 = masks[0], masks[1], masks[2], masks[3]
+    s0, s1, s2 = shifts[0], shifts[1], shifts[2]
     pending, fill, at = np.uint64(0), np.uint64(0), 0
-    for i in range(flat.size):
-        value = np.uint64(flat[i]) & mask
+    for i in range(words.size + 1):
+        word = words[i] if i < words.size else tail
+        value = _join(word, m0, m1, m2, m3, s0, s1, s2)
         pending |= value << fill
-        fill += bits
+        fill += group
         if fill >= full:
-            words[at] = pending
+            out[at] = pending
             at += 1
             fill -= full
-            # bits - fill < 64 always, because fill was below 64 before the addition.
-            pending = value >> (bits - fill) if fill > np.uint64(0) else np.uint64(0)
-    words[at] = pending
+            pending = value >> (group - fill)
+    out[at] = pending
 
 
 @njit(cache=True)
-def _unpack(words: NDArray[np.uint64], bits: np.uint64, out: NDArray[Any]) -> None:
-    """Unpack into `out`; needs bits < 64 and one spare word at the end."""
-    one, full = np.uint64(1), np.uint64(WORD_BITS)
-    mask = (one << bits) - one
+def _unpack(words, group, masks, shifts, out):  # type: ignore[no-untyped-def]
+    """Undo `_pack`; `words` has one spare word at the end."""
+    one, low = np.uint64(1), np.uint64(WORD_BITS - 1)
+    m0, m1, m2, m3 = masks[0], masks[1], masks[2], masks[3]
+    s0, s1, s2 = shifts[0], shifts[1], shifts[2]
     position = np.uint64(0)
     for i in range(out.size):
         at = position >> np.uint64(6)
-        shift = position & np.uint64(63)
-        value = words[at] >> shift
-        if shift + bits > full:
-            value |= words[at + one] << (full - shift)
-        out[i] = value & mask
-        position += bits
+        shift = position & low
+        # Two shifts, since one by 64 is not defined.
+        x = (words[at] >> shift) | ((words[at + one] << one) << (low - shift))
+        x &= m3
+        x = (x | (x << s2)) & m2
+        x = (x | (x << s1)) & m1
+        out[i] = (x | (x << s0)) & m0
+        position += group

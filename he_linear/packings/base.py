@@ -104,6 +104,11 @@ class LinearPacking(Packing):
         """Input scale times weight scale."""
         return float(2.0 ** (self.input_scale_bits + self.weight_scale_bits))
 
+    @property
+    @abstractmethod
+    def encoded_bytes(self) -> int:
+        """Memory of the encoded weights."""
+
     @abstractmethod
     def pack(self, x: Integers) -> tuple[Integers, Integers]:
         """(tokens, in) to real and imaginary slots (input ciphertexts, slots)."""

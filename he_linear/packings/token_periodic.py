@@ -41,7 +41,7 @@ _MAX_COEFFICIENT = 2.0**39
 """Half of the smallest prime allowed: larger ones would wrap."""
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _permuted_sum(rows, order, moduli, total):  # type: ignore[no-untyped-def]
     """Total (primes, N) = sum over i of rows[i] permuted i times, by Horner's rule."""
     giants, primes, n = rows.shape
@@ -120,6 +120,15 @@ class TokenPeriodicPacking(LinearPacking):
             return self.input_ciphertexts * babies * _HOISTED + self._products * (giants - 1)
 
         return min(_BABY_STEPS, key=seconds)
+
+    @property
+    def encoded_bytes(self) -> int:
+        """Two limbs of four bytes for each residue of the diagonals."""
+        p = self.parameters
+        diagonals = self._products * self._giants * self.input_ciphertexts * self._babies
+        matrices = 8 * 2 * self._columns * diagonals * len(p.primes)
+        factors = 8 * self.input_ciphertexts * len(p.primes) * p.poly_degree
+        return matrices + (factors if self.diagonal else 0)
 
     @property
     def galois_steps(self) -> tuple[int, ...]:
@@ -243,13 +252,21 @@ class TokenPeriodicPacking(LinearPacking):
     ) -> Iterator[Residues]:
         """`evaluate`, ciphertext by ciphertext: rotates while others arrive."""
         primes = self.parameters.primes
-        babies, received = [], []
-        for ciphertext in inputs:
-            received.append(ciphertext)
-            babies.append(rotations(to_centred(ciphertext, primes), self._shifts, keys))
+        received: list[Residues] = []
+
+        def arriving() -> Iterator[Residues]:
+            for ciphertext in inputs:
+                received.append(ciphertext)
+                yield ciphertext
+
+        def rotated(ciphertext: Residues) -> Floats:
+            return rotations(to_centred(ciphertext, primes), self._shifts, keys)
+
+        babies = list(keys.workers.map(rotated, arriving()))
         sums = self._multiply(np.stack(babies), encoded)
-        for rows in sums:
-            yield from_centred(self._giant_steps(rows, keys), primes)
+        yield from keys.workers.map(
+            lambda rows: from_centred(self._giant_steps(rows, keys), primes), sums
+        )
         if encoded.diagonal is not None:
             for ciphertext, factor in zip(received, encoded.diagonal, strict=True):
                 yield multiply(ciphertext, factor[None], primes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,9 +24,15 @@ from transport.traffic import Party
 class EncodedLinear:
     """A linear node's weights as its packing wants them, and what is added in the clear."""
 
-    encoded: object
+    encoder: Callable[[], object]
+    """Returns what was encoded before, or encodes on the fly."""
     bias: FloatArray
     shift: FloatArray | None
+
+    @property
+    def encoded(self) -> object:
+        """Weights in the packing's form."""
+        return self.encoder()
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,10 +82,21 @@ class LinearOperator(Operator):
         output_rms = max(bound.rms for role, bound in bounds.items() if role != "input")
         return self._conversion.cost([(bounds["input"].rms, tokens * d_in)], output_rms)
 
-    def encode(self, linear: LinearMap) -> EncodedLinear:
-        """Weights in the packing's form; server only."""
-        encoded = self._packing.encode_weights(linear.weight, linear.scale)
-        return EncodedLinear(encoded, linear.bias, linear.shift)
+    @property
+    def encoded_bytes(self) -> int:
+        """Memory of the encoded weights."""
+        return self._packing.encoded_bytes
+
+    def encode(self, linear: LinearMap, *, keep: bool = True) -> EncodedLinear:
+        """Weights in the packing's form, made now or, unless `keep`, at every use; server only."""
+
+        def encode() -> object:
+            return self._packing.encode_weights(linear.weight, linear.scale)
+
+        if keep:
+            encoded = encode()
+            return EncodedLinear(lambda: encoded, linear.bias, linear.shift)
+        return EncodedLinear(encode, linear.bias, linear.shift)
 
     def prepare(self, state: RunState) -> None:
         """Make the pad of one input."""
