@@ -270,6 +270,17 @@ class KeySwitcher:
             second = self.divide(extended[1], row[1], self._same)
         return np.stack([self.divide(total), second])
 
+    @property
+    def product_shape(self) -> tuple[int, int, int]:
+        """Of what `add_tensor` adds to: (primes, 3, N)."""
+        return len(self.parameters.primes), 3, self.parameters.poly_degree
+
+    def add_tensor(self, left: Floats, right: Floats, total: Floats) -> None:
+        """Total (primes, 3, N) += product of two (2, primes, N), not relinearised."""
+        for k, p in enumerate(self._moduli[: len(total)]):
+            rows = [np.ascontiguousarray(x[None, :, k]) for x in (left, right)]
+            _tensor(*rows, p, total[k])
+
     def tensor(self, left: Floats, right: Floats) -> Floats:
         """Sum of products of (count, 2, primes, N), not relinearised: (3, primes, N)."""
         out = np.zeros((3, *left.shape[2:]))

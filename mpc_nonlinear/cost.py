@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
-from transport.traffic import NO_TRAFFIC, Traffic
+from transport.traffic import NO_TRAFFIC, Party, Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +14,11 @@ class OtCount:
 
     client_sends: int = 0
     server_sends: int = 0
+
+    @classmethod
+    def one_way(cls, count: int, sender: Party) -> OtCount:
+        """`count` OTs from `sender`."""
+        return cls(count, 0) if sender is Party.CLIENT else cls(0, count)
 
     @property
     def total(self) -> int:
@@ -37,16 +43,89 @@ class OtCount:
         return OtCount(self.client_sends * times, self.server_sends * times)
 
 
+class Form(IntEnum):
+    """What raw OTs are made into before the input is known; see `mpc_nonlinear.preprocessing`."""
+
+    PRODUCT = 0
+    TABLE = 1
+    LEAF = 2
+    TRIPLE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of prepared randomness: instances of a kind are interchangeable."""
+
+    form: Form
+    bits: int
+    """Of one value."""
+    sender: Party | None = None
+    """In the raw OTs; None where both parties send one."""
+    choice_bits: int = 1
+    """Raw OTs of an instance in each direction; the receiver's index has as many bits."""
+    width: int = 1
+    """Values under one index."""
+
+    @property
+    def ots(self) -> OtCount:
+        """Raw OTs that one instance takes."""
+        if self.sender is None:
+            return OtCount(self.choice_bits, self.choice_bits)
+        return OtCount.one_way(self.choice_bits, self.sender)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """How many instances of each kind, sorted by kind, none of them zero."""
+
+    counts: tuple[tuple[Kind, int], ...] = ()
+
+    @classmethod
+    def of(cls, kind: Kind, count: int) -> Demand:
+        """`count` instances of one kind."""
+        return cls(((kind, count),)) if count else cls()
+
+    @property
+    def ots(self) -> OtCount:
+        """Raw OTs that all of them take."""
+        return sum((kind.ots * count for kind, count in self.counts), OtCount())
+
+    def __add__(self, other: Demand) -> Demand:
+        """Both together."""
+        if not other.counts:
+            return self
+        merged = dict(self.counts)
+        for kind, count in other.counts:
+            merged[kind] = merged.get(kind, 0) + count
+        return Demand(tuple(sorted(merged.items(), key=lambda item: _sort_key(item[0]))))
+
+    def __mul__(self, times: int) -> Demand:
+        """`times` of each."""
+        return Demand(tuple((kind, count * times) for kind, count in self.counts if times))
+
+
+def _sort_key(kind: Kind) -> tuple[int, ...]:
+    sender = -1 if kind.sender is None else int(kind.sender)
+    return int(kind.form), kind.bits, sender, kind.choice_bits, kind.width
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What a protocol sends and consumes, both exact, and its chance of failure.
 
-    The probability bounds that a result is wrong by more than the declared error.
+    The probability bounds that a result is wrong by more than the declared error. `ots` counts
+    raw OTs; `demand` says what they are made into, for those that can be prepared.
     """
 
     traffic: Traffic = NO_TRAFFIC
     ots: OtCount = OtCount()
     failure_probability: float = 0.0
+    demand: Demand = Demand()
+
+    @classmethod
+    def of(cls, traffic: Traffic, demand: Demand) -> Cost:
+        """Cost of a protocol all of whose OTs are prepared."""
+        return cls(traffic, demand.ots, demand=demand)
 
     def __add__(self, later: Cost) -> Cost:
         """Cost of this protocol followed by a later one."""
@@ -54,11 +133,17 @@ class Cost:
             self.traffic + later.traffic,
             self.ots + later.ots,
             self.failure_probability + later.failure_probability,
+            self.demand + later.demand,
         )
 
     def __mul__(self, times: int) -> Cost:
         """Cost of `times` runs, one after the other."""
-        return Cost(self.traffic * times, self.ots * times, self.failure_probability * times)
+        return Cost(
+            self.traffic * times,
+            self.ots * times,
+            self.failure_probability * times,
+            self.demand * times,
+        )
 
 
 NO_COST = Cost()

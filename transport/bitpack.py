@@ -45,7 +45,7 @@ def pack_bits(array: NDArray[Any], bits: int) -> bytes:
     tail[: flat.size - whole] = flat[whole:]
     words = np.require(flat[:whole].view(np.uint64), requirements="A")
     out = np.empty(-(-flat.size * bits // WORD_BITS) + 2, np.uint64)
-    _pack(words, tail.view(np.uint64)[0], np.uint64(bits * lanes), *_joins(bits, lanes), out)
+    _pack(words, tail.view(np.uint64)[0], np.uint64(bits * lanes), _joins(bits, lanes), out)
     return out.view(np.uint8)[: packed_bytes(flat.size, bits)].tobytes()
 
 
@@ -75,7 +75,7 @@ def unpack_bits(
     words[-3:] = 0
     words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
     out = np.empty(groups, np.uint64)
-    _unpack(words, np.uint64(bits * lanes), *_joins(bits, lanes), out)
+    _unpack(words, np.uint64(bits * lanes), _joins(bits, lanes), out)
     return out.view(kind)[:count]
 
 
@@ -84,65 +84,64 @@ def _check_bits(bits: int) -> None:
         raise UsageError(f"bit width is {bits}; use 1 to {WORD_BITS}")
 
 
-def _joins(bits: int, lanes: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Masks (4,) of the lanes and shifts (3,) that join neighbours, pair by pair.
+def _joins(bits: int, lanes: int) -> NDArray[np.uint64]:
+    """How to join neighbours, pair by pair: rows (first's mask, second's mask, shift), (4, 3).
 
-    Lanes of 64/lanes bits that hold `bits` each become lanes twice as wide with twice the bits.
-    Steps that are not needed shift by zero and change nothing.
+    Lanes of 64/lanes bits that hold `bits` each become lanes twice as wide with twice the bits;
+    row 0 clears what stands above. Rows that are not needed change nothing.
     """
-    masks = np.zeros(_HALVINGS + 1, np.uint64)
-    shifts = np.zeros(_HALVINGS, np.uint64)
     lane = WORD_BITS // lanes
-    for step in range(_HALVINGS + 1):
-        masks[step] = sum(((1 << bits) - 1) << at for at in range(0, WORD_BITS, lane))
-        if step < _HALVINGS and lane < WORD_BITS:
-            shifts[step] = lane - bits
+    rows = [(_repeated(bits, lane, 0), 0, 0)]
+    for _ in range(_HALVINGS):
+        if lane < WORD_BITS:
+            first, second = _repeated(bits, 2 * lane, 0), _repeated(bits, 2 * lane, bits)
+            rows.append((first, second, lane - bits))
             lane, bits = 2 * lane, 2 * bits
-    return masks, shifts
+        else:
+            rows.append(((1 << WORD_BITS) - 1, 0, 0))
+    return np.array(rows, np.uint64)
+
+
+def _repeated(bits: int, lane: int, offset: int) -> int:
+    """Set `bits` bits in every lane, `offset` above its start."""
+    return sum(((1 << bits) - 1) << (at + offset) for at in range(0, WORD_BITS, lane))
 
 
 @njit(cache=True)
-def _join(x, m0, m1, m2, m3, s0, s1, s2):  # type: ignore[no-untyped-def]
-    x &= m0
-    x = (x | (x >> s0)) & m1
-    x = (x | (x >> s1)) & m2
-    return (x | (x >> s2)) & m3
-
-
-@njit(cache=True)
-def _pack(words, tail, group, masks, shifts, out):  # type: ignore[no-untyped-def]
+def _pack(words, tail, group, joins, out):  # type: ignore[no-untyped-def]
     """Join the elements in each word to `group` < 64 bits and put those one after the other."""
     full = np.uint64(WORD_BITS)
-    m0, m1, m2, m3 = masks[0], masks[1], masks[2], masks[3]
-    s0, s1, s2 = shifts[0], shifts[1], shifts[2]
+    clear = joins[0, 0]
+    (l1, h1, s1), (l2, h2, s2), (l3, h3, s3) = joins[1], joins[2], joins[3]
     pending, fill, at = np.uint64(0), np.uint64(0), 0
     for i in range(words.size + 1):
-        word = words[i] if i < words.size else tail
-        value = _join(word, m0, m1, m2, m3, s0, s1, s2)
-        pending |= value << fill
+        x = (words[i] if i < words.size else tail) & clear
+        x = (x & l1) | ((x >> s1) & h1)
+        x = (x & l2) | ((x >> s2) & h2)
+        x = (x & l3) | ((x >> s3) & h3)
+        pending |= x << fill
         fill += group
         if fill >= full:
             out[at] = pending
             at += 1
             fill -= full
-            pending = value >> (group - fill)
+            pending = x >> (group - fill)
     out[at] = pending
 
 
 @njit(cache=True)
-def _unpack(words, group, masks, shifts, out):  # type: ignore[no-untyped-def]
+def _unpack(words, group, joins, out):  # type: ignore[no-untyped-def]
     """Undo `_pack`; `words` has one spare word at the end."""
     one, low = np.uint64(1), np.uint64(WORD_BITS - 1)
-    m0, m1, m2, m3 = masks[0], masks[1], masks[2], masks[3]
-    s0, s1, s2 = shifts[0], shifts[1], shifts[2]
+    mask = (one << group) - one
+    (l1, h1, s1), (l2, h2, s2), (l3, h3, s3) = joins[1], joins[2], joins[3]
     position = np.uint64(0)
     for i in range(out.size):
         at = position >> np.uint64(6)
         shift = position & low
         # Two shifts, since one by 64 is not defined.
-        x = (words[at] >> shift) | ((words[at + one] << one) << (low - shift))
-        x &= m3
-        x = (x | (x << s2)) & m2
-        x = (x | (x << s1)) & m1
-        out[i] = (x | (x << s0)) & m0
+        x = ((words[at] >> shift) | ((words[at + one] << one) << (low - shift))) & mask
+        x = (x & l3) | ((x & h3) << s3)
+        x = (x & l2) | ((x & h2) << s2)
+        out[i] = (x & l1) | ((x & h1) << s1)
         position += group

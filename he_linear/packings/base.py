@@ -182,3 +182,10 @@ class ProductPacking(Packing):
     @abstractmethod
     def evaluate(self, left: Residues, right: Residues, keys: ServerKeys) -> Residues:
         """Both operands' ciphertexts to the result's."""
+
+    def stream(
+        self, pairs: Iterator[tuple[Residues, Residues]], keys: ServerKeys
+    ) -> Iterator[Residues]:
+        """`evaluate` with ciphertexts (2, primes, N) coming in pairs and going one by one."""
+        left, right = zip(*pairs, strict=True)
+        yield from self.evaluate(np.stack(left), np.stack(right), keys)

@@ -9,6 +9,9 @@ indices share a complex slot: the real part of (A1 + i A2)(B1 - i B2) is A1 B1 +
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 
 from he_linear.conversions import encrypted_bytes, masked_bytes
@@ -115,18 +118,22 @@ class BatchedProductPacking(ProductPacking):
 
     def evaluate(self, left: Residues, right: Residues, keys: ServerKeys) -> Residues:
         """Rotate the right operand to every offset; multiply, sum over chunks, relinearise."""
-        primes = self.parameters.primes
+        return np.stack(list(self.stream(zip(left, right, strict=True), keys)))
+
+    def stream(
+        self, pairs: Iterator[tuple[Residues, Residues]], keys: ServerKeys
+    ) -> Iterator[Residues]:
+        """`evaluate`, pair by pair: rotates and multiplies while others arrive."""
         steps = [self._step * offset for offset in range(self._offsets)]
-        first, second = to_centred(left, primes), to_centred(right, primes)
-        products = []
-        for group in range(self._groups):
-            part = slice(group * self._chunks, (group + 1) * self._chunks)
-            # (chunks, offsets, 2, primes, N)
-            moved = np.stack([rotations(ct, steps, keys) for ct in second[part]])
-            products += [
-                keys.switcher.tensor(first[part], moved[:, offset]) for offset in range(len(steps))
-            ]
-        return relinearise(np.stack(products), keys)
+        for _ in range(self._groups):
+            sums = np.zeros((len(steps), *keys.switcher.product_shape))
+            for left, right in itertools.islice(pairs, self._chunks):
+                first, second = (to_centred(x, self.parameters.primes) for x in (left, right))
+                moved = rotations(second, steps, keys)
+                for total, other in zip(sums, moved, strict=True):
+                    keys.switcher.add_tensor(first, other, total)
+            products = (np.ascontiguousarray(total.swapaxes(0, 1)) for total in sums)
+            yield from keys.workers.map(lambda x: relinearise(x[None], keys)[0], products)
 
     def unpack(self, real: Residues) -> Residues:
         """Sum over inner slots, then diagonals back to (batch, rows, columns)."""

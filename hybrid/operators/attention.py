@@ -31,6 +31,8 @@ class AttentionProductOperator(Operator):
             self._packing.output_scale,
             context.mpc.fixed_point.fraction_bits,
             parts=2,
+            up_frames=self._packing.left_ciphertexts,
+            down_frames=self._packing.output_ciphertexts,
         )
 
     @property
@@ -70,8 +72,9 @@ class AttentionProductOperator(Operator):
         ]
 
         def evaluate(uploads: Uploads, keys: ServerKeys) -> Iterator[RingArray]:
-            for left, right in uploads:
-                yield self._packing.evaluate(left, right, keys)
+            pairs = ((left[0], right[0]) for left, right in uploads)
+            for result in self._packing.stream(pairs, keys):
+                yield result[None]
 
         real, _ = state.homomorphic.apply(packed, self._conversion, evaluate, state.session.channel)
         product = self._packing.unpack(real)
