@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
+from scipy.optimize import least_squares, linprog
 
 Array = NDArray[np.float64]
 
@@ -41,3 +43,42 @@ def shifted_squares(coefficients: Array, scale: float) -> tuple[Array, float]:
     rows = np.stack([-upper.real, upper.imag**2], axis=1)
     order = np.argsort(-rows[:, 1])
     return rows[order], float(coefficients[-1] * scale ** (len(coefficients) - 1))
+
+
+def refine(
+    model: Callable[[Array], Array], target: Array, weight: Array, start: Array
+) -> tuple[Array, float]:
+    """Parameters of a nonlinear model that minimise max |weight * (model - target)|, from a start.
+
+    Lawson's iteration: least squares with weights that grow where the error is large.
+    """
+    parameters, importance = start, np.ones_like(target)
+    for _ in range(200):
+        root = np.sqrt(importance) * weight
+        parameters = least_squares(
+            lambda p, root=root: root * (model(p) - target), parameters, max_nfev=15
+        ).x
+        error = np.abs(weight * (model(parameters) - target))
+        importance *= error / error.max() + 1e-3
+        importance /= importance.mean()
+    return parameters, float(error.max())
+
+
+def quadratics(multiples: Sequence[tuple[int, int]]) -> Callable[[Array, Array], Array]:
+    """Model c prod (y^2 + r m / k y + b) of parameters (r, c, b...), as a function of y too."""
+
+    def model(parameters: Array, y: Array) -> Array:
+        r, c, *constants = parameters
+        result = np.full_like(y, c)
+        for (m, k), b in zip(multiples, constants, strict=True):
+            result = result * (y * y + r * m / k * y + b)
+        return result
+
+    return model
+
+
+def factors_of(parameters: Array, multiples: Sequence[tuple[int, int]]) -> Array:
+    """Rows (shift, offset) of the quadratics' shifted squares."""
+    r, _, *constants = parameters
+    shifts = np.array([r * m / k / 2 for m, k in multiples])
+    return np.stack([shifts, np.array(constants) - shifts**2], axis=1)

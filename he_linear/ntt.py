@@ -67,41 +67,82 @@ def centre(v, p, one_over_p):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def odd_power(n):  # type: ignore[no-untyped-def]
+    """Whether n is an odd power of two."""
+    return (n & 0x2AAAAAAA) != 0
+
+
+@njit(cache=True, nogil=True)
 def _wide_layers(a, w, w_over_p, r, p):  # type: ignore[no-untyped-def]
-    """The first log r layers: butterflies of distance N/2 down to N/r."""
+    """The first log r layers: butterflies of distance N/2 down to N/r, two layers at a time."""
     t = a.size // 2
     m = 1
+    if odd_power(r):
+        f, g = w[1], w_over_p[1]
+        x, y = a[:t], a[t:]
+        for j in range(t):
+            u = x[j]
+            v = times(y[j], f, g, p)
+            x[j] = u + v
+            y[j] = u - v
+        m, t = 2, t // 2
     while m < r:
+        t //= 2
         for i in range(m):
-            x = a[2 * i * t : 2 * i * t + t]
-            y = a[2 * i * t + t : 2 * i * t + 2 * t]
+            at = 4 * i * t
+            x0, x1 = a[at : at + t], a[at + t : at + 2 * t]
+            x2, x3 = a[at + 2 * t : at + 3 * t], a[at + 3 * t : at + 4 * t]
             f, g = w[m + i], w_over_p[m + i]
+            k = 2 * (m + i)
+            f0, g0, f1, g1 = w[k], w_over_p[k], w[k + 1], w_over_p[k + 1]
             for j in range(t):
-                u = x[j]
-                v = times(y[j], f, g, p)
-                x[j] = u + v
-                y[j] = u - v
-        m *= 2
+                u0, u1 = x0[j], x1[j]
+                v2, v3 = times(x2[j], f, g, p), times(x3[j], f, g, p)
+                y1, y3 = times(u1 + v3, f0, g0, p), times(u1 - v3, f1, g1, p)
+                y0, y2 = u0 + v2, u0 - v2
+                x0[j] = y0 + y1
+                x1[j] = y0 - y1
+                x2[j] = y2 + y3
+                x3[j] = y2 - y3
+        m *= 4
         t //= 2
 
 
 @njit(cache=True, nogil=True)
 def _narrow_layers(b, w, w_over_p, p):  # type: ignore[no-untyped-def]
-    """The remaining layers, on all blocks at once: b (C, R)."""
+    """The remaining layers, on all blocks at once: b (C, R); two layers at a time."""
     c, r = b.shape
     t = c // 2
     m = 1
+    if odd_power(c):
+        f, g = w[1], w_over_p[1]
+        for k in range(t):
+            x, y = b[k], b[k + t]
+            for j in range(r):
+                u = x[j]
+                v = times(y[j], f[j], g[j], p)
+                x[j] = u + v
+                y[j] = u - v
+        m, t = 2, t // 2
     while m < c:
+        t //= 2
         for i in range(m):
             f, g = w[m + i], w_over_p[m + i]
-            for k in range(2 * i * t, 2 * i * t + t):
-                x, y = b[k], b[k + t]
+            q = 2 * (m + i)
+            f0, g0, f1, g1 = w[q], w_over_p[q], w[q + 1], w_over_p[q + 1]
+            for k in range(4 * i * t, 4 * i * t + t):
+                x0, x1, x2, x3 = b[k], b[k + t], b[k + 2 * t], b[k + 3 * t]
                 for j in range(r):
-                    u = x[j]
-                    v = times(y[j], f[j], g[j], p)
-                    x[j] = u + v
-                    y[j] = u - v
-        m *= 2
+                    u0, u1 = x0[j], x1[j]
+                    v2, v3 = times(x2[j], f[j], g[j], p), times(x3[j], f[j], g[j], p)
+                    y1 = times(u1 + v3, f0[j], g0[j], p)
+                    y3 = times(u1 - v3, f1[j], g1[j], p)
+                    y0, y2 = u0 + v2, u0 - v2
+                    x0[j] = y0 + y1
+                    x1[j] = y0 - y1
+                    x2[j] = y2 + y3
+                    x3[j] = y2 - y3
+        m *= 4
         t //= 2
 
 

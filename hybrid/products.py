@@ -91,15 +91,18 @@ class CkksProducts(Products):
     ) -> tuple[SlotPolynomialPacking, Conversion, float]:
         """Packing, trip, and the scale of z that gives the result its scale."""
         circuit = Circuit(
-            polynomial.factors, polynomial.even, polynomial.with_input, polynomial.squarings
+            polynomial.factors,
+            polynomial.even,
+            polynomial.with_input,
+            polynomial.squarings,
+            polynomial.multiples,
         )
         packing = SlotPolynomialPacking(self.deep, count, circuit)
         parameters = packing.parameters
         per_switched = parameters.base.modulus * 2.0**-RING_BITS
         wanted = 2.0**_POLYNOMIAL_SCALE_BITS * per_switched / polynomial.output_rms
-        # The leading factor belongs to the decoding.
-        wanted *= polynomial.leading
-        input_scale = (wanted / packing.result_scale(1.0)) ** (1 / circuit.degree)
+        # The leading factor belongs to the decoding, and so do the integers of shared squares.
+        input_scale = packing.input_scale_for(wanted * polynomial.leading)
         scale = packing.result_scale(input_scale) / polynomial.leading
         frames = packing.output_ciphertexts
         conversion = Conversion(

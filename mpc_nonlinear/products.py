@@ -52,6 +52,15 @@ class FactoredPolynomial:
     even: bool = False
     with_input: bool = False
     squarings: int = 0
+    multiples: tuple[tuple[int, int], ...] = ()
+    """(m, k) of each factor where 2 shift = r m / k for one real r > 0: then integers make every
+    factor, up to k, from one shared square, k y^2 + m r y + k (shift^2 + offset)."""
+
+    def __post_init__(self) -> None:
+        ratios = [
+            2 * s * k / m for (s, _), (m, k) in zip(self.factors, self.multiples, strict=False)
+        ]
+        assert not ratios or max(ratios) - min(ratios) < 1e-6 * min(ratios), ratios
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """In the clear, float64."""

@@ -25,21 +25,21 @@ def same(polynomial, found):
 def test_gelu_polynomial():
     import fit_gelu
 
-    assert same(gelu.POLYNOMIAL, fit_gelu.factors()) < 8.6e-4
+    assert same(gelu.POLYNOMIAL, fit_gelu.factors()) < 9.6e-4
     assert fit_gelu.THRESHOLD == gelu.THRESHOLD
     x = np.linspace(-fit_gelu.THRESHOLD - fit_gelu.SLACK, fit_gelu.THRESHOLD, 1001)
     true = x * erf(x / np.sqrt(2)) / 2
-    assert np.abs(gelu.POLYNOMIAL(x) - true).max() < 8.7e-4
+    assert np.abs(gelu.POLYNOMIAL(x) - true).max() < 9.7e-4
 
 
 def test_exponential():
     import fit_exp
 
-    assert same(softmax.EXPONENTIAL, fit_exp.factors()) < 2.6e-5
+    assert same(softmax.EXPONENTIAL, fit_exp.factors()) < 5e-5
     assert fit_exp.LOW == -softmax.CLIP
     x = np.linspace(fit_exp.LOW, fit_exp.HIGH, 1001)
     error = np.abs(softmax.EXPONENTIAL(x) - np.exp(x))
-    assert (error < 2.6e-5 * np.exp(x / 2) + 1e-6).all()
+    assert (error < 5.5e-5 * np.exp(x / 2) + 1e-6).all()
 
 
 def test_polynomials_of_a_row():

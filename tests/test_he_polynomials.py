@@ -18,6 +18,12 @@ CIRCUITS = {
     "cubic": Circuit(((0.5, 0.1),), with_input=True),
     "squared quartic": Circuit(((0.3, 0.5), (0.8, 0.1)), squarings=1),
     "squared octic": Circuit(((0.1, 0.6), (0.5, 0.4), (0.7, 0.2), (0.9, 0.1)), squarings=1),
+    "shared square": Circuit(
+        ((-0.2, 0.4), (-0.6, 0.2)), even=True, with_input=True, multiples=((-1, 1), (-3, 1))
+    ),
+    "shared, squared": Circuit(
+        ((0.2, 0.5), (0.4, 0.1), (0.6, 0.1)), squarings=1, multiples=((1, 2), (1, 1), (3, 2))
+    ),
     "three leaves": Circuit(((0.1, 0.6), (0.5, 0.4), (0.7, 0.2))),
 }
 
@@ -54,8 +60,7 @@ def test_values_come_back_as_shares(name, count, pair, monkeypatch):
     circuit = CIRCUITS[name]
     packing = SlotPolynomialPacking(DEEP, count, circuit)
     x = np.random.default_rng(count).uniform(-0.8, 0.8, count)
-    wanted = 2.0**60
-    scale = (wanted / packing.result_scale(1.0)) ** (1 / circuit.degree)
+    scale = packing.input_scale_for(2.0**60)
     switches = []
     relinearise = KeySwitcher.relinearise
     monkeypatch.setattr(

@@ -8,6 +8,7 @@ decoding. Every product but the last is rescaled by one prime.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,9 @@ class Circuit:
     even: bool = False
     with_input: bool = False
     squarings: int = 0
+    multiples: tuple[tuple[int, int], ...] = ()
+    """(m, k) of each factor, 2 shift = r m / k for one r: one square serves all factors, taken as
+    k y^2 + m r y + k (shift^2 + offset). The scale that turns r into integers is then fixed."""
 
     @property
     def depth(self) -> int:
@@ -49,7 +53,8 @@ class Circuit:
     def products(self) -> int:
         """Relinearisations a ciphertext."""
         leaves = len(self.factors) + self.with_input
-        return self.even + len(self.factors) + leaves - 1 + self.squarings
+        squares = 1 if self.multiples else len(self.factors)
+        return self.even + squares + leaves - 1 + self.squarings
 
     def _leaf_heights(self) -> list[int]:
         low = int(self.even)
@@ -111,13 +116,28 @@ class SlotPolynomialPacking(Packing):
         low = (level, scale)
         if circuit.even:
             low = multiply(low, low)
-        leaves = [low] * circuit.with_input + [multiply(low, low) for _ in circuit.factors]
+        leaves = [low] * circuit.with_input
+        if circuit.multiples:
+            shared = multiply(low, low)
+            leaves += [(shared[0], k * shared[1]) for _, k in circuit.multiples]
+        else:
+            leaves += [multiply(low, low) for _ in circuit.factors]
         while len(leaves) > 1:
             leaves.append(multiply(leaves.pop(0), leaves.pop(0)))
             leaves.sort(key=lambda leaf: -leaf[0])
         for _ in range(circuit.squarings):
             leaves[0] = multiply(leaves[0], leaves[0])
         return leaves[0][1]
+
+    def input_scale_for(self, wanted: float) -> float:
+        """Scale of x for a result near the wanted scale, or the one that shared squares need."""
+        circuit, primes = self.circuit, self.parameters.primes
+        if not circuit.multiples:
+            return float((wanted / self.result_scale(1.0)) ** (1 / circuit.degree))
+        # S_y / (S_y^2 / q) = 2 shift k / m
+        (shift, _), (m, k) = circuit.factors[0], circuit.multiples[0]
+        scale = primes[-2 if circuit.even else -1] * m / (2 * shift * k)
+        return float((scale * primes[-1]) ** 0.5 if circuit.even else scale)
 
     def pack(self, x: Integers) -> Integers:
         """(count,) to (ciphertexts, slots)."""
@@ -151,10 +171,7 @@ class _Evaluation:
         """The result at the base primes."""
         circuit = self._circuit
         y = self._multiply(x, x) if circuit.even else x
-        leaves = [y] * circuit.with_input
-        for shift, offset in circuit.factors:
-            moved = self._shift(y, shift)
-            leaves.append(self._shift(self._multiply(moved, moved), offset))
+        leaves = [y] * circuit.with_input + list(self._factors(y))
         # The least deep factors first, as `Circuit.depth` counts them.
         while len(leaves) > 1:
             leaves.append(self._multiply(leaves.pop(0), leaves.pop(0)))
@@ -163,6 +180,20 @@ class _Evaluation:
         for _ in range(circuit.squarings):
             result = self._multiply(result, result)
         return result.data
+
+    def _factors(self, y: _Value) -> Iterator[_Value]:
+        circuit = self._circuit
+        if not circuit.multiples:
+            for shift, offset in circuit.factors:
+                moved = self._shift(y, shift)
+                yield self._shift(self._multiply(moved, moved), offset)
+            return
+        square = self._multiply(y, y)
+        moduli = np.array(self._primes[: square.level], np.float64)[:, None]
+        for (shift, offset), (m, k) in zip(circuit.factors, circuit.multiples, strict=True):
+            data = k * square.data + m * y.data[:, : square.level]
+            data -= moduli * np.rint(data / moduli)
+            yield self._shift(_Value(data, k * square.scale), shift**2 + offset)
 
     def _shift(self, x: _Value, constant: float) -> _Value:
         """A constant in every slot is a constant polynomial, equal at every NTT point."""
