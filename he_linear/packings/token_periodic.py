@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 from numba import njit
@@ -20,6 +21,7 @@ from he_linear.embedding import slots_to_coefficients
 from he_linear.kernels import Floats, Residues, from_centred, multiply, to_centred
 from he_linear.keys import ServerKeys, galois_element
 from he_linear.modular_matmul import LimbMatrices, modular_matmul
+from he_linear.noise import ROUNDING_VARIANCE, NoiseModel
 from he_linear.ntt import automorphism_order, centre, subring_tables
 from he_linear.packings.base import (
     Integers,
@@ -142,6 +144,23 @@ class TokenPeriodicPacking(LinearPacking):
     def rotations(self) -> int:
         """Per input babies, per output giants."""
         return self.input_ciphertexts * self._babies + self._products * (self._giants - 1)
+
+    def error_rms(self, weight_rms: float, input_rms: float, fraction_bits: int) -> float:
+        """Estimated error of one output, root mean square, in reals.
+
+        The input's noise and its baby rotation times the weights, rounded weights times the input,
+        and the roundings of shares; giant steps and the way back add 2^-20 of that.
+        """
+        noise = NoiseModel(self.parameters)
+        rotated = (self._babies - 1) / self._babies * noise.key_switch
+        into = noise.slot_rms(noise.fresh + rotated) * 2.0**-self.input_scale_bits
+        norm = sqrt(self.d_in) * weight_rms
+        # A diagonal has 2c coefficients, and two reals share a slot.
+        rounded = sqrt(2 * self._columns * ROUNDING_VARIANCE * self.d_in)
+        weights = rounded * input_rms * 2.0**-self.weight_scale_bits
+        unit = 2.0**-fraction_bits
+        fixed_point = unit * sqrt(ROUNDING_VARIANCE * (2 + norm**2))
+        return sqrt((into * norm) ** 2 + weights**2 + fixed_point**2)
 
     def pack(self, x: Integers) -> tuple[Integers, Integers]:
         """(tokens, in) to (input ciphertexts, slots), twice."""
