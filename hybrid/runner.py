@@ -65,6 +65,7 @@ def _offline(plan: Plan, state: RunState, request: int, progress: Progress) -> l
     start = time.perf_counter()
     with channel.step(step_label(request, CORRELATIONS_STEP)):
         state.session.correlations.produce(plan.correlations, channel)
+        state.session.prepared.prepare(plan.cost.demand)
     measured = [_measure(channel, request, CORRELATIONS_STEP, start, OFFLINE)]
     for step in plan.steps:
         if step.prepares:

@@ -22,41 +22,41 @@ _BATCH = 1 << 14
 
 def hash_blocks(blocks: BlockArray, first_index: int) -> BlockArray:
     """H((first_index + i, 0), blocks[i]) for each i: shape (n, 2) to (n, 2)."""
-    return _hash_wide(blocks, first_index, 1).reshape(-1, 2)
+    return wide_pads(blocks, first_index, 2)
 
 
 def pads(blocks: BlockArray, first_index: int, bits: int) -> NDArray[np.uint64]:
     """Return the low `bits` bits (1 to 64) of each block's hash, shape (n,)."""
-    return hash_blocks(blocks, first_index)[:, 0] & low_mask(bits)
+    return wide_pads(blocks, first_index, 1)[:, 0] & low_mask(bits)
 
 
-def wide_pads(blocks: BlockArray, first_index: int, words: int) -> NDArray[np.uint64]:
-    """Stretch each block to `words` pseudorandom 64-bit words, shape (n, words).
+def wide_pads(
+    blocks: BlockArray, first_index: int, words: int, offset: BlockArray | None = None
+) -> NDArray[np.uint64]:
+    """Stretch each block, or its xor with `offset` (2,), to `words` pseudorandom 64-bit words.
 
-    Words 2c and 2c + 1 of block i are H((first_index + i, c), blocks[i]).
+    Shape (n, words). Words 2c and 2c + 1 of block i are H((first_index + i, c), blocks[i]).
     """
-    counters = -(-words // 2)
-    return _hash_wide(blocks, first_index, counters).reshape(-1, 2 * counters)[:, :words]
-
-
-def _hash_wide(blocks: BlockArray, first_index: int, counters: int) -> NDArray[np.uint64]:
-    """H((first_index + i, c), blocks[i]), shape (n, counters, 2)."""
     blocks = np.ascontiguousarray(blocks, np.uint64)
-    n = len(blocks)
-    out = np.empty((n, counters, 2), np.uint64)
+    n, counters = len(blocks), -(-words // 2)
+    out = np.empty((n, words), np.uint64)
     # Made per call: an encryptor is not safe to share between threads.
     permutation = Cipher(algorithms.AES(_FIXED_KEY), modes.ECB()).encryptor()
     size = max(1, min(n, _BATCH // max(1, counters)))
+    moved = np.empty((size, 2), np.uint64)
     # `update_into` wants a block of slack behind its output.
     inner = np.empty(2 * size + 2, np.uint64)
     tweaked = np.empty((size, counters, 2), np.uint64)
     outer = np.empty(2 * size * counters + 2, np.uint64)
     for start in range(0, n, size):
         count = min(size, n - start)
-        permutation.update_into(blocks[start : start + count].data.cast("B"), inner.data.cast("B"))
+        batch = blocks[start : start + count]
+        if offset is not None:
+            batch = np.bitwise_xor(batch, offset, out=moved[:count])
+        permutation.update_into(batch.data.cast("B"), inner.data.cast("B"))
         _tweak(inner, np.uint64(first_index + start), tweaked[:count])
         permutation.update_into(tweaked[:count].data.cast("B"), outer.data.cast("B"))
-        _feed_forward(inner, outer, out[start : start + count])
+        _feed_forward(inner, outer, counters, out[start : start + count])
     return out
 
 
@@ -70,11 +70,13 @@ def _tweak(inner: NDArray[np.uint64], first_index: np.uint64, tweaked: NDArray[n
 
 @njit(cache=True)
 def _feed_forward(
-    inner: NDArray[np.uint64], outer: NDArray[np.uint64], out: NDArray[np.uint64]
+    inner: NDArray[np.uint64], outer: NDArray[np.uint64], counters: int, out: NDArray[np.uint64]
 ) -> None:
-    counters = out.shape[1]
+    words = out.shape[1]
+    if words == 1:
+        for i in range(out.shape[0]):
+            out[i, 0] = outer[2 * i] ^ inner[2 * i]
+        return
     for i in range(out.shape[0]):
-        for c in range(counters):
-            at = 2 * (i * counters + c)
-            out[i, c, 0] = outer[at] ^ inner[2 * i]
-            out[i, c, 1] = outer[at + 1] ^ inner[2 * i + 1]
+        for w in range(words):
+            out[i, w] = outer[2 * i * counters + w] ^ inner[2 * i + (w & 1)]

@@ -31,6 +31,8 @@ class Bounds:
     """Root mean square of x * y, before the shift."""
     shift: int = 0
     """The result is x * y / 2^shift."""
+    largest: float = 2.0**28
+    """Of |x * y|, before the shift: narrower products by oblivious transfer are cheaper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +146,13 @@ class Products(ABC):
         return scale(result, polynomial.leading)
 
 
-_MODERATE = Bounds(2.0, 2.0, 4.0)
-_LARGEST_UNITS = 2.0**22
-"""No factor or product exceeds 64."""
+_MODERATE = Bounds(2.0, 2.0, 4.0, largest=256.0)
+_LARGEST_UNITS = 2.0**24
+"""No factor or product exceeds 256."""
 
 
 def _square_bounds(polynomial: FactoredPolynomial) -> Bounds:
     largest = polynomial.largest
-    return Bounds(largest, largest, largest**2, 2 * polynomial.input_shift)
+    moved = max(abs(shift) for shift, _ in polynomial.factors) * 2.0**polynomial.input_shift
+    bound = largest**2 if polynomial.even else (largest + moved) ** 2
+    return Bounds(largest, largest, largest**2, 2 * polynomial.input_shift, 2 * bound)

@@ -15,41 +15,47 @@ from mpc_nonlinear.oblivious_transfer import (
     correlated_ot_send,
 )
 from mpc_nonlinear.session import Session
+from transport.bitpack import low_mask
 from transport.traffic import Party
 
 
-def select_cost(count: int) -> Cost:
+def select_cost(count: int, bits: int = RING_BITS) -> Cost:
     """Cost of `select` for `count` numbers."""
-    return correlated_ot_both_cost(count, RING_BITS)
+    return correlated_ot_both_cost(count, bits)
 
 
-def select(bit: BitArray, x: RingArray, session: Session) -> RingArray:
-    """Shares of bit * x, same shape. Exact. 2 rounds. [Rathee20] Section 4.1 (multiplexer).
+def select(bit: BitArray, x: RingArray, session: Session, bits: int = RING_BITS) -> RingArray:
+    """Shares of bit * x, same shape, modulo 2^bits and below it: for results read so far only.
 
-    With b = b0 xor b1: b x = b0 x0 + b1 x1 + b1 (1 - 2 b0) x0 + b0 (1 - 2 b1) x1; the last two by
-    correlated OT.
+    Exact. 1 round. [Rathee20] Section 4.1 (multiplexer). With b = b0 xor b1: b x = b0 x0 + b1 x1
+    + b1 (1 - 2 b0) x0 + b0 (1 - 2 b1) x1; the last two by correlated OT.
     """
     own = bit.reshape(-1)
     flat = x.reshape(-1)
-    number = own.astype(np.uint64)
-    correlation = np.where(own == 1, np.uint64(0) - flat, flat)
-    sent, received = correlated_ot_both(correlation, own, RING_BITS, session)
-    return (number * flat + sent + received).reshape(x.shape)
+    # All ones where the bit is set.
+    ones = np.uint64(0) - own.astype(np.uint64)
+    sent, received = correlated_ot_both((flat ^ ones) - ones, own, bits, session)
+    return _reduced((flat & ones) + sent + received, bits).reshape(x.shape)
 
 
-def bit_to_arithmetic_cost(count: int) -> Cost:
+def bit_to_arithmetic_cost(count: int, bits: int = RING_BITS) -> Cost:
     """Cost of `bit_to_arithmetic` for `count` bits."""
-    return correlated_ot_cost(count, RING_BITS, Party.CLIENT)
+    return correlated_ot_cost(count, bits - 1, Party.CLIENT)
 
 
-def bit_to_arithmetic(bit: BitArray, session: Session) -> RingArray:
-    """Arithmetic shares of shared bits, same shape. Exact. 2 rounds.
+def bit_to_arithmetic(bit: BitArray, session: Session, bits: int = RING_BITS) -> RingArray:
+    """Arithmetic shares of shared bits, same shape, modulo 2^bits (2 to 64) and below it.
 
-    b0 xor b1 = b0 + b1 - 2 b0 b1, the product by one correlated OT. [Rathee20] Section 4.1.
+    Exact. 1 round. b0 xor b1 = b0 + b1 - 2 b0 b1, the product modulo 2^(bits - 1) by one
+    correlated OT. [Rathee20] Section 4.1.
     """
     own = bit.reshape(-1).astype(np.uint64)
     if session.party is Party.CLIENT:
-        product = correlated_ot_send(own, RING_BITS, session)
+        product = correlated_ot_send(own, bits - 1, session)
     else:
-        product = correlated_ot_receive(bit.reshape(-1), RING_BITS, session)
-    return (own - np.uint64(2) * product).reshape(bit.shape)
+        product = correlated_ot_receive(bit.reshape(-1), bits - 1, session)
+    return _reduced(own - np.uint64(2) * product, bits).reshape(bit.shape)
+
+
+def _reduced(x: RingArray, bits: int) -> RingArray:
+    return x if bits == RING_BITS else x & low_mask(bits)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.fixed_point import FixedPoint
+from mpc_nonlinear.preprocessing import Prepared
 from mpc_nonlinear.products import Products
 from transport.channel import Channel
 from transport.randomness import SecureRandom
@@ -28,6 +29,11 @@ class Session:
     context: Context
     correlations: CorrelationSource
     randomness: SecureRandom
+    prepared: Prepared = field(init=False)
+    """What `correlations` was made into; protocols take it from here."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prepared", Prepared(self.correlations))
 
     @property
     def party(self) -> Party:

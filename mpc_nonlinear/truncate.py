@@ -14,6 +14,8 @@ from mpc_nonlinear.oblivious_transfer import (
 )
 from mpc_nonlinear.select import bit_to_arithmetic, bit_to_arithmetic_cost
 from mpc_nonlinear.session import Session
+from transport.bitpack import low_mask
+from transport.errors import UsageError
 from transport.traffic import Party
 
 _OFFSET_BITS = RING_BITS - 2
@@ -31,7 +33,7 @@ def truncate(x: RingArray, shift: int, session: Session) -> RingArray:
 
     Off by less than one unit and unbiased: a stochastic rounding. An offset makes the sign
     known; then the shares wrap around exactly unless both top bits are zero, and the wrap is
-    needed modulo 2^shift only: one correlated OT of `shift` bits. 2 rounds. [Huang22] Cheetah,
+    needed modulo 2^shift only: one correlated OT of `shift` bits. 1 round. [Huang22] Cheetah,
     eprint 2022/207, Section 4.2 (truncation with known sign).
     """
     # Both floors together lose 2^shift - 1 on average.
@@ -47,8 +49,8 @@ def round_exactly(x: RingArray, shift: int, session: Session) -> RingArray:
     """Shares of floor(x / 2^shift + 1/2) for |x| < 2^61, same shape. Exact.
 
     For what is opened: the result depends on x alone and not, as with `truncate`, on how its low
-    bits are shared. The carry out of the low bits by a comparison, then the floors. 8 rounds for
-    shift <= 16. [Rathee20] Section 4.2 (faithful truncation).
+    bits are shared. The carry out of the low bits by a comparison, then the floors. 6 rounds for
+    9 <= shift <= 16. [Rathee20] Section 4.2 (faithful truncation).
     """
     if session.party is Party.SERVER:
         x = x + np.uint64(1 << (shift - 1))
@@ -73,3 +75,31 @@ def _floors(x: RingArray, shift: int, raised: int, session: Session) -> RingArra
         constant = (1 << (RING_BITS - shift)) + (1 << (_OFFSET_BITS - shift))
         result = result - np.uint64(constant % 2**RING_BITS)
     return result.reshape(x.shape)
+
+
+def widen_cost(count: int, bits: int) -> Cost:
+    """Cost of `widen` for `count` numbers."""
+    return correlated_ot_cost(count, RING_BITS - bits, Party.SERVER)
+
+
+def widen(x: RingArray, bits: int, session: Session) -> RingArray:
+    """Shares modulo 2^64 of x, |x| < 2^(bits - 2), from shares modulo 2^bits; same shape.
+
+    Exact; 2 <= bits < 64; higher bits of the input shares are not read. An offset makes the sign
+    known; then the shares wrap around exactly unless both top bits are zero: one correlated OT of
+    64 - bits bits. 1 round. [Huang22] Cheetah, eprint 2022/207, Section 4.2.
+    """
+    if not 2 <= bits < RING_BITS:
+        raise UsageError(f"widen: from {bits} bits; use 2 to {RING_BITS - 1}")
+    offset = np.uint64(1 << (bits - 2))
+    flat = x.reshape(-1)
+    if session.party is Party.SERVER:
+        flat = flat + offset
+    flat = flat & low_mask(bits)
+    top_is_zero = np.uint64(1) - (flat >> np.uint64(bits - 1))
+    if session.party is Party.SERVER:
+        both = correlated_ot_send(top_is_zero, RING_BITS - bits, session)
+        flat = flat - offset - np.uint64(1 << bits)
+    else:
+        both = correlated_ot_receive(top_is_zero.astype(np.uint8), RING_BITS - bits, session)
+    return (flat + (both << np.uint64(bits))).reshape(x.shape)

@@ -233,14 +233,20 @@ def test_a_message_of_the_wrong_size_is_refused(function):
 
 
 def test_equal_runs_share_results_differently():
-    """Even on the same OTs and shares, comparison results are split afresh."""
+    """The shares of a result come from the OTs, and those are fresh."""
     x, width, results = np.zeros(256, np.uint64), Width(13, 0), []
+
+    def role(channel):
+        source = SoftSpokenSource(channel.party, SecureRandom())
+        source.setup(channel)
+        source.produce(less_than_zero_cost(256, width).ots, channel)
+        session = Session(channel, Context(FIXED, OtProducts(16)), source, SecureRandom())
+        return less_than_zero(x, width, session)
+
     for _ in range(2):
-        left, _, _ = run_both(
-            lambda c: less_than_zero(
-                x, width, quick_session(c, less_than_zero_cost(256, width).ots)
-            )
-        )
+        left, right, _ = run_both(role)
+        assert np.array_equal(left, right)
+        assert 64 < left.sum() < 192
         results.append(left)
     assert not np.array_equal(*results)
 

@@ -46,7 +46,8 @@ class EvenPolynomialGelu(NonlinearProtocol):
     op = "gelu"
     name = "even_polynomial"
     source = "this project; comparisons of [Rathee20], segments as in [Pang24] BOLT"
-    max_error = 2.0**-9
+    # At a threshold either piece may be taken: 1.6e-3 below the true value or 9.6e-4 above.
+    max_error = 2.0**-8
     approximation_error = 2.0**-9
 
     bound: float

@@ -13,7 +13,13 @@ from mpc_nonlinear.local import scale, scale_cost
 from mpc_nonlinear.ot_products import OtProducts
 from mpc_nonlinear.products import Bounds, FactoredPolynomial
 from mpc_nonlinear.protocols.base import NonlinearProtocol
-from mpc_nonlinear.protocols.rows import octaves, per_octave, per_octave_cost
+from mpc_nonlinear.protocols.rows import (
+    find_octave,
+    find_octave_cost,
+    octaves,
+    scale_by_octave,
+    scale_by_octave_cost,
+)
 from mpc_nonlinear.session import Context, Session
 from transport.errors import UsageError
 from transport.traffic import Party
@@ -112,19 +118,9 @@ class OctaveLayerNorm(NonlinearProtocol):
         return Bounds(deviation, deviation, largest * deviation, -self._finer)
 
     @property
-    def _scale(self) -> Bounds:
-        low, high = self._scaled_range
-        return Bounds(high, 1 / low, 2.0)
-
-    @property
     def _root_shift(self) -> int:
         """Inverse roots are kept multiplied by 2^this: those of large variances are small."""
         return max(0, ceil(log2(self._high) / 2))
-
-    @property
-    def _root(self) -> Bounds:
-        largest = 2.0**self._root_shift * sqrt(1 / self._low)
-        return Bounds(1.0, largest, largest)
 
     @property
     def _last(self) -> Bounds:
@@ -136,14 +132,15 @@ class OctaveLayerNorm(NonlinearProtocol):
         n, rows = prod(shape), prod(shape[:-1])
         products, bits = context.products, context.fixed_point.fraction_bits
         exact, units = OtProducts(bits), 2.0**bits
+        count = len(octaves(*self._scaled_range)) + 1
         return (
             scale_cost(rows, self.bound * self.width * units)
             + products.square_cost(n, self._square)
             + scale_cost(rows, self._scaled_range[1] * self.width * units)
-            + per_octave_cost(rows, *self._scaled_range, bits)
-            + exact.multiply_cost(rows, self._scale)
+            + find_octave_cost(rows, *self._scaled_range, bits)
+            + scale_by_octave_cost(rows, count, 2 * self._scaled_range[1] * units)
             + exact.polynomial_cost(rows, INVERSE_ROOT)
-            + exact.multiply_cost(rows, self._root)
+            + scale_by_octave_cost(rows, count, 2 * units)
             + products.multiply_cost(n, self._last)
         )
 
@@ -156,17 +153,16 @@ class OctaveLayerNorm(NonlinearProtocol):
         variance = self._mean(products.square(centred, session, self._square))
         if session.party is Party.CLIENT:
             variance = variance + session.fixed_point.encode(self.epsilon * 2.0**self._finer)
-        # 3. scaled = variance * 2^-octave in [1, 2), and 2^(-octave / 2)
+        # 3. scaled = variance * 2^-octave in [1, 2)
         low, high = self._scaled_range
         starts = [low, *octaves(low, high)]
+        octave = find_octave(variance, low, high, session)
+        scaled = scale_by_octave(variance, octave, [1 / s for s in starts], session)
+        # 4. the polynomial, and back by 2^(-octave / 2)
         finer, root_scale = 2.0**self._finer, 2.0**self._root_shift
-        factors = [[1 / s for s in starts], [root_scale * sqrt(finer / s) for s in starts]]
-        shrink, root = per_octave(variance, low, high, factors, session)
-        scaled = exact.multiply(variance, shrink, session, self._scale)
-        # 4. the polynomial, and back to the octave
-        inverse = exact.multiply(
-            exact.polynomial(scaled, INVERSE_ROOT, session), root, session, self._root
-        )
+        factors = [root_scale * sqrt(finer / s) for s in starts]
+        root = exact.polynomial(scaled, INVERSE_ROOT, session)
+        inverse = scale_by_octave(root, octave, factors, session)
         # 5. one product an element
         spread = np.ascontiguousarray(np.broadcast_to(inverse[..., None], x.shape))
         return products.multiply(centred, spread, session, self._last)

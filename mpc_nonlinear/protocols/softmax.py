@@ -10,10 +10,15 @@ import numpy as np
 from mpc_nonlinear.compare import Width, less_than_zero, less_than_zero_cost
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.ot_products import OtProducts
 from mpc_nonlinear.products import Bounds, FactoredPolynomial
 from mpc_nonlinear.protocols.base import NonlinearProtocol
-from mpc_nonlinear.protocols.rows import octaves, per_octave, per_octave_cost
+from mpc_nonlinear.protocols.rows import (
+    find_octave,
+    find_octave_cost,
+    octaves,
+    scale_by_octave,
+    scale_by_octave_cost,
+)
 from mpc_nonlinear.select import select, select_cost
 from mpc_nonlinear.session import Context, Session
 from transport.traffic import Party
@@ -51,7 +56,6 @@ RECIPROCAL = FactoredPolynomial(
     input_rms=2.0,
     output_rms=1.0,
 )
-_NORMALISED = Bounds(2.0, 2.0, 4.0)
 _STEP = Bounds(1.1, 1.0, 1.1)
 
 
@@ -99,7 +103,7 @@ class SquaredPolynomialSoftmax(NonlinearProtocol):
     def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
         """Tournament, clipping, a polynomial and a product an element, a reciprocal a row."""
         n, rows, columns = prod(shape), prod(shape[:-1]), shape[-1]
-        products, bits = context.products, context.fixed_point.fraction_bits
+        products = context.products
         cost = Cost()
         left = columns
         while left > 1:
@@ -111,21 +115,19 @@ class SquaredPolynomialSoftmax(NonlinearProtocol):
             + less_than_zero_cost(n, self._width)
             + select_cost(n)
             + products.polynomial_cost(n, EXPONENTIAL)
-            + self._reciprocal_cost(rows, columns, bits)
+            + self._reciprocal_cost(rows, columns, context)
             + products.multiply_cost(n, _STEP)
         )
 
-    def _reciprocal_cost(self, rows: int, columns: int, bits: int) -> Cost:
-        exact = OtProducts(bits)
+    def _reciprocal_cost(self, rows: int, columns: int, context: Context) -> Cost:
+        high, units = self._largest_sum(columns), 2.0 ** context.fixed_point.fraction_bits
+        count = len(octaves(0.5, high)) + 1
         return (
-            per_octave_cost(rows, 0.5, self._largest_sum(columns), bits)
-            + exact.multiply_cost(rows, self._scale(columns))
-            + exact.polynomial_cost(rows, RECIPROCAL)
-            + exact.multiply_cost(rows, _NORMALISED)
+            find_octave_cost(rows, 0.5, high, context.fixed_point.fraction_bits)
+            + scale_by_octave_cost(rows, count, 2 * high * units)
+            + context.products.polynomial_cost(rows, RECIPROCAL)
+            + scale_by_octave_cost(rows, count, 4 * units)
         )
-
-    def _scale(self, columns: int) -> Bounds:
-        return Bounds(self._largest_sum(columns), 2.0, 2.0)
 
     def run(self, x: RingArray, session: Session) -> RingArray:
         """Shares of softmax(x)."""
@@ -161,11 +163,10 @@ class SquaredPolynomialSoftmax(NonlinearProtocol):
         return kept - clip if is_client else kept
 
     def _reciprocal(self, total: RingArray, columns: int, session: Session) -> RingArray:
-        """1 / total for 1/2 <= total, by exact products: they are few."""
-        exact = OtProducts(session.fixed_point.fraction_bits)
+        """1 / total for 1/2 <= total."""
         high = self._largest_sum(columns)
-        factors = [[1 / start for start in [0.5, *octaves(0.5, high)]]]
-        (shrink,) = per_octave(total, 0.5, high, factors, session)
-        s = exact.multiply(total, shrink, session, self._scale(columns))
-        inverse = exact.polynomial(s, RECIPROCAL, session)
-        return exact.multiply(inverse, shrink, session, _NORMALISED)
+        octave = find_octave(total, 0.5, high, session)
+        factors = [1 / start for start in [0.5, *octaves(0.5, high)]]
+        s = scale_by_octave(total, octave, factors, session)
+        inverse = session.products.polynomial(s, RECIPROCAL, session)
+        return scale_by_octave(inverse, octave, factors, session)
