@@ -68,8 +68,9 @@ class ProtocolRunner:
         self._online_runs = 0
 
     def offline(self) -> None:
-        """Produce what the protocol consumes."""
+        """Produce what the protocol consumes, and make it ready."""
         self._session.correlations.produce(self._cost.ots, self._session.channel)
+        self._session.prepared.prepare(self._cost.demand)
 
     def online(self) -> RingArray:
         """Run the protocol."""
