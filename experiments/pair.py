@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from hybrid.environment import limit_threads
+from hybrid.environment import keep_memory, limit_threads
 
 limit_threads()
 
@@ -110,6 +110,7 @@ def _party(
     link: LinkModel | None,
 ) -> None:
     os.sched_setaffinity(0, {core})
+    keep_memory()
     try:
         if party is Party.SERVER:
             channel = listen("tcp://127.0.0.1:0", party, timeout_s=600.0, link=link)

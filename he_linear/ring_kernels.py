@@ -86,9 +86,7 @@ def _multiply_sum(ciphertexts, plains, p, out):  # type: ignore[no-untyped-def]
             out[1, j] = centre(out[1, j] + times(second[j], w, q, p), p, inv)
 
 
-def multiply_sum(
-    ciphertexts: Floats, plains: Floats, primes: Sequence[int], out: Floats
-) -> None:
+def multiply_sum(ciphertexts: Floats, plains: Floats, primes: Sequence[int], out: Floats) -> None:
     """Out (primes, 2, N) += sum of ciphertexts (primes, i, 2, N) times plains (primes, i, N)."""
     for index, p in enumerate(primes):
         _multiply_sum(ciphertexts[index], plains[index], float(p), out[index])
@@ -113,8 +111,11 @@ def add_product(
 
 
 @njit(cache=True, nogil=True)
-def _accumulate(values, modulus, crt, weight, high, low, turns):  # type: ignore[no-untyped-def]
-    """(high, low) += t * weight modulo 2^128 and turns += t / p, t = value * (Q / p)^-1 mod p."""
+def _accumulate(values, modulus, crt, weight, rest, high, low, turns):  # type: ignore[no-untyped-def]
+    """(high, low) += t * (weight + rest) modulo 2^128 and turns += t / p.
+
+    t = value * (Q / p)^-1 mod p; rest is a fraction, t * rest is rounded down.
+    """
     inv = 1.0 / modulus
     inverse, quotient, p = crt
     upper, lower = weight
@@ -123,8 +124,11 @@ def _accumulate(values, modulus, crt, weight, high, low, turns):  # type: ignore
         t = mulmod(np.uint64(np.int64(v + modulus if v < 0.0 else v)), inverse, quotient, p)
         carried = t * lower
         s = low[i] + carried
-        high[i] += t * upper + mulhi(t, lower) + np.uint64(s < carried)
-        low[i] = s
+        more = np.uint64(np.int64(np.float64(t) * rest))
+        total = s + more
+        carries = np.uint64(s < carried) + np.uint64(total < more)
+        high[i] += t * upper + mulhi(t, lower) + carries
+        low[i] = total
         turns[i] += np.float64(t) * inv
 
 
@@ -139,20 +143,21 @@ def _subtract_turns(high, low, turns, upper, lower):  # type: ignore[no-untyped-
 
 
 def _sums(
-    values: Floats, primes: Sequence[int], weights: Sequence[int]
+    values: Floats, primes: Sequence[int], weights: Sequence[int], rests: Sequence[float]
 ) -> tuple[Residues, Residues, NDArray[np.float64]]:
     shape = values.shape[1:]
     high, low, turns = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64), np.zeros(shape)
     modulus = 1
     for p in primes:
         modulus *= p
-    for row, p, weight in zip(values, primes, weights, strict=True):
+    for row, p, weight, rest in zip(values, primes, weights, rests, strict=True):
         pair = (np.uint64(weight >> 64), np.uint64(weight & ((1 << 64) - 1)))
         _accumulate(
             np.ascontiguousarray(row).reshape(-1),
             float(p),
             shoup(pow(modulus // p, -1, p), p),
             pair,
+            rest,
             high.reshape(-1),
             low.reshape(-1),
             turns.reshape(-1),
@@ -163,9 +168,12 @@ def _sums(
 def fractions(values: Floats, primes: Sequence[int]) -> tuple[Residues, Residues]:
     """C / Q modulo 1 of (primes, ...), |c| < p, as 128 bits: high and low words.
 
-    c / Q = sum_i t_i / q_i modulo 1; every term is taken to 2^-79 of the last of 128 - 49 bits.
+    c / Q = sum_i t_i / q_i modulo 1; every term is off by less than 2^-127. The last bits of a
+    second polynomial must be right: a bias would meet the sum of the secret's coefficients.
     """
-    high, low, _ = _sums(values, primes, [(1 << 128) // p for p in primes])
+    full = 1 << 128
+    weights, rests = [full // p for p in primes], [full % p / p for p in primes]
+    high, low, _ = _sums(values, primes, weights, rests)
     return high, low
 
 
@@ -175,7 +183,9 @@ def lift(values: Floats, primes: Sequence[int]) -> tuple[Residues, Residues]:
     for p in primes:
         modulus *= p
     full = 1 << 128
-    high, low, turns = _sums(values, primes, [modulus // p % full for p in primes])
+    high, low, turns = _sums(
+        values, primes, [modulus // p % full for p in primes], [0.0] * len(primes)
+    )
     # X = sum_i t_i Q / q_i - turns * Q; X / Q is far from a half, so float64 tells the turns.
     wrapped = modulus % full
     pair = np.uint64(wrapped >> 64), np.uint64(wrapped & ((1 << 64) - 1))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 # Before numpy is imported anywhere: one thread a party unless the user chose otherwise.
-from hybrid.environment import limit_threads
+from hybrid.environment import keep_memory, limit_threads
 
 limit_threads()
+keep_memory()
 
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402

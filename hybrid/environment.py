@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import resource
+from contextlib import suppress
 from importlib import metadata
 
 PACKAGES = ("tenseal", "numpy", "scipy", "numba", "pyzmq", "msgpack", "torch", "cryptography")
@@ -21,6 +23,21 @@ def limit_threads() -> None:
     """One thread for BLAS and numba, unless the user chose; before numpy is imported."""
     for name in THREAD_VARIABLES:
         os.environ.setdefault(name, "1")
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_memory() -> None:
+    """Let glibc keep large blocks that are freed, instead of asking the kernel for new pages.
+
+    Arrays of megabytes come and go all the time here; fresh pages would cost as much as the
+    arithmetic. Does nothing on other C libraries.
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def describe() -> dict[str, str]:

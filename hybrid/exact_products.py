@@ -164,7 +164,8 @@ def exact_linear_prepared(
     integers = _owned(weights).integers
     (mask,) = contents
     opened = channel.recv_array(x.shape, np.uint64)
-    return mask + ring_matmul((opened + x)[None], integers)[0]
+    result: RingArray = mask + ring_matmul((opened + x)[None], integers)[0]
+    return result
 
 
 def _owned(weights: ExactWeights | None) -> ExactWeights:

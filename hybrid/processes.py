@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.config import load_config
+from hybrid.environment import keep_memory
 from hybrid.launch import Client, Server, open_client, open_server
 from mpc_nonlinear.correlations.dealer import run_dealer
 from transport.channel import Channel
@@ -39,7 +40,9 @@ class ChildError(HybridError):
     """A party of `hybrid run` failed; the message is the party's own."""
 
 
-def _pin(core: int | None) -> None:
+def _settle(core: int | None) -> None:
+    """Core and memory of a child process."""
+    keep_memory()
     if core is not None:
         os.sched_setaffinity(0, {core})
 
@@ -66,7 +69,7 @@ def _progress(pipe: Connection) -> Callable[[str, int], None]:
 
 def server_process(task: Task, pipe: Connection) -> None:
     """Child: load, announce the endpoint, serve one session."""
-    _pin(task.core)
+    _settle(task.core)
     with _reporting(pipe):
         loaded = load_config(task.config_path)
         server = Server(loaded)
@@ -81,7 +84,7 @@ def client_process(
     task: Task, endpoint: str, texts: list[str], truncate: bool, pipe: Connection
 ) -> None:
     """Child: tokenise, connect, ask."""
-    _pin(task.core)
+    _settle(task.core)
     with _reporting(pipe):
         loaded = load_config(task.config_path)
         client = Client(loaded, _progress(pipe))

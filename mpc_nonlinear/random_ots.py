@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 from mpc_nonlinear.correlations.base import BitArray, OtReceiver, OtSender
 from mpc_nonlinear.cost import Kind
 from mpc_nonlinear.hashing import wide_pads
-from transport.bitpack import low_mask
+from transport.bitpack import WORD_BITS, low_mask
+from transport.errors import UsageError
 
 Words = NDArray[np.uint64]
 
 
 def narrowest(bits: int) -> np.dtype[Any]:
-    """Smallest unsigned dtype of at least `bits` bits."""
+    """Smallest unsigned dtype of at least `bits` bits (1 to 64)."""
+    if not 1 <= bits <= WORD_BITS:
+        raise UsageError(f"oblivious transfer: values of {bits} bits; use 1 to {WORD_BITS}")
     return np.dtype(f"u{next(size for size in (1, 2, 4, 8) if bits <= 8 * size)}")
 
 

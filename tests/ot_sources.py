@@ -9,7 +9,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from mpc_nonlinear.correlations import IknpSource, SoftSpokenSource, TrustedDealer, run_dealer
+from mpc_nonlinear.correlations import (
+    FerretSource,
+    IknpSource,
+    SoftSpokenSource,
+    TrustedDealer,
+    run_dealer,
+)
 from mpc_nonlinear.correlations.stock import StockedSource
 from mpc_nonlinear.fixed_point import FixedPoint
 from mpc_nonlinear.session import Context, Session
@@ -68,6 +74,7 @@ def source_factory(name: str):
         kinds: dict[str, Callable] = {
             "local": lambda party, _: InsecureLocalSource(party),
             "iknp": IknpSource,
+            "ferret": FerretSource,
             "softspoken": SoftSpokenSource,
             "softspoken k=2": SoftSpoken2,
             "softspoken k=8": SoftSpoken8,

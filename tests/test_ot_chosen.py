@@ -239,6 +239,8 @@ def test_entries_that_were_not_chosen_stay_masked():
         lambda s: ot.one_of_many_receive(np.zeros(2, np.uint8), 5, 4, s),
         lambda s: and_bits(np.zeros(2, np.uint8), np.zeros(3, np.uint8), s),
         lambda s: ot.correlated_ot_send(np.zeros(11, np.uint64), 8, s),
+        lambda s: ot.correlated_ot_send(np.zeros(2, np.uint64), 65, s),
+        lambda s: ot.correlated_ot_receive(np.zeros(2, np.uint8), 0, s),
     ],
 )
 def test_misuse_is_refused_before_anything_moves(call):

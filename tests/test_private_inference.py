@@ -72,7 +72,7 @@ def check_report(report: dict) -> None:
     assert all(isinstance(line, str) for line in report["trust_model"])
 
 
-@pytest.mark.parametrize("correlations", ["softspoken", "iknp", "dealer"])
+@pytest.mark.parametrize("correlations", ["ferret", "softspoken", "iknp", "dealer"])
 def test_two_processes_agree_with_the_plain_model(tmp_path, correlations):
     config = write_tiny_config(tmp_path, correlations=correlations)
     code, output = run("run", config, "--out", "out", cwd=tmp_path)

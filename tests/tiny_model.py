@@ -87,7 +87,7 @@ def write_tiny_config(
     folder: Path,
     *,
     tokens: int = 8,
-    correlations: str = "softspoken",
+    correlations: str = "ferret",
     extra: str = "",
     model: Path | None = None,
 ) -> Path:

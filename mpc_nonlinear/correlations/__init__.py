@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from mpc_nonlinear.correlations.base import CorrelationSource, OtReceiver, OtSender
 from mpc_nonlinear.correlations.dealer import TrustedDealer, run_dealer
+from mpc_nonlinear.correlations.ferret import FerretSource
 from mpc_nonlinear.correlations.iknp import IknpSource
 from mpc_nonlinear.correlations.softspoken import SoftSpokenSource
 
 __all__ = [
     "SOURCES",
     "CorrelationSource",
+    "FerretSource",
     "IknpSource",
     "OtReceiver",
     "OtSender",
@@ -18,5 +20,10 @@ __all__ = [
     "run_dealer",
 ]
 
-SOURCES: tuple[type[CorrelationSource], ...] = (SoftSpokenSource, IknpSource, TrustedDealer)
+SOURCES: tuple[type[CorrelationSource], ...] = (
+    FerretSource,
+    SoftSpokenSource,
+    IknpSource,
+    TrustedDealer,
+)
 """Every source a config can name."""
