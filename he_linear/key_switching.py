@@ -278,8 +278,9 @@ class KeySwitcher:
     def add_tensor(self, left: Floats, right: Floats, total: Floats) -> None:
         """Total (primes, 3, N) += product of two (2, primes, N), not relinearised."""
         for k, p in enumerate(self._moduli[: len(total)]):
-            rows = [np.ascontiguousarray(x[None, :, k]) for x in (left, right)]
-            _tensor(*rows, p, total[k])
+            first = np.ascontiguousarray(left[None, :, k])
+            second = np.ascontiguousarray(right[None, :, k])
+            _tensor(first, second, p, total[k])
 
     def tensor(self, left: Floats, right: Floats) -> Floats:
         """Sum of products of (count, 2, primes, N), not relinearised: (3, primes, N)."""

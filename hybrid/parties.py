@@ -18,15 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_linear.keys import ClientKeys, ServerKeys, public_key_bytes
+from he_linear.ring_keys import RingClientKeys, RingServerKeys, ring_public_key_bytes
+from he_linear.ring_params import RingParameters
 from he_linear.workers import Workers
 from hybrid.architecture import Architecture
 from hybrid.calibration import Bound, bounds_from_public, bounds_to_public
 from hybrid.catalog import Catalog
 from hybrid.config import RunConfig
 from hybrid.conversions import HomomorphicClient, HomomorphicParty, HomomorphicServer
+from hybrid.exact_products import RingClient, RingParty, RingServer
 from hybrid.folding import FloatArray, fold
-from hybrid.operators.base import EncodedLinear, RunState
-from hybrid.operators.linear import LinearOperator
+from hybrid.operators.base import EncodedLinear, RunState, WeightedOperator
 from hybrid.plan import Plan, build_plan
 from hybrid.products import CheapestProducts, CkksProducts
 from hybrid.public_table import receive_table, send_table
@@ -140,6 +142,11 @@ class ClientSession(_SessionParts):
                 )
             )
             self.channel.send(keys[-1].public_bytes())
+        self._ring: dict[RingParameters, RingParty] = {}
+        for ring in plan.ring_sets:
+            ring_keys = RingClientKeys(ring.parameters, ring.automorphisms, randomness)
+            self.channel.send(ring_keys.public_bytes())
+            self._ring[ring.parameters] = RingClient(ring_keys, randomness)
         source = self.start_correlations(plan, dealer)
         homomorphic = HomomorphicClient(keys, randomness)
         self.progress("waiting for encoded weights", -1)
@@ -155,7 +162,7 @@ class ClientSession(_SessionParts):
         padded[: len(token_ids)] = token_ids
         mask = np.arange(tokens) < len(token_ids)
         start = time.perf_counter()
-        state = RunState(self._session, self._homomorphic, {}, None, None, mask)
+        state = RunState(self._session, self._homomorphic, {}, None, None, mask, self._ring)
         own = state.encode(self.table.embed(padded))
         self.channel.send(_ANOTHER)
         result = run_request(self.plan, state, self._requests, own, self.progress)
@@ -191,7 +198,7 @@ class ServerSession(_SessionParts):
         encoded = {
             step.node.name: step.operator.encode(maps[step.node.name], keep=step.node.name in kept)
             for step in plan.steps
-            if isinstance(step.operator, LinearOperator)
+            if isinstance(step.operator, WeightedOperator)
         }
         keys = []
         workers = Workers(self.config.runtime.threads)
@@ -203,8 +210,16 @@ class ServerSession(_SessionParts):
                     wanted.parameters, data, wanted.galois_steps, wanted.relinearise, workers
                 )
             )
+        randomness = SecureRandom(domain="ckks server")
+        self._ring: dict[RingParameters, RingParty] = {}
+        for ring in plan.ring_sets:
+            data = self.channel.recv(
+                ring_public_key_bytes(ring.parameters, len(ring.automorphisms))
+            )
+            ring_keys = RingServerKeys.parse(ring.parameters, data, ring.automorphisms)
+            self._ring[ring.parameters] = RingServer(ring_keys, randomness)
         source = self.start_correlations(plan, dealer)
-        homomorphic = HomomorphicServer(keys, SecureRandom(domain="ckks server"))
+        homomorphic = HomomorphicServer(keys, randomness)
         self.channel.send(b"\x00")
         self.plan = plan
         self._state = self._run_state(plan, homomorphic, source, encoded, maps["pool"])
@@ -219,7 +234,7 @@ class ServerSession(_SessionParts):
         pool: Any,
     ) -> RunState:
         session = self.session(plan, homomorphic, source)
-        return RunState(session, homomorphic, encoded, pool.scale, pool.shift, None)
+        return RunState(session, homomorphic, encoded, pool.scale, pool.shift, None, self._ring)
 
     def serve(self) -> Iterator[RequestResult]:
         """Requests until the client finishes."""

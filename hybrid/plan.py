@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from he_linear.packings.ring_base import RingLinearPacking, RingProductPacking
 from he_linear.params import PARAMETER_SETS, CkksParameters, set_for_products
+from he_linear.ring_params import RingParameters
 from hybrid.architecture import Architecture
 from hybrid.calibration import Bounds
 from hybrid.catalog import Catalog
 from hybrid.config import RunConfig
 from hybrid.graph import Node, build_graph
 from hybrid.operators.attention import AttentionProductOperator
-from hybrid.operators.base import Operator, PlanContext
+from hybrid.operators.base import Operator, PlanContext, RingKeySet, WeightedOperator
+from hybrid.operators.exact import ExactAttentionOperator, ExactLinearOperator
 from hybrid.operators.linear import LinearOperator
 from hybrid.operators.nonlinear import NonlinearOperator
 from hybrid.operators.pool import PoolOperator
@@ -111,6 +114,16 @@ class Plan:
         return (*sets, KeySet(self.context.deep, (), True)) if in_slots else sets
 
     @property
+    def ring_sets(self) -> tuple[RingKeySet, ...]:
+        """Keys for exact products, for each parameter set."""
+        wanted: dict[RingParameters, set[int]] = {}
+        for step in self.steps:
+            keys = step.operator.ring_keys
+            if keys is not None:
+                wanted.setdefault(keys.parameters, set()).update(keys.automorphisms)
+        return tuple(RingKeySet(p, tuple(sorted(elements))) for p, elements in wanted.items())
+
+    @property
     def prepared_traffic(self) -> Traffic:
         """What steps send before the input is known, besides correlations."""
         return sum((step.offline.traffic for step in self.steps), NO_TRAFFIC)
@@ -120,7 +133,7 @@ class Plan:
         return {
             step.node.name: step.operator.encoded_bytes
             for step in self.steps
-            if isinstance(step.operator, LinearOperator)
+            if isinstance(step.operator, WeightedOperator)
         }
 
     def kept_weights(self, memory_gb: float) -> set[str]:
@@ -153,6 +166,7 @@ class Plan:
     def digest(self) -> str:
         """SHA-256 of all rows and keys."""
         keys = [[k.parameters.prime_bits, k.galois_steps, k.relinearise] for k in self.key_sets]
+        keys += [[k.parameters.prime_bits, k.automorphisms] for k in self.ring_sets]
         agreed = [self.rows(), keys]
         return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
 
@@ -267,13 +281,19 @@ _Builder = Callable[[Node, PlanContext, RunConfig, Catalog, Architecture], Opera
 def _linear(
     node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, _a: Architecture
 ) -> Operator:
-    return LinearOperator(node, context, catalog["linear", config.protocols.linear])
+    packing = catalog["linear", config.protocols.linear]
+    if issubclass(packing, RingLinearPacking):
+        return ExactLinearOperator(node, context, packing)
+    return LinearOperator(node, context, packing)
 
 
 def _attention(
     node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, _a: Architecture
 ) -> Operator:
-    return AttentionProductOperator(node, context, catalog["attention", config.protocols.attention])
+    packing = catalog["attention", config.protocols.attention]
+    if issubclass(packing, RingProductPacking):
+        return ExactAttentionOperator(node, context, packing)
+    return AttentionProductOperator(node, context, packing)
 
 
 def _gelu(

@@ -61,7 +61,7 @@ class AttentionProductOperator(Operator):
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """scores: (qkv) to (heads, tokens, tokens); context: (weights, qkv) to (tokens, hidden)."""
-        left, right = self._operands(inputs)
+        left, right = attention_operands(self.node, inputs)
         bits = self._conversion.fraction_bits
         packed = [
             Operand(real.view(np.uint64), imag.view(np.uint64), scale)
@@ -77,17 +77,23 @@ class AttentionProductOperator(Operator):
                 yield result[None]
 
         real, _ = state.homomorphic.apply(packed, self._conversion, evaluate, state.session.channel)
-        product = self._packing.unpack(real)
-        if self.node.op == "context":
-            heads, tokens, _, size = self.node.shape
-            product = product.transpose(1, 0, 2).reshape(tokens, heads * size)
-        return [np.ascontiguousarray(product)]
+        return [merged_heads(self.node, self._packing.unpack(real))]
 
-    def _operands(self, inputs: list[RingArray]) -> tuple[RingArray, RingArray]:
-        qkv = inputs[-1]
-        heads = self.node.shape[0]
-        # (tokens, 3 hidden) -> (3, heads, tokens, head size)
-        query, key, value = qkv.reshape(len(qkv), 3, heads, -1).transpose(1, 2, 0, 3)
-        if self.node.op == "scores":
-            return np.ascontiguousarray(query), np.ascontiguousarray(key.transpose(0, 2, 1))
-        return inputs[0], np.ascontiguousarray(value)
+
+def attention_operands(node: Node, inputs: list[RingArray]) -> tuple[RingArray, RingArray]:
+    """Shares of both factors, (heads, ...), from the node's edges."""
+    qkv = inputs[-1]
+    heads = node.shape[0]
+    # (tokens, 3 hidden) -> (3, heads, tokens, head size)
+    query, key, value = qkv.reshape(len(qkv), 3, heads, -1).transpose(1, 2, 0, 3)
+    if node.op == "scores":
+        return np.ascontiguousarray(query), np.ascontiguousarray(key.transpose(0, 2, 1))
+    return inputs[0], np.ascontiguousarray(value)
+
+
+def merged_heads(node: Node, product: RingArray) -> RingArray:
+    """(heads, rows, columns) as the node's edge wants it."""
+    if node.op == "context":
+        heads, tokens, _, size = node.shape
+        product = product.transpose(1, 0, 2).reshape(tokens, heads * size)
+    return np.ascontiguousarray(product)

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_linear.params import CkksParameters
+from he_linear.ring_params import RingParameters
 from hybrid.conversions import HomomorphicParty
-from hybrid.folding import FloatArray
+from hybrid.exact_products import RingParty
+from hybrid.folding import FloatArray, LinearMap
 from hybrid.graph import Node
 from hybrid.pads import LinearPad
 from mpc_nonlinear.cost import NO_COST, Cost
@@ -34,6 +36,22 @@ class EncodedLinear:
         """Weights in the packing's form."""
         return self.encoder()
 
+    def with_constants(self, outputs: list[RingArray], state: RunState) -> list[RingArray]:
+        """Bias added to the first output, shift to the second; server only."""
+        constants = (self.bias, self.shift)
+        return [
+            y if c is None else y + state.encode(c)
+            for y, c in zip(outputs, constants, strict=False)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class RingKeySet:
+    """Keys for exact products under one parameter set."""
+
+    parameters: RingParameters
+    automorphisms: tuple[int, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class RunState:
@@ -48,6 +66,8 @@ class RunState:
     pool_bias: FloatArray | None
     mask: NDArray[np.bool_] | None
     """Client only: true for real tokens."""
+    ring: Mapping[RingParameters, RingParty] = field(default_factory=dict)
+    """This party's keys for exact products."""
     pads: dict[str, LinearPad] = field(default_factory=dict)
     """Of linear layers prepared offline, by node."""
 
@@ -101,6 +121,11 @@ class Operator(ABC):
         return ()
 
     @property
+    def ring_keys(self) -> RingKeySet | None:
+        """Keys for exact products, if it takes any."""
+        return None
+
+    @property
     def needs_relinearisation(self) -> bool:
         """Whether a relinearisation key is needed."""
         return False
@@ -116,3 +141,16 @@ class Operator(ABC):
     @abstractmethod
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """Shares of the node's outputs from shares of its inputs."""
+
+
+class WeightedOperator(Operator):
+    """An operator that multiplies by the server's weights."""
+
+    @property
+    @abstractmethod
+    def encoded_bytes(self) -> int:
+        """Memory of the encoded weights."""
+
+    @abstractmethod
+    def encode(self, linear: LinearMap, *, keep: bool = True) -> EncodedLinear:
+        """Weights in the packing's form, made now or, unless `keep`, at every use; server only."""

@@ -18,14 +18,14 @@ from he_linear.packings.base import LinearPacking
 from hybrid.conversions import Conversion, Evaluate, HomomorphicServer, Operand, Uploads
 from hybrid.folding import LinearMap
 from hybrid.graph import Node
-from hybrid.operators.base import EncodedLinear, Operator, PlanContext, RunState
+from hybrid.operators.base import EncodedLinear, PlanContext, RunState, WeightedOperator
 from hybrid.pads import LinearPad
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RING_BYTES, RingArray
 from transport.traffic import Party, Traffic
 
 
-class LinearOperator(Operator):
+class LinearOperator(WeightedOperator):
     """y = x W + b under a registered packing. 2 rounds; prepared offline, 1 round online."""
 
     engine = "he_linear"
@@ -123,13 +123,7 @@ class LinearOperator(Operator):
             out = state.homomorphic.apply([operand], self._conversion, evaluate, channel)
             outputs = list(self._packing.unpack(*out))
         own = state.encoded.get(self.node.name)
-        if own is not None:
-            constants = (own.bias, own.shift)
-            outputs = [
-                y if c is None else y + state.encode(c)
-                for y, c in zip(outputs, constants, strict=False)
-            ]
-        return outputs
+        return outputs if own is None else own.with_constants(outputs, state)
 
     def _finish(self, x: RingArray, state: RunState) -> list[RingArray]:
         """Online half of a prepared layer."""

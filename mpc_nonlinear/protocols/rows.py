@@ -75,7 +75,8 @@ def scale_by_octave(
     """
     multiples = np.stack([scale(x, factor) for factor in factors])
     selected = select(octave.reshape(multiples.shape), multiples, session)
-    return selected.sum(axis=0, dtype=np.uint64)
+    total: RingArray = selected.sum(axis=0, dtype=np.uint64)
+    return total
 
 
 def per_octave_cost(rows: int, low: float, high: float, fraction_bits: int) -> Cost:
