@@ -52,6 +52,9 @@ class CkksConfig(_Strict):
     baby_steps: Literal["auto", 2, 4, 8, 16, 32, 64]
     """Rotations kept per input ciphertext; also decides which rotation keys are made. "auto" takes
     what costs least for each layer."""
+    exact: bool = False
+    """Whether results of ciphertexts come back without failures of the lift, for a short OT a
+    coefficient and a round."""
     linear_phase: Literal["online", "offline"]
     """Whether linear layers meet their ciphertexts before the input is known."""
 

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from he_linear import conversions as he
 from he_linear.keys import ClientKeys, ServerKeys
 from he_linear.params import CkksParameters
+from hybrid.exact_lift import decode_exactly, lift_exactly, lift_exactly_cost
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.session import Session
 from transport.channel import Channel
 from transport.errors import UsageError
 from transport.randomness import SecureRandom
@@ -74,6 +76,9 @@ class Conversion:
     """2 where real and imaginary parts of the result both carry numbers."""
     up_frames: int = 1
     down_frames: int = 1
+    exact: bool = False
+    """Whether the results' lifts never fail, at the price of a short OT a coefficient and a round;
+    see `hybrid.exact_lift`."""
 
     def uploads(self) -> list[list[int]]:
         """Ciphertexts of every operand in each frame of the question."""
@@ -103,6 +108,9 @@ class Conversion:
         sqrt(N) * scale * rms(slot) / 2^64.
         """
         lifts = sum(rms * count for rms, count in input_rms_counts) * 2.0**self.input_fraction_bits
+        if self.exact:
+            inputs = Cost(self.traffic(), failure_probability=lifts * 2.0**-64)
+            return inputs + lift_exactly_cost(self, output_rms)
         switched = he.switched_scale(self.scale, self.parameters)
         coefficients = he.lift_failure(
             self.outputs, self.parameters, switched, sqrt(self.parts) * output_rms
@@ -157,18 +165,23 @@ class HomomorphicParty(ABC):
         operands: Sequence[Operand],
         conversion: Conversion,
         evaluate: Evaluate,
-        channel: Channel,
+        session: Session,
     ) -> tuple[RingArray, RingArray]:
         """This party's shares of real and imaginary result slots, each (outputs, slots).
 
         Both parties pass their shares and the same public arguments; only the server calls
-        `evaluate`. Exact to one unit besides the ciphertexts' own noise. 2 rounds.
+        `evaluate`. Exact to one unit besides the ciphertexts' own noise. 2 rounds, 3 where the
+        conversion is exact.
         """
 
-
-def _joined(parts: list[tuple[RingArray, RingArray]]) -> tuple[RingArray, RingArray]:
-    real, imag = zip(*parts, strict=True)
-    return np.concatenate(real), np.concatenate(imag)
+    def _finish(
+        self, parts: Iterable[RingArray], conversion: Conversion, session: Session
+    ) -> tuple[RingArray, RingArray]:
+        """Shares of slots from this party's shares of each frame's coefficients."""
+        if conversion.exact:
+            return decode_exactly(lift_exactly(np.concatenate(list(parts)), session), conversion)
+        real, imag = zip(*(self.decode(part, conversion) for part in parts), strict=True)
+        return np.concatenate(real), np.concatenate(imag)
 
 
 class HomomorphicClient(HomomorphicParty):
@@ -185,10 +198,10 @@ class HomomorphicClient(HomomorphicParty):
         operands: Sequence[Operand],
         conversion: Conversion,
         evaluate: Evaluate,  # noqa: ARG002
-        channel: Channel,
+        session: Session,
     ) -> tuple[RingArray, RingArray]:
         """Encrypt, send, receive, unmask, decode."""
-        keys = self._keys[conversion.parameters]
+        keys, channel = self._keys[conversion.parameters], session.channel
         channel.next_round()
         at = [0] * len(operands)
         for counts in conversion.uploads():
@@ -200,11 +213,11 @@ class HomomorphicClient(HomomorphicParty):
                 )
             )
             at = [i + n for i, n in zip(at, counts, strict=True)]
-        results = []
-        for count in conversion.downloads():
-            answer = channel.recv(he.masked_bytes(count, conversion.parameters))
-            results.append(self.decode(he.unmask(answer, count, keys), conversion))
-        return _joined(results)
+        answers = (
+            he.unmask(channel.recv(he.masked_bytes(count, conversion.parameters)), count, keys)
+            for count in conversion.downloads()
+        )
+        return self._finish(answers, conversion, session)
 
 
 class HomomorphicServer(HomomorphicParty):
@@ -221,13 +234,13 @@ class HomomorphicServer(HomomorphicParty):
         operands: Sequence[Operand],
         conversion: Conversion,
         evaluate: Evaluate,
-        channel: Channel,
+        session: Session,
     ) -> tuple[RingArray, RingArray]:
         """Receive, add, evaluate, re-randomise, switch, mask, send, decode."""
         # Encoded before the upload arrives, while the client is busy with the same work.
         own = [self.encode(operand, conversion.parameters) for operand in operands]
-        masks = self.answer(own, conversion, evaluate, channel)
-        return _joined([self.decode(mask, conversion) for mask in masks])
+        masks = self.answer(own, conversion, evaluate, session.channel)
+        return self._finish(masks, conversion, session)
 
     def answer(
         self,

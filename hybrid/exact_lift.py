@@ -13,13 +13,13 @@ knows one each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from he_linear import conversions as he
 from he_linear.embedding import WRAP_BITS
-from hybrid.conversions import Conversion
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RING_BITS, RingArray
 from mpc_nonlinear.oblivious_transfer import (
@@ -29,6 +29,9 @@ from mpc_nonlinear.oblivious_transfer import (
 )
 from mpc_nonlinear.session import Session
 from transport.traffic import Party
+
+if TYPE_CHECKING:
+    from hybrid.conversions import Conversion
 
 _OFFSET_BITS = RING_BITS - 2
 """|m| must stay below 2^62, so that m + 2^62 has a known sign."""

@@ -224,6 +224,7 @@ def build_plan(
         None if config.ckks.baby_steps == "auto" else config.ckks.baby_steps,
         config.mpc.output_bits,
         config.ckks.linear_phase == "offline",
+        config.ckks.exact,
     )
     steps = []
     for node in build_graph(architecture, config.model.tokens, bounds):
@@ -259,7 +260,8 @@ def _products(
     source: type[CorrelationSource],
 ) -> Products:
     """The `multiply` choice; "cheapest" compares declared bytes product by product."""
-    in_slots = CkksProducts(parameters, deep, fixed_point.fraction_bits)
+    bits = fixed_point.fraction_bits
+    in_slots = CkksProducts(parameters, deep, bits, config.ckks.exact)
     by_ot = OtProducts(fixed_point.fraction_bits)
     many = OtCount(1 << 20, 1 << 20)
     bytes_per_ot = source.production_traffic(many).sent_bytes / many.total

@@ -42,6 +42,8 @@ class CkksProducts(Products):
     deep: CkksParameters
     """Of polynomials."""
     fraction_bits: int
+    exact: bool = False
+    """Whether results' lifts never fail."""
     party: HomomorphicParty | None = None
     """This party's keys; absent while only costs are asked for."""
 
@@ -83,7 +85,7 @@ class CkksProducts(Products):
                 lambda upload: packing.evaluate(upload[0], input_scale, keys), uploads
             )
 
-        real, _ = self.party.apply([operand], conversion, evaluate, session.channel)
+        real, _ = self.party.apply([operand], conversion, evaluate, session)
         return packing.unpack(real).reshape(x.shape)
 
     def _polynomial(
@@ -113,6 +115,7 @@ class CkksProducts(Products):
             self.fraction_bits,
             up_frames=frames,
             down_frames=frames,
+            exact=self.exact,
         )
         return packing, conversion, input_scale
 
@@ -134,6 +137,7 @@ class CkksProducts(Products):
             self.fraction_bits - bounds.shift,
             up_frames=packing.input_ciphertexts,
             down_frames=packing.output_ciphertexts,
+            exact=self.exact,
         )
 
     def _run(self, operands: list[RingArray], session: Session, bounds: Bounds) -> RingArray:
@@ -145,7 +149,7 @@ class CkksProducts(Products):
             for x, bits in zip(operands, self._operand_scale_bits(bounds), strict=False)
         ]
         conversion = self._conversion(count, len(operands), bounds)
-        real, _ = self.party.apply(packed, conversion, _evaluate(packing), session.channel)
+        real, _ = self.party.apply(packed, conversion, _evaluate(packing), session)
         return packing.unpack(real).reshape(operands[0].shape)
 
 

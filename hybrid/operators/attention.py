@@ -33,6 +33,7 @@ class AttentionProductOperator(Operator):
             parts=2,
             up_frames=self._packing.left_ciphertexts,
             down_frames=self._packing.output_ciphertexts,
+            exact=context.exact,
         )
 
     @property
@@ -76,7 +77,7 @@ class AttentionProductOperator(Operator):
             for result in self._packing.stream(pairs, keys):
                 yield result[None]
 
-        real, _ = state.homomorphic.apply(packed, self._conversion, evaluate, state.session.channel)
+        real, _ = state.homomorphic.apply(packed, self._conversion, evaluate, state.session)
         return [merged_heads(self.node, self._packing.unpack(real))]
 
 

@@ -94,6 +94,8 @@ class PlanContext:
     output_bits: int
     linear_offline: bool
     """Whether linear layers are prepared before the input is known."""
+    exact: bool = False
+    """Whether the lifts of homomorphic results never fail."""
 
 
 class Operator(ABC):

@@ -22,6 +22,7 @@ from hybrid.operators.base import EncodedLinear, PlanContext, RunState, Weighted
 from hybrid.pads import LinearPad
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RING_BYTES, RingArray
+from transport.errors import ConfigError
 from transport.traffic import Party, Traffic
 
 
@@ -34,6 +35,11 @@ class LinearOperator(WeightedOperator):
         super().__init__(node, context)
         self.protocol = packing.name
         self._offline = context.linear_offline
+        if self._offline and context.exact:
+            raise ConfigError(
+                "ckks.exact: the last step of a linear layer prepared offline would need both "
+                "parties online; set ckks.linear_phase: online"
+            )
         tokens, d_in, d_out = node.shape
         self._packing = packing(
             context.parameters,
@@ -52,6 +58,7 @@ class LinearOperator(WeightedOperator):
             parts=2,
             up_frames=self._packing.input_ciphertexts,
             down_frames=self._packing.output_ciphertexts,
+            exact=context.exact,
         )
 
     @property
@@ -109,7 +116,7 @@ class LinearOperator(WeightedOperator):
             return
         rho = state.session.randomness.uint64(self.node.shape[:2])
         operand, evaluate = self._operand(rho), self._evaluator(state)
-        out = state.homomorphic.apply([operand], self._conversion, evaluate, channel)
+        out = state.homomorphic.apply([operand], self._conversion, evaluate, state.session)
         results = self._packing.unpack(*out)
         state.pads[self.node.name] = LinearPad(self.node.name, rho, *results)
 
@@ -119,8 +126,7 @@ class LinearOperator(WeightedOperator):
             outputs = self._finish(inputs[0], state)
         else:
             operand, evaluate = self._operand(inputs[0]), self._evaluator(state)
-            channel = state.session.channel
-            out = state.homomorphic.apply([operand], self._conversion, evaluate, channel)
+            out = state.homomorphic.apply([operand], self._conversion, evaluate, state.session)
             outputs = list(self._packing.unpack(*out))
         own = state.encoded.get(self.node.name)
         return outputs if own is None else own.with_constants(outputs, state)
