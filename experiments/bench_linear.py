@@ -23,17 +23,19 @@ from numpy.typing import NDArray
 
 from he_linear.keys import ClientKeys, ServerKeys, public_key_bytes
 from he_linear.params import PARAMETER_SETS, set_for_products
+from he_linear.ring_keys import RingClientKeys, RingServerKeys, ring_public_key_bytes
+from he_linear.ring_params import RingParameters
 from hybrid.calibration import Bound
 from hybrid.catalog import load_catalog
 from hybrid.config import LINK_PROFILES
 from hybrid.conversions import HomomorphicClient, HomomorphicServer
+from hybrid.exact_products import RingClient, RingParty, RingServer
 from hybrid.folding import LinearMap
 from hybrid.graph import Node
-from hybrid.operators.attention import AttentionProductOperator
 from hybrid.operators.base import EncodedLinear, PlanContext, RunState
-from hybrid.operators.linear import LinearOperator
+from hybrid.plan import attention_operator, linear_operator
 from hybrid.products import CkksProducts
-from mpc_nonlinear.correlations import SoftSpokenSource
+from mpc_nonlinear.correlations import FerretSource
 from mpc_nonlinear.fixed_point import FixedPoint
 from mpc_nonlinear.products import Bounds
 from mpc_nonlinear.session import Context, Session
@@ -83,37 +85,37 @@ class OperatorRunner:
 
     def __init__(self, case: Case, channel: Channel) -> None:
         values, _ = workload(case)
-        prepared = case.packing.endswith(PREPARED)
-        entry = load_catalog()[
-            "linear" if case.op == "matmul" else "attention", case.packing.removesuffix(PREPARED)
-        ]
-        context = _context(case, prepared)
-        bounds = dict.fromkeys(("input", "output", "left", "right"), _BOUND)
-        self.operator: Any
-        party = channel.party
-        if case.op == "matmul":
-            node = Node("layer", 0, "linear", ("x",), ("y",), case.shape, bounds)  # type: ignore[arg-type]
-            self.operator = LinearOperator(node, context, entry)
-            self._inputs = [_shares(values[0], party)]
-        else:
-            node = Node("product", 0, "scores", ("x",), ("y",), case.shape, bounds)  # type: ignore[arg-type]
-            self.operator = AttentionProductOperator(node, context, entry)
-            self._inputs = [_attention_input(values, party)]
-        self._prepared = prepared
+        self._prepared = case.packing.endswith(PREPARED)
+        op = "linear" if case.op == "matmul" else "attention"
+        entry = load_catalog()[op, case.packing.removesuffix(PREPARED)]
+        context = _context(case, self._prepared)
+        bounds: Any = dict.fromkeys(("input", "output", "left", "right"), _BOUND)
+        self._operator: Any
         encoded = {}
-        if case.op == "matmul" and party is Party.SERVER:
-            linear = LinearMap(values[1], np.zeros(case.shape[-1]), None, None)
-            encoded = {"layer": self.operator.encode(linear)}
-        self._state = _state(channel, context, self.operator, encoded)
+        if case.op == "matmul":
+            node = Node("layer", 0, "linear", ("x",), ("y",), case.shape, bounds)
+            self._operator = linear_operator(node, context, entry)
+            self._inputs = [_shares(values[0], channel.party)]
+            if channel.party is Party.SERVER:
+                linear = LinearMap(values[1], np.zeros(case.shape[-1]), None, None)
+                encoded = {"layer": self._operator.encode(linear)}
+        else:
+            node = Node("product", 0, "scores", ("x",), ("y",), case.shape, bounds)
+            self._operator = attention_operator(node, context, entry)
+            self._inputs = [_attention_input(values, channel.party)]
+        self._state = _state(channel, context, self._operator, encoded)
 
     def offline(self) -> None:
-        """The pad, where there is one."""
+        """Correlations and the pad, where there are any."""
+        session, cost = self._state.session, self._operator.cost()
+        session.correlations.produce(cost.ots, session.channel)
+        session.prepared.prepare(cost.demand)
         if self._prepared:
-            self.operator.prepare(self._state)
+            self._operator.prepare(self._state)
 
     def online(self) -> NDArray[np.uint64]:
         """The operator."""
-        (result,) = self.operator.run(self._inputs, self._state)
+        (result,) = self._operator.run(self._inputs, self._state)
         return np.asarray(result)
 
 
@@ -166,19 +168,31 @@ def _state(
     channel: Channel, context: PlanContext, operator: Any, encoded: dict[str, EncodedLinear]
 ) -> RunState:
     steps = operator.galois_steps if operator is not None else ()
+    wanted = operator.ring_keys if operator is not None else None
     homomorphic: Any
+    ring: dict[RingParameters, RingParty] = {}
     if channel.party is Party.CLIENT:
         keys = _client_keys(steps)
         channel.send(keys.public_bytes())
         homomorphic = HomomorphicClient([keys], SecureRandom())
+        if wanted is not None:
+            made = RingClientKeys(wanted.parameters, wanted.automorphisms, SecureRandom())
+            channel.send(made.public_bytes())
+            ring[wanted.parameters] = RingClient(made, SecureRandom())
     else:
         data = channel.recv(public_key_bytes(PARAMETERS, len(steps), True))
-        homomorphic = HomomorphicServer(
-            [ServerKeys.parse(PARAMETERS, data, steps, True)], SecureRandom()
-        )
-    source = SoftSpokenSource(channel.party, SecureRandom())
+        parsed = ServerKeys.parse(PARAMETERS, data, steps, True)
+        homomorphic = HomomorphicServer([parsed], SecureRandom())
+        if wanted is not None:
+            size = ring_public_key_bytes(wanted.parameters, len(wanted.automorphisms))
+            received = RingServerKeys.parse(
+                wanted.parameters, channel.recv(size), wanted.automorphisms
+            )
+            ring[wanted.parameters] = RingServer(received, SecureRandom())
+    source = FerretSource(channel.party, SecureRandom())
+    source.setup(channel)
     session = Session(channel, context.mpc, source, SecureRandom())
-    return RunState(session, homomorphic, encoded, None, None, None)
+    return RunState(session, homomorphic, encoded, None, None, None, ring)
 
 
 def factory(channel: Channel, case: Case) -> Any:

@@ -283,7 +283,11 @@ _Builder = Callable[[Node, PlanContext, RunConfig, Catalog, Architecture], Opera
 def _linear(
     node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, _a: Architecture
 ) -> Operator:
-    packing = catalog["linear", config.protocols.linear]
+    return linear_operator(node, context, catalog["linear", config.protocols.linear])
+
+
+def linear_operator(node: Node, context: PlanContext, packing: type[Any]) -> WeightedOperator:
+    """A linear node under either kind of packing."""
     if issubclass(packing, RingLinearPacking):
         return ExactLinearOperator(node, context, packing)
     return LinearOperator(node, context, packing)
@@ -292,7 +296,11 @@ def _linear(
 def _attention(
     node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, _a: Architecture
 ) -> Operator:
-    packing = catalog["attention", config.protocols.attention]
+    return attention_operator(node, context, catalog["attention", config.protocols.attention])
+
+
+def attention_operator(node: Node, context: PlanContext, packing: type[Any]) -> Operator:
+    """A product of shared matrices under either kind of packing."""
     if issubclass(packing, RingProductPacking):
         return ExactAttentionOperator(node, context, packing)
     return AttentionProductOperator(node, context, packing)

@@ -1,0 +1,100 @@
+"""Every packing for plain weights on odd shapes: results, sizes, rotations, memory, errors."""
+
+import numpy as np
+import pytest
+
+from he_linear.key_switching import KeySwitcher
+from he_linear.packings.column_packed import ColumnPackedPacking
+from he_linear.packings.halevi_shoup import DiagonalVectorPacking
+from he_linear.packings.token_periodic import TokenPeriodicPacking
+from tests.he_setup import FRACTION_BITS, PARAMETERS, Operand, decode, encode, keys, trip
+from transport.errors import UsageError
+
+PACKINGS = (TokenPeriodicPacking, ColumnPackedPacking, DiagonalVectorPacking)
+SHAPES = [(1, 1, 1), (1, 5, 7), (3, 17, 9), (2, 130, 33), (5, 40, 100), (1, 300, 200), (33, 20, 6)]
+
+
+def product(packing, x, weights, diagonal=None):
+    pair = keys(packing.galois_steps)
+    real, imag = packing.pack(encode(x))
+    assert real.shape == imag.shape == (packing.input_ciphertexts, PARAMETERS.slots)
+    encoded = packing.encode_weights(weights, diagonal)
+    assert encoded.nbytes == packing.encoded_bytes
+    operand = Operand(real, imag, packing.input_scale(FRACTION_BITS))
+    out = trip(
+        [operand], lambda ct: packing.evaluate(ct, encoded, pair[1]), packing.output_scale, pair
+    )
+    assert out[0].shape == (packing.output_ciphertexts, PARAMETERS.slots)
+    return [decode(part) for part in packing.unpack(*out)]
+
+
+def numbers(tokens, d_in, d_out):
+    rng = np.random.default_rng(tokens + d_in)
+    return rng.normal(0, 2, (tokens, d_in)), rng.normal(0, d_in**-0.5, (d_in, d_out))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cls", PACKINGS)
+def test_products(cls, shape, monkeypatch):
+    packing = cls(PARAMETERS, *shape)
+    x, weights = numbers(*shape)
+    switches = []
+    switch = KeySwitcher.switch
+    monkeypatch.setattr(KeySwitcher, "switch", lambda *a: switches.append(1) or switch(*a))
+    (got,) = product(packing, x, weights)
+    assert got.shape == (shape[0], shape[2])
+    expected = x @ weights
+    assert np.sqrt(((got - expected) ** 2).mean()) < 2**-12 * max(1, np.abs(expected).max())
+    # The first baby step of a cyclic packing and the middle one of a shifted one rotate nothing.
+    assert packing.rotations - 2 <= len(switches) <= packing.rotations
+
+
+@pytest.mark.parametrize("cls", PACKINGS)
+@pytest.mark.parametrize("babies", [1, 4])
+def test_any_split_gives_the_same(cls, babies):
+    packing = cls(PARAMETERS, 2, 70, 50, baby_steps=babies)
+    x, weights = numbers(2, 70, 50)
+    (got,) = product(packing, x, weights)
+    assert np.abs(got - x @ weights).max() < 2**-9
+
+
+def test_column_factors():
+    packing = ColumnPackedPacking(PARAMETERS, 3, 20, 9, diagonal=True)
+    x, weights = numbers(3, 20, 9)
+    factors = np.linspace(-2, 2, 20)
+    got, scaled = product(packing, x, weights, factors)
+    assert np.abs(got - x @ weights).max() < 2**-9
+    assert np.abs(scaled - x * factors).max() < 2**-9
+
+
+def test_one_token_takes_few_rotations_and_bytes():
+    vector = DiagonalVectorPacking(PARAMETERS, 1, 768, 768)
+    periodic = TokenPeriodicPacking(PARAMETERS, 1, 768, 768)
+    assert vector.rotations < periodic.rotations / 2
+    assert vector.upload_bytes + vector.download_bytes < 400_000
+    assert vector.encoded_bytes < 40 * 768 * 768
+
+
+@pytest.mark.parametrize("cls", PACKINGS)
+def test_wrong_shapes_are_refused(cls):
+    packing = cls(PARAMETERS, 2, 5, 7)
+    with pytest.raises(UsageError, match=r"shape \(7, 5\), expected \(5, 7\)"):
+        packing.encode_weights(np.zeros((7, 5)))
+    with pytest.raises(UsageError, match="factors if and only if"):
+        packing.encode_weights(np.zeros((5, 7)), np.zeros(5))
+    with pytest.raises(UsageError, match="out of range"):
+        packing.encode_weights(np.full((5, 7), 1e9))
+    for sizes in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
+        with pytest.raises(UsageError, match="at least 1"):
+            cls(PARAMETERS, *sizes)
+    with pytest.raises(UsageError, match="power of two"):
+        cls(PARAMETERS, 1, 1, 1, baby_steps=3)
+
+
+def test_what_a_packing_cannot_do_is_refused():
+    with pytest.raises(UsageError, match="cannot scale them apart"):
+        DiagonalVectorPacking(PARAMETERS, 1, 5, 7, diagonal=True)
+    with pytest.raises(UsageError, match="no evaluation on plaintexts"):
+        ColumnPackedPacking(PARAMETERS, 1, 5, 7).evaluate_plain(np.zeros(1, np.uint64), None)
+    with pytest.raises(UsageError, match="exceed"):
+        ColumnPackedPacking(PARAMETERS, 10_000, 5, 7)
