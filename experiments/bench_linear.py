@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,28 +23,42 @@ import numpy as np  # isort: skip
 from numpy.typing import NDArray
 
 from he_linear.keys import ClientKeys, ServerKeys, public_key_bytes
+from he_linear.packings.coefficient import CoefficientPacking
 from he_linear.params import PARAMETER_SETS, set_for_products
 from he_linear.ring_keys import RingClientKeys, RingServerKeys, ring_public_key_bytes
-from he_linear.ring_params import RingParameters
+from he_linear.ring_params import RING_SETS, RingParameters
 from hybrid.calibration import Bound
 from hybrid.catalog import load_catalog
 from hybrid.config import LINK_PROFILES
 from hybrid.conversions import HomomorphicClient, HomomorphicServer
-from hybrid.exact_products import RingClient, RingParty, RingServer
+from hybrid.exact_products import (
+    ExactWeights,
+    RingClient,
+    RingParty,
+    RingServer,
+    exact_linear_prepared,
+    prepare_rows,
+)
 from hybrid.folding import LinearMap
 from hybrid.graph import Node
 from hybrid.operators.base import EncodedLinear, PlanContext, RunState
+from hybrid.operators.exact import RING_SET
+from hybrid.pads import LinearPad
 from hybrid.plan import attention_operator, linear_operator
 from hybrid.products import CkksProducts
 from mpc_nonlinear.correlations import FerretSource
 from mpc_nonlinear.fixed_point import FixedPoint
+from mpc_nonlinear.ot_products import OtProducts
 from mpc_nonlinear.products import Bounds
 from mpc_nonlinear.session import Context, Session
+from mpc_nonlinear.truncate import truncate, truncate_cost
 from transport.channel import Channel
 from transport.randomness import SecureRandom
 from transport.traffic import Party
 
 PREPARED = "_prepared"
+ROWS = "coefficients_rows"
+ROWS_AT_ONCE = 32
 LINEAR_SHAPES = "32x384x384,32x384x1152,32x384x1536,32x1536x384,128x768x768,1x768x768"
 ATTENTION_SHAPES = "12x32x32x32"
 MULTIPLY_SHAPES = "49152"
@@ -117,6 +132,47 @@ class OperatorRunner:
         """The operator."""
         (result,) = self._operator.run(self._inputs, self._state)
         return np.asarray(result)
+
+
+class RowsRunner:
+    """One token under rows of rho W that one offline product prepared for many tokens."""
+
+    def __init__(self, case: Case, channel: Channel) -> None:
+        _, d_in, d_out = case.shape
+        values, _ = workload(case)
+        parameters = RING_SETS[RING_SET]
+        self._packing = CoefficientPacking(parameters, ROWS_AT_ONCE, d_in, d_out)
+        self._channel, self._pads = channel, deque[LinearPad]()
+        self._weights = None
+        self._party: RingParty
+        keys = self._packing.automorphisms
+        if channel.party is Party.CLIENT:
+            made = RingClientKeys(parameters, keys, SecureRandom())
+            channel.send(made.public_bytes())
+            self._party = RingClient(made, SecureRandom())
+        else:
+            data = channel.recv(ring_public_key_bytes(parameters, len(keys)))
+            self._party = RingServer(RingServerKeys.parse(parameters, data, keys), SecureRandom())
+            integers = np.rint(values[1] / FIXED.unit).astype(np.int64)
+            self._weights = ExactWeights.encode(integers, self._packing)
+        source = FerretSource(channel.party, SecureRandom())
+        source.setup(channel)
+        products = OtProducts(FIXED.fraction_bits)
+        self._session = Session(channel, Context(FIXED, products), source, SecureRandom())
+        self._cost = truncate_cost(d_out, FIXED.fraction_bits)
+        self._input = _shares(values[0][0], channel.party)
+
+    def offline(self) -> None:
+        """Rows for `ROWS_AT_ONCE` tokens, of which one is used."""
+        self._pads = deque(prepare_rows(self._packing, self._party, self._channel, self._weights))
+        self._session.correlations.produce(self._cost.ots, self._channel)
+        self._session.prepared.prepare(self._cost.demand)
+
+    def online(self) -> NDArray[np.uint64]:
+        """One token."""
+        pad = self._pads.popleft()
+        product = exact_linear_prepared(self._input, pad, self._channel, self._weights)
+        return truncate(product, FIXED.fraction_bits, self._session)
 
 
 def _attention_input(values: list[NDArray[np.float64]], party: Party) -> NDArray[np.uint64]:
@@ -197,6 +253,8 @@ def _state(
 
 def factory(channel: Channel, case: Case) -> Any:
     """One party's side."""
+    if case.packing == ROWS:
+        return RowsRunner(case, channel)
     return ProductRunner(case, channel) if case.op == "multiply" else OperatorRunner(case, channel)
 
 
@@ -221,6 +279,12 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
         for name in catalog.names("linear")
         for suffix in ("", PREPARED)
         if not suffix or name == "token_periodic"
+    ]
+    # Offline figures of these are for ROWS_AT_ONCE tokens together.
+    found += [
+        Case("matmul", shape, ROWS)
+        for shape in parse_shapes(arguments.shapes or LINEAR_SHAPES)
+        if shape[0] == 1
     ]
     if not arguments.shapes:
         found += [

@@ -1,4 +1,4 @@
-"""Scaling of one positive number a row into [1, 2), as a start for Newton's method."""
+"""Scaling of one positive number a row into [1, 2), and back by a power of two."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ class Segments:
     """|x| where |x| < t. Within the slack around zero the sign may be wrong: -|x|."""
     positive: RingArray
     """x where 0 <= x < t, within the slack."""
-    high: RingArray | None
-    """x where x >= t, if asked for."""
+    high: RingArray
+    """x where x >= t, if asked for; else zero."""
     negative: BitArray
     """[x < 0], wherever it lies."""
     inside: BitArray
@@ -57,5 +57,5 @@ def segments(
         bits.append(not_above ^ np.uint8(session.party is Party.SERVER))
     wanted = np.stack(bits)
     parts = select(wanted, np.broadcast_to(x, wanted.shape), session)
-    above = parts[2] if high else None
+    above = parts[2] if high else np.zeros_like(x)
     return Segments(parts[0] - parts[1], parts[0], above, negative, below ^ not_above)

@@ -16,10 +16,16 @@ from mpc_nonlinear.protocols.segments import segments, segments_cost, width_for
 from mpc_nonlinear.session import Context, Session
 
 THRESHOLD = 10.0
-# silu(-a) = -a / (1 + e^a), minimax on [-2^-6, 10 + 2^-6], zero at zero; experiments/fit_silu.py
+# silu(-a) = -a / (1 + e^a), minimax on [-2^-6, 10 + 2^-6], error 5.3e-4, zero at zero;
+# experiments/fit_silu.py
 POLYNOMIAL = FactoredPolynomial(
-    leading=1.0,
-    factors=(),
+    leading=0.046227194834,
+    factors=(
+        (-2.2827731427, 0.00917488019341),
+        (-1.76288163964, 0.143449617634),
+        (-1.04165784817, 0.524516602351),
+        (-0.931237275239, -2.46696171459),
+    ),
     input_shift=2,
     largest=THRESHOLD,
     input_rms=THRESHOLD,
@@ -70,7 +76,6 @@ class MagnitudePolynomialSilu(NonlinearProtocol):
         width = width_for(self.bound, THRESHOLD, session.fixed_point.unit)
         # 1. |x| inside, max(x, 0) everywhere
         found = segments(x, THRESHOLD, width, session)
-        # inner + magnitude = 2 max(x, 0) inside, without a division by two: the selected parts
-        positive = found.positive + found.high
-        # 2. the even part
-        return positive + session.products.polynomial(found.magnitude, POLYNOMIAL, session)
+        # 2. what is missing to silu, inside
+        lower = session.products.polynomial(found.magnitude, POLYNOMIAL, session)
+        return found.positive + found.high + lower

@@ -120,7 +120,7 @@ class SquaredPolynomialSoftmax(NonlinearProtocol):
         )
 
     def _reciprocal_cost(self, rows: int, columns: int, context: Context) -> Cost:
-        high, units = self._largest_sum(columns), 2.0 ** context.fixed_point.fraction_bits
+        high, units = self._largest_sum(columns), 2.0**context.fixed_point.fraction_bits
         count = len(octaves(0.5, high)) + 1
         return (
             find_octave_cost(rows, 0.5, high, context.fixed_point.fraction_bits)
