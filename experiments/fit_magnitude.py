@@ -11,7 +11,7 @@ from minimax import Array, fit
 def fitted(
     function: Callable[[Array], Array], low: float, high: float, degree: int, input_shift: int
 ) -> tuple[Array, float, float]:
-    """Rows (shift, offset), leading factor and error of leading * z * prod ((z + shift)^2 + offset).
+    """Rows (shift, offset), leading factor and error of leading z prod ((z + shift)^2 + offset).
 
     z = a / 2^input_shift for a in [low, high]. Real roots are paired too; their offset is negative.
     """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from mpc_nonlinear.protocols.rmsnorm import OctaveRmsNorm
 from mpc_nonlinear.protocols.silu import MagnitudePolynomialSilu
 from mpc_nonlinear.protocols.tanh import MagnitudePolynomialTanh
 from mpc_nonlinear.session import Context
-from tests.test_mpc_contract import FIXED, private, slot_products
+from tests.test_mpc_contract import FIXED, private, run, slot_products
 from tests.test_mpc_protocols import check
 from transport.errors import UsageError
 
@@ -93,6 +95,26 @@ def rows_between(low: float, high: float, width: int) -> np.ndarray:
     return np.concatenate([rows, spikes, -spikes, equal, -equal, rows[:, ::-1]])
 
 
+def sends_fresh_bytes(protocol, x: np.ndarray, in_slots: bool) -> None:
+    """Two runs on the same input share no message that is long enough to differ by chance."""
+    products = slot_products() if in_slots else OtProducts(16)
+    cost, runs = protocol.cost(x.shape, Context(FIXED, products)), []
+
+    def recorded(session, v):
+        payloads, send = [], session.channel.send
+        session.channel.send = lambda payload: (payloads.append(bytes(payload)), send(payload))[1]
+        protocol.run(v, session)
+        return payloads
+
+    for _ in range(2):
+        runs.append(run(recorded, cost, FIXED.encode(x), in_slots=in_slots))
+    for first, second in zip(*runs, strict=True):
+        assert [len(p) for p in first] == [len(p) for p in second]
+        long = [(a, b) for a, b in zip(first, second, strict=True) if len(a) >= 8]
+        assert long
+        assert all(a != b for a, b in long)
+
+
 def norm_for(low: float, high: float, width: int, rows: np.ndarray) -> OctaveRmsNorm:
     bound = 2.0 ** np.ceil(np.log2(np.abs(rows).max()))
     return OctaveRmsNorm(width, 1e-6, low, high, high, bound)
@@ -159,3 +181,49 @@ def test_declared_failures_are_improbable_and_rounds_do_not_grow_with_rows(op):
         assert small.traffic.rounds == large.traffic.rounds
         assert large.failure_probability < 2.0**-20
         assert large.traffic.sent_bytes > small.traffic.sent_bytes
+
+
+@pytest.mark.parametrize("op", list(SMALL))
+@engines
+def test_equal_inputs_send_different_bytes(op, in_slots):
+    sends_fresh_bytes(SMALL[op], np.linspace(-1.5, 1.5, 16)[None], in_slots)
+
+
+# -- experiments ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def experiments_on_path(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent.parent / "experiments"), *sys.path])
+
+
+@pytest.mark.usefixtures("experiments_on_path")
+@pytest.mark.parametrize("module,largest", [(silu, 5.3e-4), (tanh, 5.0e-4)], ids=["silu", "tanh"])
+def test_constants_are_the_fitted_ones(module, largest):
+    import fit_silu
+    import fit_tanh
+
+    script, true = {
+        silu: (fit_silu, fit_silu.silu_below),
+        tanh: (fit_tanh, lambda a: -np.tanh(a)),
+    }[module]
+    rows, leading, error = script.factors()
+    assert np.allclose(module.POLYNOMIAL.factors, rows, rtol=2e-4)
+    assert np.isclose(module.POLYNOMIAL.leading, leading, rtol=2e-4)
+    assert script.THRESHOLD == module.THRESHOLD
+    assert error < largest
+    a = np.linspace(-script.SLACK, script.THRESHOLD + script.SLACK, 5001)
+    assert np.abs(module.POLYNOMIAL(a) - true(a)).max() < largest
+
+
+@pytest.mark.usefixtures("experiments_on_path")
+def test_error_table_measures_what_is_declared():
+    import error_table
+
+    runner = error_table.Runner("ot")
+    for op, kind in (("tanh", MagnitudePolynomialTanh), ("rmsnorm", OctaveRmsNorm)):
+        case = next(iter(error_table.CASES[op]()))
+        line = error_table.measured(runner, case.make(kind), case)
+        assert line["op"] == op
+        assert 0 < line["protocol_max"] <= line["declared_max"]
+        assert line["total_mean"] < line["total_max"] < 2.0**-9

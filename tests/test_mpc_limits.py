@@ -11,7 +11,7 @@ from mpc_nonlinear.protocols.gelu import THRESHOLD
 from tests.test_mpc_contract import private
 from transport.errors import UsageError
 
-GELU, SOFTMAX, LAYERNORM = PROTOCOLS
+GELU, SOFTMAX, LAYERNORM = PROTOCOLS[:3]
 
 
 @pytest.mark.parametrize("largest", [1.0, 2.0**22, 2.0**30, 2.0**44, 2.0**61])

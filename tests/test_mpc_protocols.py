@@ -22,7 +22,7 @@ from mpc_nonlinear.session import Context, Session
 from tests.test_mpc_contract import FIXED, private, run, slot_products
 from transport.errors import ConfigError
 
-GELU, SOFTMAX, LAYERNORM = PROTOCOLS
+GELU, SOFTMAX, LAYERNORM = PROTOCOLS[:3]
 engines = pytest.mark.parametrize("in_slots", [False, True], ids=["ot", "ckks"])
 
 
@@ -245,7 +245,7 @@ def plugin(monkeypatch):
 def test_a_plugin_keeps_the_contract_and_is_found_by_name(plugin):
     catalog = load_catalog([plugin("outside_protocols", PROTOCOLS=(SelectedIdentity,))])
     assert catalog["gelu", "selected_identity"] is SelectedIdentity
-    assert set(catalog.names("gelu")) == {GELU.name, "selected_identity"}
+    assert {GELU.name, "selected_identity"} <= set(catalog.names("gelu"))
     check(catalog["gelu", "selected_identity"](bound=2.0), np.linspace(-2, 2, 9), False)
     assert ("gelu", "selected_identity") not in load_catalog()
 
@@ -267,5 +267,5 @@ def test_plugins_that_collide_or_miss_are_explained(plugin):
         load_catalog(["absent_module"])
     with pytest.raises(ConfigError, match=f"did you mean '{SOFTMAX.name}'"):
         load_catalog()["softmax", SOFTMAX.name[:-1]]
-    with pytest.raises(ConfigError, match=f"no gelu is called 'zzz'; known: {GELU.name}"):
+    with pytest.raises(ConfigError, match=f"no gelu is called 'zzz'; known: .*{GELU.name}"):
         load_catalog()["gelu", "zzz"]

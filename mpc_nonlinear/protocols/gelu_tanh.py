@@ -21,6 +21,6 @@ class TanhFormGelu(EvenPolynomialGelu):
     name = "even_polynomial_tanh"
 
     def true_function(self, x: FloatArray) -> FloatArray:
-        """x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+        """Float64 x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
         result: FloatArray = x / 2 * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))
         return result

@@ -39,7 +39,7 @@ class MagnitudePolynomialTanh(NonlinearProtocol):
     """sign(x) P(|x|) inside, sign(x) outside. Three coarse comparisons in one pass.
 
     tanh is odd, so a wrong sign near zero does no harm: P holds a little below zero too.
-    `bound`: largest |x|.
+    `bound`: largest |x|. 9 rounds with products in slots.
     """
 
     op = "tanh"

@@ -1,0 +1,157 @@
+"""The frame of all softmaxes with an exponential and a reciprocal of their own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from math import log2
+from typing import ClassVar
+
+import numpy as np
+
+from mpc_nonlinear.compare import Width, less_than_zero, less_than_zero_cost
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import FloatArray, RingArray
+from mpc_nonlinear.products import Bounds
+from mpc_nonlinear.protocols.base import NonlinearProtocol
+from mpc_nonlinear.protocols.rows import (
+    find_octave,
+    find_octave_cost,
+    octaves,
+    scale_by_octave,
+    scale_by_octave_cost,
+)
+from mpc_nonlinear.protocols.visible_rows import VisibleRows
+from mpc_nonlinear.select import select, select_cost
+from mpc_nonlinear.session import Context, Session
+from transport.traffic import Party
+
+_COMPARED_BITS = 17
+_MAX_SLACK = 2.0**-6
+"""Each level of the tournament may miss the maximum by this much; exponentials hold up to 0.2
+above zero. Wider inputs compare four bits more."""
+_MASK_GAP = 16.0
+_STEP = Bounds(1.1, 1.0, 1.1, largest=4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RowSoftmax(NonlinearProtocol):
+    """Row maximum by a tournament, clipping, an exponential, one reciprocal a row.
+
+    `bound`: largest |x| of positions that count; those that the client masks lie down to
+    -(3 * bound + 16). `causal`: of shape (..., queries, keys), keys above the diagonal are
+    public zeros: nothing is compared, selected or multiplied there.
+    """
+
+    op = "softmax"
+    clip: ClassVar[float]
+    """Arguments below -clip count as -clip."""
+
+    bound: float
+    causal: bool = False
+
+    @abstractmethod
+    def exponential(self, z: FloatArray) -> FloatArray:
+        """In the clear, for -clip <= z <= 0.2."""
+
+    @abstractmethod
+    def exponential_cost(self, count: int, context: Context) -> Cost:
+        """Cost of `shared_exponential`."""
+
+    @abstractmethod
+    def shared_exponential(self, z: RingArray, session: Session) -> RingArray:
+        """Shares of `exponential`, same shape."""
+
+    @abstractmethod
+    def inverse(self, s: FloatArray) -> FloatArray:
+        """1 / s in the clear, for s in [1, 2]."""
+
+    @abstractmethod
+    def inverse_cost(self, count: int, context: Context) -> Cost:
+        """Cost of `shared_inverse`."""
+
+    @abstractmethod
+    def shared_inverse(self, s: RingArray, session: Session) -> RingArray:
+        """Shares of `inverse`, same shape."""
+
+    def reference(self, x: FloatArray) -> FloatArray:
+        """Softmax with clipped arguments and the protocol's own functions."""
+        rows = VisibleRows.of(x.shape, self.causal)
+        seen = rows.masked(x, -np.inf)
+        z = np.maximum(seen - seen.max(-1, keepdims=True), -self.clip)
+        e = rows.masked(self.exponential(z), 0.0)
+        total = e.sum(-1, keepdims=True)
+        octave = 2.0 ** np.floor(np.log2(total))
+        result: FloatArray = e * self.inverse(total / octave) / octave
+        return result.reshape(x.shape)
+
+    def true_function(self, x: FloatArray) -> FloatArray:
+        """Float64 softmax."""
+        seen = VisibleRows.of(x.shape, self.causal).masked(x, -np.inf)
+        e = np.exp(seen - seen.max(-1, keepdims=True))
+        result: FloatArray = (e / e.sum(-1, keepdims=True)).reshape(x.shape)
+        return result
+
+    def _width(self, unit: float) -> Width:
+        # Differences between real and masked scores; x - max + clip stays inside too.
+        largest = (4 * self.bound + max(_MASK_GAP, self.clip)) / unit
+        return Width.covering(largest, _COMPARED_BITS, _MAX_SLACK / unit)
+
+    @staticmethod
+    def _largest_sum(columns: int) -> float:
+        # The maximum may be missed by a little: every term is below e^0.4.
+        return float(2.0 ** np.ceil(log2(1.5 * columns)))
+
+    def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
+        """Tournament, clipping, an exponential and a product for each visible element."""
+        rows, fixed = VisibleRows.of(shape, self.causal), context.fixed_point
+        width, n = self._width(fixed.unit), rows.count
+        return (
+            rows.maximum_cost(width)
+            + less_than_zero_cost(n, width)
+            + select_cost(n)
+            + self.exponential_cost(n, context)
+            + self._reciprocal_cost(len(rows.lengths), rows.columns, context)
+            + context.products.multiply_cost(n, _STEP)
+        )
+
+    def _reciprocal_cost(self, rows: int, columns: int, context: Context) -> Cost:
+        high, units = self._largest_sum(columns), 1 / context.fixed_point.unit
+        count = len(octaves(0.5, high)) + 1
+        return (
+            find_octave_cost(rows, 0.5, high, context.fixed_point.fraction_bits)
+            + scale_by_octave_cost(rows, count, 2 * high * units)
+            + self.inverse_cost(rows, context)
+            + scale_by_octave_cost(rows, count, 4 * units)
+        )
+
+    def run(self, x: RingArray, session: Session) -> RingArray:
+        """Shares of softmax(x)."""
+        rows = VisibleRows.of(x.shape, self.causal)
+        width = self._width(session.fixed_point.unit)
+        # 1. shift by the row maximum
+        highest = rows.maximum(x, width, session)
+        shifted = rows.pack(x) - rows.spread(highest)
+        # 2. clip below
+        z = self._clipped(shifted, width, session)
+        # 3. the exponential
+        e = self.shared_exponential(z, session)
+        # 4. one reciprocal a row, one product an element
+        inverse = self._reciprocal(rows.sums(e), rows.columns, session)
+        result = session.products.multiply(e, rows.spread(inverse), session, _STEP)
+        return rows.unpack(result).reshape(x.shape)
+
+    def _clipped(self, shifted: RingArray, width: Width, session: Session) -> RingArray:
+        """-clip + [shifted >= -clip] (shifted + clip)."""
+        is_client = session.party is Party.CLIENT
+        clip = session.fixed_point.encode(self.clip if is_client else 0.0)
+        outside = less_than_zero(shifted + clip, width, session)
+        return select(outside ^ np.uint8(is_client), shifted + clip, session) - clip
+
+    def _reciprocal(self, total: RingArray, columns: int, session: Session) -> RingArray:
+        """1 / total for 1/2 <= total."""
+        high = self._largest_sum(columns)
+        octave = find_octave(total, 0.5, high, session)
+        factors = [1 / start for start in [0.5, *octaves(0.5, high)]]
+        s = scale_by_octave(total, octave, factors, session)
+        return scale_by_octave(self.shared_inverse(s, session), octave, factors, session)

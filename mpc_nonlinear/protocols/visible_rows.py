@@ -1,0 +1,114 @@
+"""Rows of which a public part is visible: all of it, or what lies on and below the diagonal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_nonlinear.compare import Width, less_than_zero, less_than_zero_cost
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import FloatArray, RingArray
+from mpc_nonlinear.select import select, select_cost
+from mpc_nonlinear.session import Session
+from transport.errors import UsageError
+
+_Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleRows:
+    """Which entries of (rows, columns) count; visible ones are the first of their row."""
+
+    lengths: _Indices
+    """Visible entries of each row, (rows,), at least one."""
+    columns: int
+    row: _Indices
+    column: _Indices
+    """Where each visible entry lies, row by row, (count,)."""
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], causal: bool) -> VisibleRows:
+        """All entries of shape (..., columns), or those that a causal mask leaves.
+
+        Then the shape is (..., queries, keys) and a query sees keys up to its own. The last query
+        is the newest key: there are at least as many keys.
+        """
+        rows, columns = prod(shape[:-1]), shape[-1]
+        lengths = np.full(rows, columns, np.intp)
+        if causal:
+            queries = shape[-2] if len(shape) > 1 else 1
+            if queries > columns:
+                raise UsageError(
+                    f"causal softmax: {queries} queries for {columns} keys; shape {shape} must "
+                    "end in (queries, keys), at least as many keys as queries"
+                )
+            one = np.arange(columns - queries + 1, columns + 1)
+            lengths = np.tile(one, rows // queries).astype(np.intp)
+        row, column = np.nonzero(np.arange(columns) < lengths[:, None])
+        return cls(lengths, columns, row, column)
+
+    @property
+    def count(self) -> int:
+        """Visible entries."""
+        return len(self.row)
+
+    def pack(self, x: RingArray) -> RingArray:
+        """Visible entries of x, (count,)."""
+        packed: RingArray = x.reshape(-1, self.columns)[self.row, self.column]
+        return packed
+
+    def unpack(self, packed: RingArray) -> RingArray:
+        """(rows, columns) with zeros where nothing is visible."""
+        x = np.zeros((len(self.lengths), self.columns), packed.dtype)
+        x[self.row, self.column] = packed
+        return x
+
+    def sums(self, packed: RingArray) -> RingArray:
+        """Sum of each row, (rows,)."""
+        total: RingArray = self.unpack(packed).sum(axis=-1, dtype=packed.dtype)
+        return total
+
+    def spread(self, per_row: RingArray) -> RingArray:
+        """A number a row to every visible entry, (count,)."""
+        spread: RingArray = per_row[self.row]
+        return spread
+
+    def masked(self, x: FloatArray, value: float) -> FloatArray:
+        """In the clear: x with `value` where nothing is visible, (rows, columns)."""
+        flat = x.reshape(-1, self.columns)
+        result: FloatArray = np.where(np.arange(self.columns) < self.lengths[:, None], flat, value)
+        return result
+
+    def maximum_cost(self, width: Width) -> Cost:
+        """Cost of `maximum`."""
+        cost, left = Cost(), self.lengths
+        while left.size and left.max() > 1:
+            pairs = left // 2
+            count = int(pairs.sum())
+            cost += less_than_zero_cost(count, width) + select_cost(count)
+            left = left - pairs
+        return cost
+
+    def maximum(self, x: RingArray, width: Width, session: Session) -> RingArray:
+        """Shares of the largest visible number of each row, (rows,), by a tournament.
+
+        Every level may miss by the width's slack; what is returned is always one of the numbers.
+        Rows of any lengths share the rounds of the longest.
+        """
+        values, left = x.reshape(-1, self.columns), self.lengths
+        while left.size and left.max() > 1:
+            pairs = left // 2
+            row, column = np.nonzero(np.arange(values.shape[1]) < pairs[:, None])
+            a, b = values[row, column], values[row, column + pairs[row]]
+            smaller = less_than_zero(a - b, width, session)
+            following = np.zeros((len(left), int((left - pairs).max())), np.uint64)
+            # max(a, b) = a - [a < b] (a - b)
+            following[row, column] = a - select(smaller, a - b, session)
+            odd = np.flatnonzero(left % 2)
+            following[odd, pairs[odd]] = values[odd, 2 * pairs[odd]]
+            values, left = following, left - pairs
+        first: RingArray = values[:, 0]
+        return first
