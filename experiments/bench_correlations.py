@@ -1,7 +1,9 @@
 """Sources of correlated oblivious transfers between two pinned processes.
 
 One JSON line a source and amount on standard output, a table on standard error. Both directions at
-once, so that both cores are busy: transfers a second count those of both directions.
+once, so that both cores are busy: transfers a second count those of both directions. Set-up (base
+transfers, and what the first production starts from) is a column of its own. The dealer is left
+out: its third process would need a third core.
 
     python experiments/bench_correlations.py --counts 4000000,1000000,100000
 """
@@ -39,24 +41,24 @@ class SourceRunner:
     """One party's half of a source."""
 
     def __init__(self, channel: Channel, case: Case) -> None:
-        self._source: Any = LOCAL_SOURCES[case.source](channel.party, SecureRandom())
-        self._source.setup(channel)
+        self._kind: Any = LOCAL_SOURCES[case.source]
         self._channel, self._half = channel, case.count // 2
 
     def offline(self) -> None:
-        """Produce, half of it in each direction."""
-        self._source.produce(OtCount(self._half, self._half), self._channel)
+        """Set a fresh source up."""
+        self._source = self._kind(self._channel.party, SecureRandom())
+        self._source.setup(self._channel)
 
     def online(self) -> NDArray[np.uint64]:
-        """Throw away what was made."""
-        self._source.take_sender(self._half)
-        self._source.take_receiver(self._half)
+        """Produce, half of it in each direction."""
+        self._source.produce(OtCount(self._half, self._half), self._channel)
         return np.zeros(1, np.uint64)
 
 
 def report(case: Case, outcome: Outcome) -> None:
     """Rate and traffic."""
-    seconds, traffic = outcome.seconds["offline"], outcome.traffic["offline"]
+    seconds, traffic = outcome.seconds["online"], outcome.traffic["online"]
+    setup_seconds = outcome.seconds["offline"]
     row = {
         "source": case.source,
         "count": case.count,
@@ -66,11 +68,14 @@ def report(case: Case, outcome: Outcome) -> None:
         "client_sent_bytes": traffic.client_sent_bytes,
         "server_sent_bytes": traffic.server_sent_bytes,
         "rounds": traffic.rounds,
+        "setup_seconds": round(setup_seconds, 6),
+        "setup_sent_bytes": outcome.traffic["offline"].sent_bytes,
     }
     print(json.dumps(row), flush=True)
     print(
         f"{case.source:<12} {case.count:>10} {seconds * 1e3:9.1f} ms "
-        f"{case.count / seconds / 1e6:7.2f} M/s {row['bits_per_transfer']:8.2f} bits",
+        f"{case.count / seconds / 1e6:7.2f} M/s {row['bits_per_transfer']:8.2f} bits "
+        f"  set-up {setup_seconds * 1e3:6.1f} ms",
         file=sys.stderr,
         flush=True,
     )

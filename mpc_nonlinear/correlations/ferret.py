@@ -6,7 +6,8 @@ public code times earlier correlated OTs, are new ones under regular LPN; each b
 next one needs. The first come from SoftSpokenOT.
 
 The lowest bit of delta is one and that of the sender's blocks zero, so that a receiver's block
-ends in its choice bit; delta keeps 127 secret bits.
+ends in its choice bit. Delta keeps 127 uniform secret bits, so that the bounds of the hashes, which
+grow with queries times guesses of delta, are twice as large and no more.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from transport.traffic import Party, Traffic
 
 _BLOCK_BYTES = 16
 _RESERVE = MEDIUM.consumed
-_FEW = 1 << 15
-"""Fewer OTs than this come from the extension: a batch would move as much and take longer."""
+_FEW = 1 << 16
+"""So many OTs or fewer come from the extension: a batch would move more and take longer."""
 _LOW = np.uint64(1)
 
 
@@ -42,13 +43,14 @@ class _Bootstrap(SoftSpokenSource):
 
 
 def batches(count: int) -> tuple[list[LpnParameters], int]:
-    """Batches that make `count` OTs, and how many come from the extension instead."""
+    """Batches that make `count` OTs, and how many come from the extension instead.
+
+    Public: both parties derive it from the count. Two small batches are faster than a medium one.
+    """
     found: list[LpnParameters] = []
-    while count > SMALL.usable:
-        found.append(MEDIUM)
-        count -= MEDIUM.usable
-    if count > _FEW:
-        return [*found, SMALL], 0
+    while count > _FEW:
+        found.append(MEDIUM if count > 2 * SMALL.usable else SMALL)
+        count -= found[-1].usable
     return found, max(count, 0)
 
 
@@ -150,7 +152,7 @@ class FerretSource(StockedSource):
 
     def _send_batch(self, p: LpnParameters, delta: BlockArray, channel: Channel) -> BlockArray:
         """One batch as the OTs' sender: own blocks (usable, 2)."""
-        secret, pads = _split(self._own_reserve, p)
+        secret, pads, self._own_reserve = _split(self._own_reserve, p)
         seed = self._rng.bytes(_BLOCK_BYTES)
         code, tree_hash = _public(seed)
         out = np.empty((p.n, 2), np.uint64)
@@ -164,12 +166,12 @@ class FerretSource(StockedSource):
             part[:] = leaves.reshape(-1, 2)
             part[:, 0] &= ~_LOW
             code.add_rows(secret, part)
-        self._own_reserve = np.concatenate([out[: p.consumed], self._own_reserve[p.consumed :]])
+        self._own_reserve = np.concatenate([out[: p.consumed], self._own_reserve])
         return out[p.consumed :]
 
     def _receive_batch(self, p: LpnParameters, channel: Channel) -> BlockArray:
         """One batch as their receiver: held blocks (usable, 2), choice bits lowest."""
-        secret, pads = _split(self._held_reserve, p)
+        secret, pads, self._held_reserve = _split(self._held_reserve, p)
         out = np.empty((p.n, 2), np.uint64)
         for start, count in p.chunks():
             size = p.depth * count * _BLOCK_BYTES
@@ -185,7 +187,7 @@ class FerretSource(StockedSource):
             part = out[start * p.block : (start + count) * p.block]
             part[:] = leaves.reshape(-1, 2)
             code.add_rows(secret, part)
-        self._held_reserve = np.concatenate([out[: p.consumed], self._held_reserve[p.consumed :]])
+        self._held_reserve = np.concatenate([out[: p.consumed], self._held_reserve])
         return out[p.consumed :]
 
 
@@ -198,11 +200,12 @@ def _choices(blocks: BlockArray) -> BitArray:
     return bits
 
 
-def _split(reserve: BlockArray, p: LpnParameters) -> tuple[BlockArray, BlockArray]:
-    """Secret (k, 2) and the trees' OTs (depth, t, 2)."""
+def _split(reserve: BlockArray, p: LpnParameters) -> tuple[BlockArray, BlockArray, BlockArray]:
+    """Secret (k, 2), the trees' OTs (depth, t, 2), and what stays in the reserve."""
     if len(reserve) < p.consumed:
         raise UsageError(f"correlations ferret: {len(reserve)} OTs in reserve, {p.consumed} needed")
-    return reserve[: p.k], reserve[p.k : p.consumed].reshape(p.depth, p.t, 2)
+    pads = reserve[p.k : p.consumed].reshape(p.depth, p.t, 2)
+    return reserve[: p.k], pads, reserve[p.consumed :]
 
 
 def _public(seed: bytes) -> tuple[PublicCode, TreeHash]:

@@ -69,7 +69,7 @@ _ADMITTED = (
     (870400, 1 << 16, 850, 1 << 10),
 )
 LARGEST, LARGE, MEDIUM, SMALL = (LpnParameters(*values) for values in _ADMITTED)
-"""MEDIUM's table of 2 MB stays in the second-level cache."""
+"""Secrets of MEDIUM and SMALL, 2 and 1 MiB, stay in or near the second-level cache."""
 
 
 class PublicCode:
