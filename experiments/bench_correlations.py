@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from pair import Outcome, measure
+from pair import Outcome, measure, refuse
 
 import numpy as np  # isort: skip
 from numpy.typing import NDArray
@@ -90,7 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
     unknown = set(arguments.sources.split(",")) - set(LOCAL_SOURCES)
     if unknown:
-        sys.exit(f"--sources: unknown {', '.join(unknown)}; known: {', '.join(LOCAL_SOURCES)}")
+        refuse(f"--sources: unknown {', '.join(unknown)}; known: {', '.join(LOCAL_SOURCES)}")
     cases = [
         Case(source, int(count))
         for source in arguments.sources.split(",")

@@ -11,13 +11,12 @@ error.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from pair import Outcome, emit, measure, parse_shapes, shape_name
+from pair import Outcome, emit, measure, parse_shapes, refuse, shape_name
 
 import numpy as np  # isort: skip
 from numpy.typing import NDArray
@@ -182,7 +181,7 @@ def _attention_input(values: list[NDArray[np.float64]], party: Party) -> NDArray
     query = left.transpose(1, 0, 2).reshape(rows, -1)
     key = right.transpose(2, 0, 1).reshape(right.shape[2], -1)
     if len(query) != len(key):
-        sys.exit("attention: rows and columns must be equal, as for queries and keys")
+        refuse("attention: rows and columns must be equal, as for queries and keys")
     full = np.concatenate([query, key, np.zeros((rows, heads * inner))], axis=1)
     return _shares(full, party)
 
@@ -298,7 +297,7 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
         unknown = wanted - {c.packing for c in found} - {c.op for c in found}
         if unknown:
             known = sorted({c.packing for c in found} | {c.op for c in found})
-            sys.exit(f"--only: unknown {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+            refuse(f"--only: unknown {', '.join(sorted(unknown))}; known: {', '.join(known)}")
         found = [c for c in found if c.packing in wanted or c.op in wanted]
     return found
 

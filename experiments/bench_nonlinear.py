@@ -19,7 +19,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from pair import Outcome, emit, measure, parse_shapes, shape_name
+from pair import Outcome, emit, measure, parse_shapes, refuse, shape_name
 
 import numpy as np  # isort: skip
 from nonlinear_cases import DEFAULT_SHAPES, FIXED, Case, choices, expected, inputs, protocol
@@ -130,7 +130,7 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
     ops = arguments.only.split(",") if arguments.only else list(DEFAULT_SHAPES)
     unknown = [op for op in ops if op not in available]
     if unknown:
-        sys.exit(f"--only: unknown {', '.join(unknown)}; known: {', '.join(sorted(available))}")
+        refuse(f"--only: unknown {', '.join(unknown)}; known: {', '.join(sorted(available))}")
     found = []
     for op in ops:
         shapes = parse_shapes(arguments.shape) if arguments.shape else DEFAULT_SHAPES[op]

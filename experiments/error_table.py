@@ -86,8 +86,8 @@ def normalisation() -> Iterator[Case]:
 
 
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
-    **dict.fromkeys(("relu", "gelu", "silu", "tanh"), elementwise),
-    "softmax": softmax,
+    **dict.fromkeys(("relu", "gelu", "gelu_tanh", "silu", "tanh"), elementwise),
+    **dict.fromkeys(("softmax", "causal_softmax"), softmax),
     "layernorm": normalisation,
     "rmsnorm": normalisation,
 }

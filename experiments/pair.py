@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from hybrid.environment import keep_memory, limit_threads
 
@@ -182,14 +182,20 @@ def emit(fields: dict[str, Any], outcome: Outcome, errors: dict[str, float]) -> 
         )
 
 
+def refuse(message: str) -> NoReturn:
+    """End with one line and exit code 2."""
+    print(message, file=sys.stderr)
+    sys.exit(2)
+
+
 def parse_shapes(text: str) -> list[tuple[int, ...]]:
     """Shapes such as 32x384x1536,1x768x768 from a command line."""
     try:
         shapes = [tuple(int(n) for n in part.split("x")) for part in text.split(",")]
     except ValueError:
-        sys.exit(f"--shapes {text!r}: give positive integers such as 32x384x1536,1x768x768")
+        refuse(f"--shapes {text!r}: give positive integers such as 32x384x1536,1x768x768")
     if any(n < 1 for shape in shapes for n in shape):
-        sys.exit(f"--shapes {text!r}: every size must be at least 1")
+        refuse(f"--shapes {text!r}: every size must be at least 1")
     return shapes
 
 

@@ -112,9 +112,7 @@ class ClientKeys:
         rng: SecureRandom,
     ) -> ClientKeys:
         """A fresh secret key with a public key, rotation keys and a relinearisation key."""
-        # A key switch adds noise of about 100 q / P to every coefficient: harmless under the scale
-        # of a product, far too much under that of an operand, which rotations work on.
-        if galois_steps and parameters.special_prime_bits < max(parameters.prime_bits):
+        if galois_steps and not parameters.allows_rotations:
             raise ParameterError(
                 "ckks: for rotations the special prime must be at least as large as every data "
                 "prime; choose another parameter set"

@@ -102,6 +102,15 @@ class CkksParameters:
         return reduced
 
     @property
+    def allows_rotations(self) -> bool:
+        """Whether the special prime is large enough for rotations of operands.
+
+        A key switch adds noise of about 100 q / P to every coefficient: harmless under the scale
+        of a product, far too much under that of an operand.
+        """
+        return self.special_prime_bits >= max(self.prime_bits)
+
+    @property
     def levels(self) -> int:
         """Products that can follow one another: one more than there are rescalings."""
         return len(self.prime_bits) - BASE_PRIMES + 1

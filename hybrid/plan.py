@@ -243,12 +243,13 @@ def build_plan(
 
 
 def _parameters(config: RunConfig) -> CkksParameters:
+    rotating = {n: p for n, p in PARAMETER_SETS.items() if p.allows_rotations}
     try:
-        return PARAMETER_SETS[config.ckks.parameters]
+        return rotating[config.ckks.parameters]
     except KeyError:
         raise ConfigError(
-            f"ckks.parameters: no set is called {config.ckks.parameters!r}; "
-            f"known: {', '.join(PARAMETER_SETS)}"
+            f"ckks.parameters: no set for rotations is called {config.ckks.parameters!r}; "
+            f"known: {', '.join(rotating)} (those for polynomials are picked by depth)"
         ) from None
 
 

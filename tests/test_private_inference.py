@@ -93,6 +93,9 @@ def test_two_processes_agree_with_the_plain_model(tmp_path, correlations):
     "changes",
     [
         {"linear: token_periodic": "linear: coefficients"},
+        {"linear: token_periodic": "linear: column_bsgs", "phase: offline": "phase: online"},
+        {"gelu: even_polynomial": "gelu: bolt", "squared_polynomial": "bolt"},
+        {"gelu: even_polynomial": "gelu: bumblebee", "squared_polynomial": "bumblebee"},
         {"linear: token_periodic": "linear: coefficients_interleaved"},
         {"attention: rotated_slots": "attention: coefficients"},
         {"linear_phase: offline": "linear_phase: online"},
@@ -122,6 +125,22 @@ def test_prepared_layers_cannot_be_exact(tmp_path):
     code, output = run("run", config, "--out", "out", cwd=tmp_path)
     assert code == 2
     assert "set ckks.linear_phase: online" in output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("linear: token_periodic", "linear: column_bsgs", "column_bsgs cannot be prepared offline"),
+        ("linear: token_periodic", "linear: halevi_shoup", "cannot be prepared offline"),
+        ("parameters: n8192_q88", "parameters: n8192_q182", "no set for rotations is called"),
+    ],
+)
+def test_choices_that_do_not_fit_are_refused_by_the_plan(tmp_path, old, new, words):
+    config = write_tiny_config(tmp_path)
+    config.write_text(config.read_text().replace(old, new))
+    code, output = run("plan", config, cwd=tmp_path)
+    assert code == 2
+    assert words in " ".join(output.split())
 
 
 def test_the_opened_value_hides_the_noise(tmp_path):

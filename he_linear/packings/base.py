@@ -84,6 +84,8 @@ class LinearPacking(Packing):
 
     op = "linear"
     weight_scale_bits: ClassVar[int]
+    evaluates_plaintexts: ClassVar[bool] = False
+    """Whether `evaluate_plain` works, which layers prepared offline need."""
     input_ciphertexts: int
 
     @abstractmethod

@@ -82,6 +82,7 @@ class TokenPeriodicPacking(LinearPacking):
     source = "this project; baby-step giant-step of [Halevi18] eprint 2018/244"
     input_scale_bits = 26
     weight_scale_bits = 24
+    evaluates_plaintexts = True
 
     def __init__(
         self,

@@ -40,6 +40,11 @@ class LinearOperator(WeightedOperator):
                 "ckks.exact: the last step of a linear layer prepared offline would need both "
                 "parties online; set ckks.linear_phase: online"
             )
+        if self._offline and not packing.evaluates_plaintexts:
+            raise ConfigError(
+                f"ckks.linear_phase: packing {packing.name} cannot be prepared offline; set "
+                "ckks.linear_phase: online or protocols.linear: token_periodic"
+            )
         tokens, d_in, d_out = node.shape
         self._packing = packing(
             context.parameters,

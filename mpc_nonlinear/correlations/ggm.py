@@ -1,15 +1,15 @@
 """Correlated seed trees: all leaves at one party, all but one at the other, many trees at once.
 
-Half-tree [Guo22] (eprint 2022/1431), Figures 3 and 4: the children of s are H(s) and s ^ H(s), the first
-level is (x, x ^ delta), so that every level of a tree sums to delta. For level i the owner sends
-the sum of its left nodes under the pad of one correlated OT, 16 bytes; the OT's choice bit is the
-side that the holder learns, its punctured path goes the other way. The holder's value at the
+Half-tree [Guo22] (eprint 2022/1431), Figures 3 and 4: the children of s are H(s) and s ^ H(s), the
+first level is (x, x ^ delta), so that every level of a tree sums to delta. For level i the owner
+sends the sum of its left nodes under the pad of one correlated OT, 16 bytes; the OT's choice bit is
+the side that the holder learns, its punctured path goes the other way. The holder's value at the
 punctured leaf is the sum of its others: the owner's leaf ^ delta.
 
 H(s) = pi(sigma(s ^ offset)) ^ sigma(s ^ offset) with sigma(a, b) = (a ^ b, a), pi AES under a fixed
 public key and a public random offset for each batch: circular correlation robust in the ideal
-permutation model [Guo20] (eprint 2019/074, section 7.3). What the holder lacks are the nodes of one path a tree,
-so that a batch asks at most trees * depth < 2^14 queries (MEDIUM) of that property.
+permutation model [Guo20] (eprint 2019/074, section 7.3). The holder lacks the nodes of one path a
+tree, so that a batch makes at most trees * depth < 2^14 queries (MEDIUM) on that property.
 """
 
 from __future__ import annotations

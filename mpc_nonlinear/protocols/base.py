@@ -18,7 +18,7 @@ class NonlinearProtocol(ABC):
     """A two-party protocol for one elementwise or row-wise operation on shares."""
 
     op: ClassVar[str]
-    """Operation it computes: gelu, softmax, layernorm, rmsnorm, relu, silu or tanh."""
+    """Operation it computes: gelu, softmax, layernorm, rmsnorm, relu, silu, tanh, ..."""
     name: ClassVar[str]
     """Name that configs use to choose it among the protocols of the same op."""
     source: ClassVar[str]

@@ -21,7 +21,8 @@ class CausalSoftmax(RowSoftmax):
     rows with up to 100 of them.
     """
 
-    name = "causal_squared_polynomial"
+    op = "causal_softmax"  # an encoder whose attention looks both ways must not get it
+    name = "squared_polynomial"
     source = "polynomials of this project; tournament of [Rathee20]"
     max_error = 2.0**-10
     approximation_error = 2.0**-10

@@ -18,7 +18,8 @@ class TanhFormGelu(EvenPolynomialGelu):
     The two forms differ by 4.8e-4 at most, so that both lie within 2^-9 of one polynomial.
     """
 
-    name = "even_polynomial_tanh"
+    op = "gelu_tanh"  # another function than the erf form
+    name = "even_polynomial"
 
     def true_function(self, x: FloatArray) -> FloatArray:
         """Float64 x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
