@@ -9,7 +9,7 @@ import msgpack
 from transport.channel import Channel
 from transport.errors import FrameError, HandshakeError, UsageError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised with every change of what the parties say to each other."""
 HANDSHAKE_BYTES = 4096
 """Size limit of one side's facts."""

@@ -35,6 +35,21 @@ def check_sizes(**sizes: int) -> None:
             raise UsageError(f"{name} is {size}; it must be at least 1")
 
 
+_MAX_COEFFICIENT = 2.0**39
+"""Half of the smallest prime allowed: larger ones would wrap."""
+
+
+def rounded_weights(coefficients: NDArray[np.float64], scale_bits: int) -> NDArray[np.float64]:
+    """Coefficients at a scale as integers that no prime wraps; `UsageError` where one would."""
+    scaled = np.rint(coefficients * 2.0**scale_bits)
+    if not np.abs(scaled).max(initial=0.0) < _MAX_COEFFICIENT:
+        raise UsageError(
+            f"weights: values out of range; they must be finite and, times 2^{scale_bits}, below "
+            f"{_MAX_COEFFICIENT:g}; rescale the layer"
+        )
+    return scaled
+
+
 class Packing(ABC):
     """Common to all packings."""
 
@@ -86,6 +101,10 @@ class LinearPacking(Packing):
     weight_scale_bits: ClassVar[int]
     evaluates_plaintexts: ClassVar[bool] = False
     """Whether `evaluate_plain` works, which layers prepared offline need."""
+    tokens: int
+    d_in: int
+    d_out: int
+    diagonal: bool
     input_ciphertexts: int
 
     @abstractmethod
@@ -105,6 +124,17 @@ class LinearPacking(Packing):
     def output_scale(self) -> float:
         """Input scale times weight scale."""
         return float(2.0 ** (self.input_scale_bits + self.weight_scale_bits))
+
+    def check_weights(self, weights: Weights, diagonal: Weights | None) -> None:
+        """Refuse weights and column factors of wrong shapes."""
+        if weights.shape != (self.d_in, self.d_out):
+            raise UsageError(f"weights: shape {weights.shape}, expected {(self.d_in, self.d_out)}")
+        if (diagonal is not None) != self.diagonal or (
+            diagonal is not None and diagonal.shape != (self.d_in,)
+        ):
+            raise UsageError(
+                f"diagonal: give {self.d_in} factors if and only if the packing has a diagonal"
+            )
 
     @property
     @abstractmethod

@@ -21,13 +21,10 @@ from he_linear.embedding import slots_to_coefficients
 from he_linear.kernels import Floats, Residues, from_centred, multiply, to_centred
 from he_linear.keys import ServerKeys
 from he_linear.ntt import centre, tables, times
-from he_linear.packings.base import LinearPacking, Weights, power_of_two
+from he_linear.packings.base import LinearPacking, Weights, power_of_two, rounded_weights
 from he_linear.params import CkksParameters
 from he_linear.rotation import rotations
 from transport.errors import UsageError
-
-_MAX_COEFFICIENT = 2.0**39
-"""Half of the smallest prime allowed: larger ones would wrap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +76,6 @@ class DiagonalPacking(LinearPacking):
     """Matrix products, one after the other, with the same weights."""
     _babies: int
     _giants: int
-    tokens: int
-    d_in: int
-    d_out: int
-    diagonal: bool
 
     def _split(self, baby_steps: int | None) -> None:
         """Babies and giants: near the root of their number weighed by inputs and outputs."""
@@ -124,14 +117,7 @@ class DiagonalPacking(LinearPacking):
 
     def encode_weights(self, weights: Weights, diagonal: Weights | None = None) -> DiagonalWeights:
         """Every diagonal over the whole ring, in NTT form."""
-        if weights.shape != (self.d_in, self.d_out):
-            raise UsageError(f"weights: shape {weights.shape}, expected {(self.d_in, self.d_out)}")
-        if (diagonal is not None) != self.diagonal or (
-            diagonal is not None and diagonal.shape != (self.d_in,)
-        ):
-            raise UsageError(
-                f"diagonal: give {self.d_in} factors if and only if the packing has a diagonal"
-            )
+        self.check_weights(weights, diagonal)
         p = self.parameters
         shape = (self._products, self._giants, self._inputs, self._babies)
         values = np.empty((*shape, len(p.primes), p.poly_degree))
@@ -150,12 +136,7 @@ class DiagonalPacking(LinearPacking):
     def _encode(self, slots: NDArray[np.complex128]) -> Floats:
         """Slots (..., N/2) to centred NTT values (..., primes, N) at the weight scale."""
         p = self.parameters
-        scaled = np.rint(slots_to_coefficients(slots) * 2.0**self.weight_scale_bits)
-        if not np.abs(scaled).max(initial=0.0) < _MAX_COEFFICIENT:
-            raise UsageError(
-                "weights: values out of range; they must be finite and, times "
-                f"2^{self.weight_scale_bits}, below {_MAX_COEFFICIENT:g}; rescale the layer"
-            )
+        scaled = rounded_weights(slots_to_coefficients(slots), self.weight_scale_bits)
         out = np.empty((*slots.shape[:-1], len(p.primes), p.poly_degree))
         for index, prime in enumerate(p.primes):
             rows = scaled.reshape(-1, p.poly_degree).copy()

@@ -29,6 +29,7 @@ from he_linear.packings.base import (
     Weights,
     check_sizes,
     power_of_two,
+    rounded_weights,
 )
 from he_linear.params import CkksParameters
 from he_linear.rotation import rotations
@@ -39,8 +40,6 @@ _BABY_STEPS = (8, 16, 32)
 """More keep more keys: 0.3 MB each in set-up. Layers with fewer use keys of those with more."""
 _HOISTED = 0.7
 """Time of a rotation that shares its digits with others, over one that does not."""
-_MAX_COEFFICIENT = 2.0**39
-"""Half of the smallest prime allowed: larger ones would wrap."""
 
 
 @njit(cache=True, nogil=True)
@@ -196,14 +195,7 @@ class TokenPeriodicPacking(LinearPacking):
         self, weights: Weights, diagonal: Weights | None = None
     ) -> TokenPeriodicWeights:
         """Diagonals, embedded in the subring of degree 2c, rounded, in NTT form, as limbs."""
-        if weights.shape != (self.d_in, self.d_out):
-            raise UsageError(f"weights: shape {weights.shape}, expected {(self.d_in, self.d_out)}")
-        if (diagonal is not None) != self.diagonal or (
-            diagonal is not None and diagonal.shape != (self.d_in,)
-        ):
-            raise UsageError(
-                f"diagonal: give {self.d_in} factors if and only if the packing has a diagonal"
-            )
+        self.check_weights(weights, diagonal)
         coefficients = self._diagonal_coefficients(weights)
         rows = coefficients.reshape(self._products * self._giants, -1, 2 * self._columns)
         matrices = tuple(
@@ -233,13 +225,7 @@ class TokenPeriodicPacking(LinearPacking):
     def _subring_embedding(self, slots: Floats) -> Floats:
         """Real slots (..., c) to rounded coefficients (..., 2c) at the weight scale."""
         coefficients = slots_to_coefficients(slots.astype(np.complex128))
-        scaled = np.rint(coefficients * 2.0**self.weight_scale_bits)
-        if not np.abs(scaled).max(initial=0.0) < _MAX_COEFFICIENT:
-            raise UsageError(
-                "weights: values out of range; they must be finite and, times "
-                f"2^{self.weight_scale_bits}, below {_MAX_COEFFICIENT:g}; rescale the layer"
-            )
-        return scaled
+        return rounded_weights(coefficients, self.weight_scale_bits)
 
     def _subring_ntt(self, coefficients: Floats, p: int) -> Floats:
         """Integer coefficients (..., 2c) to their centred values modulo p, in SEAL's order."""

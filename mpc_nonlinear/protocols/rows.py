@@ -11,12 +11,7 @@ from mpc_nonlinear.correlations.base import BitArray
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RingArray
 from mpc_nonlinear.local import scale, scale_cost
-from mpc_nonlinear.select import (
-    bit_to_arithmetic,
-    bit_to_arithmetic_cost,
-    select,
-    select_cost,
-)
+from mpc_nonlinear.select import select, select_cost
 from mpc_nonlinear.session import Session
 from transport.traffic import Party
 
@@ -77,37 +72,3 @@ def scale_by_octave(
     selected = select(octave.reshape(multiples.shape), multiples, session)
     total: RingArray = selected.sum(axis=0, dtype=np.uint64)
     return total
-
-
-def per_octave_cost(rows: int, low: float, high: float, fraction_bits: int) -> Cost:
-    """Cost of `per_octave`, for any number of tables: the factors are local."""
-    count = len(octaves(low, high))
-    if not count:
-        return Cost()
-    width = _width(high, fraction_bits)
-    return less_than_constants_cost(rows, count, width) + bit_to_arithmetic_cost(rows * count)
-
-
-def per_octave(
-    x: RingArray, low: float, high: float, values: Sequence[Sequence[float]], session: Session
-) -> list[RingArray]:
-    """Shares of public values chosen by the octave of x, low <= x <= high (powers of two).
-
-    values[f][i] belongs to the i-th octave [low 2^i, low 2^(i + 1)); the last octave is the one
-    that starts at or above `high`. One comparison pass, one conversion. 4 to 7 rounds.
-    """
-    fixed = session.fixed_point
-    thresholds = octaves(low, high)
-    chosen = [np.zeros(x.shape, np.uint64) for _ in values]
-    if thresholds:
-        units = [round(t / fixed.unit) for t in thresholds]
-        bits = less_than_constants(x, units, _width(high, fixed.fraction_bits), session)
-        below = bit_to_arithmetic(bits, session)
-        for index in range(len(thresholds)):
-            for f, table in enumerate(values):
-                step = fixed.encode(table[index]) - fixed.encode(table[index + 1])
-                chosen[f] = chosen[f] + below[index] * step
-    last = len(thresholds)
-    if session.party:
-        return chosen
-    return [part + fixed.encode(table[last]) for part, table in zip(chosen, values, strict=True)]
