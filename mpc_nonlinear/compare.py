@@ -15,7 +15,8 @@ import numpy as np
 from mpc_nonlinear.correlations.base import BitArray
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.digits import (
-    digit_sizes,
+    comparison_groups,
+    digits_of,
     leaves_cost,
     receiver_leaves,
     sender_leaves,
@@ -36,16 +37,16 @@ class Width:
     """Which bits of the shares a comparison reads: `bits` of them above `dropped`.
 
     Differences y must satisfy -2^(bits + dropped - 1) + 2^dropped <= y < 2^(bits + dropped - 1)
-    in ring units. bits - 1 is a multiple of 4.
+    in ring units; bits is 2 to 64.
     """
 
     bits: int
     dropped: int
 
     def __post_init__(self) -> None:
-        if (self.bits - 1) % DIGIT_BITS or self.bits < 5 or self.bits + self.dropped > RING_BITS:
+        if self.bits < 2 or self.dropped < 0 or self.bits + self.dropped > RING_BITS:
             raise UsageError(
-                f"comparison of {self.bits} bits above {self.dropped}: use 5, 9, 13, ... bits, "
+                f"comparison of {self.bits} bits above {self.dropped}: use 2 bits or more, "
                 f"{RING_BITS} with the dropped ones at most; is a bound too large?"
             )
 
@@ -53,6 +54,22 @@ class Width:
     def slack(self) -> int:
         """Ring units on either side of a threshold within which the result may be either."""
         return (1 << self.dropped) // 2
+
+    @property
+    def ring_bits(self) -> int:
+        """Bits of the shares that are read, the dropped ones included."""
+        return self.bits + self.dropped
+
+    @classmethod
+    def exact(cls, max_abs_units: int) -> Width:
+        """The narrowest exact comparison of differences |y| <= max_abs_units."""
+        bits = max(2, max_abs_units.bit_length() + 1)
+        if max_abs_units < 0 or bits > RING_BITS:
+            raise UsageError(
+                f"exact comparison of numbers up to {max_abs_units} units: use 0 to "
+                f"2^{RING_BITS - 1} - 1; lower the bound"
+            )
+        return cls(bits, 0)
 
     @classmethod
     def covering(cls, max_abs_units: float, bits: int, max_slack: float = math.inf) -> Width:
@@ -138,8 +155,9 @@ def carry(x: RingArray, bits: int, session: Session) -> BitArray:
 def _carries_cost(count: int, rows: int, bits: int) -> Cost:
     if not count:
         return NO_COST
-    cost = leaves_cost(count, rows, bits, Party.SERVER)
-    digits = len(digit_sizes(bits))
+    groups = comparison_groups(bits)
+    cost = leaves_cost(count, rows, groups, Party.SERVER)
+    digits = digits_of(groups)
     while digits > 1:
         digits //= 2
         # The lowest pair needs no "equal": that one is never read again.
@@ -153,12 +171,12 @@ def _carries(values: RingArray, rows: int, bits: int, session: Session) -> BitAr
     The server's values are (rows, n), the client's (1, n). A carry is
     [2^bits - 1 - the server's bits < the client's bits].
     """
-    sizes = digit_sizes(bits)
+    groups = comparison_groups(bits)
     session.channel.next_round()
     if session.party is Party.SERVER:
-        digits = sender_leaves(values, sizes, session)
+        digits = sender_leaves(values, groups, session)
     else:
-        digits = receiver_leaves(values.reshape(-1), rows, sizes, session)
+        digits = receiver_leaves(values.reshape(-1), rows, groups, session)
     less: BitArray = _combine(digits, session)[:, 0] & np.uint8(1)
     return less
 

@@ -1,6 +1,7 @@
-"""Digits of two numbers compared by 1-of-2^m OTs: the leaves of a comparison.
+"""Digits of two numbers compared by 1-of-2^m OTs: the leaves of a comparison or an equality.
 
-The sender's table for a digit holds "less" and "equal" for every digit the receiver may have.
+The sender's table for a digit holds what is asked for ("less", "equal" or both) for every digit
+the receiver may have.
 Its own share is a free choice: it is made so that the masked entry 0 is zero and need not be sent.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from math import ceil, log2
 
 import numpy as np
@@ -36,18 +38,32 @@ def digit_sizes(bits: int) -> tuple[int, ...]:
     return (size + 1,) * longer + (size,) * (count - longer)
 
 
+class Relation(IntEnum):
+    """What a leaf says of the complement of the sender's digit and the receiver's digit."""
+
+    LESS = 1
+    EQUAL = 2
+    BOTH = 3
+    """Less in the lower bit, equal in the upper one."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Group:
+class Group:
     """Neighbouring digits of one size: where they start, and what one OT of theirs says."""
 
     first: int
     count: int
     size: int
     shift: int
-    bits: int
-    """2: less and equal; 1: the lowest digit's "equal" is never read."""
+    relation: Relation
+
+    @property
+    def bits(self) -> int:
+        """Of one table entry."""
+        return 2 if self.relation is Relation.BOTH else 1
 
     def kind(self, sender: Party, rows: int) -> Kind:
+        """Prepared randomness of one digit."""
         return leaf_kind(self.size, self.bits, sender, rows)
 
     @property
@@ -56,18 +72,30 @@ class _Group:
         return self.bits * ((1 << self.size) - 1)
 
 
-def _groups(sizes: Sequence[int]) -> list[_Group]:
-    groups = [_Group(0, 1, sizes[0], 0, 1)]
-    for size in sorted(set(sizes[1:]), reverse=True):
-        first = sizes.index(size, 1)
-        groups.append(_Group(first, sizes[1:].count(size), size, sum(sizes[:first]), 2))
+def comparison_groups(bits: int) -> list[Group]:
+    """Digits of `bits` bits; the lowest one's "equal" is never read."""
+    sizes = digit_sizes(bits)
+    return [Group(0, 1, sizes[0], 0, Relation.LESS), *_groups(sizes, 1, Relation.BOTH)]
+
+
+def equality_groups(bits: int) -> list[Group]:
+    """Digits of `bits` bits, all for equality."""
+    return _groups(digit_sizes(bits), 0, Relation.EQUAL)
+
+
+def _groups(sizes: Sequence[int], start: int, relation: Relation) -> list[Group]:
+    groups = []
+    for size in sorted(set(sizes[start:]), reverse=True):
+        first = sizes.index(size, start)
+        count = sizes[start:].count(size)
+        groups.append(Group(first, count, size, sum(sizes[:first]), relation))
     return groups
 
 
-def leaves_cost(count: int, rows: int, bits: int, sender: Party) -> Cost:
-    """Cost of comparing `bits` bits of `count` numbers (receiver) with `rows` others (sender)."""
+def leaves_cost(count: int, rows: int, groups: Sequence[Group], sender: Party) -> Cost:
+    """Cost of these digits of `count` numbers (receiver) and `rows` others each (sender)."""
     flips, tables, demand = 0, 0, Demand()
-    for group in _groups(digit_sizes(bits)):
+    for group in groups:
         instances = group.count * count
         flips += packed_bytes(instances, group.size)
         tables += packed_bytes(instances * rows, group.message_bits)
@@ -76,19 +104,24 @@ def leaves_cost(count: int, rows: int, bits: int, sender: Party) -> Cost:
     return Cost.of(traffic, demand)
 
 
-def sender_leaves(values: RingArray, sizes: Sequence[int], session: Session) -> BitArray:
-    """Shares (rows, digits, n) of less | equal << 1: [complement of our digit < peer's digit].
+def digits_of(groups: Sequence[Group]) -> int:
+    """How many digits there are."""
+    return sum(group.count for group in groups)
+
+
+def sender_leaves(values: RingArray, groups: Sequence[Group], session: Session) -> BitArray:
+    """Shares (rows, digits, n) of each digit's relation: [complement of our digit < peer's digit].
 
     values: (rows, n). The peer calls `receiver_leaves` with numbers (n,). 2 rounds.
     [Rathee20] eprint 2020/1002, Section 3.1; free entry as in random OT of [Asharov13].
     """
     rows, n = values.shape
-    groups, channel = _groups(sizes), session.channel
+    channel = session.channel
     masks = [
         session.prepared.masks_sender(g.kind(session.party, rows), g.count * n) for g in groups
     ]
     data = memoryview(channel.recv(sum(packed_bytes(g.count * n, g.size) for g in groups)))
-    leaves = np.empty((rows, len(sizes), n), np.uint8)
+    leaves = np.empty((rows, digits_of(groups), n), np.uint8)
     messages = []
     at = 0
     for group, words in zip(groups, masks, strict=True):
@@ -106,11 +139,11 @@ def sender_leaves(values: RingArray, sizes: Sequence[int], session: Session) -> 
 
 
 def receiver_leaves(
-    values: RingArray, rows: int, sizes: Sequence[int], session: Session
+    values: RingArray, rows: int, groups: Sequence[Group], session: Session
 ) -> BitArray:
     """The receiver's shares (rows, digits, n), see `sender_leaves`. 2 rounds."""
     n = values.size
-    groups, channel, sender = _groups(sizes), session.channel, session.party.peer
+    channel, sender = session.channel, session.party.peer
     prepared = [session.prepared.masks_receiver(g.kind(sender, rows), g.count * n) for g in groups]
     digits = []
     flips = []
@@ -122,7 +155,7 @@ def receiver_leaves(
     channel.send(b"".join(flips))
     sizes_of = [packed_bytes(g.count * n * rows, g.message_bits) for g in groups]
     data = memoryview(channel.recv(sum(sizes_of)))
-    leaves = np.empty((rows, len(sizes), n), np.uint8)
+    leaves = np.empty((rows, digits_of(groups), n), np.uint8)
     at = 0
     for group, ots, own, size in zip(groups, prepared, digits, sizes_of, strict=True):
         dtype = narrowest(group.message_bits)
@@ -134,18 +167,21 @@ def receiver_leaves(
     return leaves
 
 
-def _tables(group: _Group) -> NDArray[np.uint32]:
+def _tables(group: Group) -> NDArray[np.uint32]:
     """Packed table for each digit of the sender: slot v says how its complement compares with v."""
     top = (1 << group.size) - 1
     tables = np.zeros(top + 1, np.uint32)
     for digit in range(top + 1):
         for v in range(top + 1):
-            entry = int(top - digit < v) | int(top - digit == v) << 1
-            tables[digit] |= (entry & ((1 << group.bits) - 1)) << (v * group.bits)
+            less, equal = int(top - digit < v), int(top - digit == v)
+            entry = {Relation.LESS: less, Relation.EQUAL: equal}.get(
+                group.relation, less | equal << 1
+            )
+            tables[digit] |= entry << (v * group.bits)
     return tables
 
 
-def _swaps(group: _Group) -> NDArray[np.uint32]:
+def _swaps(group: Group) -> NDArray[np.uint32]:
     """For each bit of a slot's index, the slots that do not have it."""
     slot = (1 << group.bits) - 1
     swaps = np.zeros(group.size, np.uint32)

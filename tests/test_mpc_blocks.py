@@ -108,7 +108,7 @@ def test_most_thresholds_in_one_pass():
         run(lambda s, v: less_than_constants(v, [*thresholds, 16], width, s), cost, x)
 
 
-@pytest.mark.parametrize("bits,dropped", [(4, 0), (12, 0), (1, 0), (61, 4), (65, 0)])
+@pytest.mark.parametrize("bits,dropped", [(1, 0), (0, 4), (-1, 0), (12, -1), (61, 4), (65, 0)])
 def test_widths_that_no_comparison_can_read(bits, dropped):
     with pytest.raises(UsageError, match="comparison of"):
         Width(bits, dropped)

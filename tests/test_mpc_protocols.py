@@ -13,10 +13,10 @@ from hybrid.catalog import load_catalog
 from mpc_nonlinear import PROTOCOLS
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
+from mpc_nonlinear.functions import CLIP
 from mpc_nonlinear.ot_products import OtProducts
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.gelu import THRESHOLD
-from mpc_nonlinear.protocols.softmax import CLIP
 from mpc_nonlinear.select import select, select_cost
 from mpc_nonlinear.session import Context, Session
 from tests.test_mpc_contract import FIXED, private, run, slot_products

@@ -17,9 +17,9 @@ from mpc_nonlinear.protocols.bumblebee import BumbleBeeGelu, BumbleBeeSoftmax
 from mpc_nonlinear.protocols.causal_softmax import CausalSoftmax
 from mpc_nonlinear.protocols.goldschmidt import refine, refine_cost, refined
 from mpc_nonlinear.protocols.softmax import SquaredPolynomialSoftmax
-from mpc_nonlinear.protocols.tables import lookup, lookup_cost, split, split_cost
 from mpc_nonlinear.protocols.visible_rows import VisibleRows
 from mpc_nonlinear.session import Context
+from mpc_nonlinear.tables import lookup, lookup_cost, split, split_cost
 from tests.test_mpc_activations import sends_fresh_bytes
 from tests.test_mpc_contract import FIXED, private, ring, run, signed, slot_products
 from tests.test_mpc_protocols import adversarial_rows, check

@@ -11,7 +11,7 @@ from hybrid.operators.base import Operator, PlanContext, RunState
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from mpc_nonlinear.protocols.base import NonlinearProtocol
-from mpc_nonlinear.protocols.softmax import MASK_GAP
+from mpc_nonlinear.protocols.row_softmax import MASK_GAP
 
 
 class NonlinearOperator(Operator):

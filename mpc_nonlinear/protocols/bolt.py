@@ -16,9 +16,9 @@ from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.goldschmidt import refine, refine_cost, refined
 from mpc_nonlinear.protocols.row_softmax import RowSoftmax
 from mpc_nonlinear.protocols.segments import segments, segments_cost, width_for
-from mpc_nonlinear.protocols.tables import lookup, lookup_cost, split, split_cost
 from mpc_nonlinear.select import bit_to_arithmetic, bit_to_arithmetic_cost
 from mpc_nonlinear.session import Context, Session
+from mpc_nonlinear.tables import lookup, lookup_cost, split, split_cost
 from transport.traffic import Party
 
 THRESHOLD = 2.7

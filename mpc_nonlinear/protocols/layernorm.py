@@ -9,30 +9,22 @@ import numpy as np
 
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
+from mpc_nonlinear.functions import INVERSE_ROOT
 from mpc_nonlinear.local import scale, scale_cost
-from mpc_nonlinear.ot_products import OtProducts
-from mpc_nonlinear.products import Bounds, FactoredPolynomial
-from mpc_nonlinear.protocols.base import NonlinearProtocol
-from mpc_nonlinear.protocols.rows import (
+from mpc_nonlinear.octaves import (
     find_octave,
     find_octave_cost,
     octaves,
     scale_by_octave,
     scale_by_octave_cost,
 )
+from mpc_nonlinear.ot_products import OtProducts
+from mpc_nonlinear.products import Bounds
+from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.session import Context, Session
 from transport.errors import UsageError
 from transport.traffic import Party
 
-# s^(-1/2) on [1, 2], relative error 2.2e-6; experiments/fit_rows.py
-INVERSE_ROOT = FactoredPolynomial(
-    leading=0.0199442862,
-    factors=((-1.82311261, 3.30803402), (-0.234808787, 1.61466247), (-3.23675252, 0.71481841)),
-    input_shift=0,
-    largest=2.1,
-    input_rms=2.0,
-    output_rms=1.0,
-)
 _LARGEST_SQUARE = 2.0**28
 """Limit of `Products`."""
 _LARGEST = 2.0**16

@@ -9,17 +9,17 @@ import numpy as np
 
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.ot_products import OtProducts
-from mpc_nonlinear.products import Bounds, Products
-from mpc_nonlinear.protocols.base import NonlinearProtocol
-from mpc_nonlinear.protocols.layernorm import INVERSE_ROOT
-from mpc_nonlinear.protocols.rows import (
+from mpc_nonlinear.functions import INVERSE_ROOT
+from mpc_nonlinear.octaves import (
     find_octave,
     find_octave_cost,
     octaves,
     scale_by_octave,
     scale_by_octave_cost,
 )
+from mpc_nonlinear.ot_products import OtProducts
+from mpc_nonlinear.products import Bounds, Products
+from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.session import Context, Session
 from mpc_nonlinear.truncate import truncate, truncate_cost
 from transport.errors import UsageError

@@ -9,28 +9,28 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpc_nonlinear.compare import Width, less_than_zero, less_than_zero_cost
+from mpc_nonlinear.compare import Width
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.products import Bounds
-from mpc_nonlinear.protocols.base import NonlinearProtocol
-from mpc_nonlinear.protocols.rows import (
+from mpc_nonlinear.functions import clip_below, clip_below_cost
+from mpc_nonlinear.octaves import (
     find_octave,
     find_octave_cost,
     octaves,
     scale_by_octave,
     scale_by_octave_cost,
 )
+from mpc_nonlinear.products import Bounds
+from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.visible_rows import VisibleRows
-from mpc_nonlinear.select import select, select_cost
 from mpc_nonlinear.session import Context, Session
-from transport.traffic import Party
 
 _COMPARED_BITS = 17
 _MAX_SLACK = 2.0**-6
 """Each level of the tournament may miss the maximum by this much; exponentials hold up to 0.2
 above zero. Wider inputs compare four bits more."""
-_MASK_GAP = 16.0
+MASK_GAP = 16.0
+"""Masked positions lie at least this far below every real one; more than any `clip`."""
 _STEP = Bounds(1.1, 1.0, 1.1, largest=4.0)
 
 
@@ -94,7 +94,7 @@ class RowSoftmax(NonlinearProtocol):
 
     def _width(self, unit: float) -> Width:
         # Differences between real and masked scores; x - max + clip stays inside too.
-        largest = (4 * self.bound + max(_MASK_GAP, self.clip)) / unit
+        largest = (4 * self.bound + max(MASK_GAP, self.clip)) / unit
         return Width.covering(largest, _COMPARED_BITS, _MAX_SLACK / unit)
 
     @staticmethod
@@ -108,8 +108,7 @@ class RowSoftmax(NonlinearProtocol):
         width, n = self._width(fixed.unit), rows.count
         return (
             rows.maximum_cost(width)
-            + less_than_zero_cost(n, width)
-            + select_cost(n)
+            + clip_below_cost(n, width)
             + self.exponential_cost(n, context)
             + self._reciprocal_cost(len(rows.lengths), rows.columns, context)
             + context.products.multiply_cost(n, _STEP)
@@ -133,20 +132,13 @@ class RowSoftmax(NonlinearProtocol):
         highest = rows.maximum(x, width, session)
         shifted = rows.pack(x) - rows.spread(highest)
         # 2. clip below
-        z = self._clipped(shifted, width, session)
+        z = clip_below(shifted, -self.clip, width, session)
         # 3. the exponential
         e = self.shared_exponential(z, session)
         # 4. one reciprocal a row, one product an element
         inverse = self._reciprocal(rows.sums(e), rows.columns, session)
         result = session.products.multiply(e, rows.spread(inverse), session, _STEP)
         return rows.unpack(result).reshape(x.shape)
-
-    def _clipped(self, shifted: RingArray, width: Width, session: Session) -> RingArray:
-        """-clip + [shifted >= -clip] (shifted + clip)."""
-        is_client = session.party is Party.CLIENT
-        clip = session.fixed_point.encode(self.clip if is_client else 0.0)
-        outside = less_than_zero(shifted + clip, width, session)
-        return select(outside ^ np.uint8(is_client), shifted + clip, session) - clip
 
     def _reciprocal(self, total: RingArray, columns: int, session: Session) -> RingArray:
         """1 / total for 1/2 <= total."""

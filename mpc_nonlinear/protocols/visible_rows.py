@@ -8,10 +8,10 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_nonlinear.compare import Width, less_than_zero, less_than_zero_cost
-from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.compare import Width
+from mpc_nonlinear.cost import NO_COST, Cost
+from mpc_nonlinear.extrema import tournament, tournament_cost, widened, widened_cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.select import select, select_cost
 from mpc_nonlinear.session import Session
 from transport.errors import UsageError
 
@@ -84,31 +84,18 @@ class VisibleRows:
 
     def maximum_cost(self, width: Width) -> Cost:
         """Cost of `maximum`."""
-        cost, left = Cost(), self.lengths
-        while left.size and left.max() > 1:
-            pairs = left // 2
-            count = int(pairs.sum())
-            cost += less_than_zero_cost(count, width) + select_cost(count)
-            left = left - pairs
-        return cost
+        if self.columns == 1:
+            return NO_COST
+        rows = len(self.lengths)
+        return tournament_cost(self.lengths, width) + widened_cost(rows, width.ring_bits)
 
     def maximum(self, x: RingArray, width: Width, session: Session) -> RingArray:
-        """Shares of the largest visible number of each row, (rows,), by a tournament.
+        """Shares of the largest visible number of each row, (rows,); see `tournament`.
 
-        Every level may miss by the width's slack; what is returned is always one of the numbers.
-        Rows of any lengths share the rounds of the longest.
+        It must be below 2^(width.ring_bits - 2).
         """
-        values, left = x.reshape(-1, self.columns), self.lengths
-        while left.size and left.max() > 1:
-            pairs = left // 2
-            row, column = np.nonzero(np.arange(values.shape[1]) < pairs[:, None])
-            a, b = values[row, column], values[row, column + pairs[row]]
-            smaller = less_than_zero(a - b, width, session)
-            following = np.zeros((len(left), int((left - pairs).max())), np.uint64)
-            # max(a, b) = a - [a < b] (a - b)
-            following[row, column] = a - select(smaller, a - b, session)
-            odd = np.flatnonzero(left % 2)
-            following[odd, pairs[odd]] = values[odd, 2 * pairs[odd]]
-            values, left = following, left - pairs
-        first: RingArray = values[:, 0]
-        return first
+        values = x.reshape(-1, self.columns)
+        if self.columns == 1:
+            return values[:, 0]
+        highest = tournament(values, self.lengths, width, session)
+        return widened(highest, width.ring_bits, session)
