@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from hybrid.catalog import load_catalog
 from mpc_nonlinear.compare import Width, less_than_constants, less_than_constants_cost
 from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.decoding import GreedyDecoding
 from mpc_nonlinear.fixed_point import FixedPoint, FloatArray, RingArray
 from mpc_nonlinear.session import Context, Session
 from transport.traffic import Party
@@ -23,9 +25,16 @@ DEFAULT_SHAPES: dict[str, list[tuple[int, ...]]] = {
     "softmax": [(12, 32, 32)],
     "layernorm": [(32, 384)],
     "greater": [(65536,)],
+    "argmax": [(50257,)],
+    "relu": [(65536,)],
+    "silu": [(32, 1536)],
+    "tanh": [(32, 384)],
+    "gelu_tanh": [(32, 1536)],
+    "rmsnorm": [(32, 384)],
+    "causal_softmax": [(12, 32, 32)],
 }
 _BOUND = 16.0
-_PRIMITIVES = ("greater",)
+_NORMALISING = ("layernorm", "rmsnorm")
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ def choices() -> dict[str, list[str]]:
     """Protocols of every operation."""
     catalog = load_catalog()
     found = {op: catalog.names(op) for op in DEFAULT_SHAPES if op not in _PRIMITIVES}
-    return {**found, "greater": ["narrow"]}
+    return {**found, "greater": ["narrow"], "argmax": ["tournament"]}
 
 
 def inputs(case: Case) -> FloatArray:
@@ -54,7 +63,7 @@ def inputs(case: Case) -> FloatArray:
         # Below 2^8 in magnitude, and never closer to zero than the peers' numbers.
         x = rng.uniform(-256, 256, case.shape)
         return FIXED.decode(FIXED.encode(np.where(np.abs(x) < 1e-3, 0.5, x)))
-    if case.op == "layernorm":
+    if case.op in _NORMALISING:
         return FIXED.decode(FIXED.encode(rng.normal(0.1, 1.5, case.shape)))
     return FIXED.decode(FIXED.encode(np.clip(rng.normal(0, 2, case.shape), -_BOUND, _BOUND)))
 
@@ -75,12 +84,18 @@ class Greater:
         return flipped
 
 
+_PRIMITIVES: dict[str, Callable[[], Any]] = {
+    "greater": Greater,
+    "argmax": partial(GreedyDecoding, _BOUND),
+}
+
+
 def protocol(case: Case) -> Any:
     """The protocol under test."""
-    if case.op == "greater":
-        return Greater()
+    if case.op in _PRIMITIVES:
+        return _PRIMITIVES[case.op]()
     entry = load_catalog()[case.op, case.name]
-    if case.op == "layernorm":
+    if case.op in _NORMALISING:
         return entry(case.shape[-1], 1e-12, 0.5, 8.0, 2.5, _BOUND)
     return entry(bound=_BOUND)
 
@@ -90,5 +105,7 @@ def expected(case: Case) -> tuple[FloatArray, Callable[[RingArray], NDArray[Any]
     x = inputs(case)
     if case.op == "greater":
         return (x > 0).astype(float), lambda total: (total & np.uint64(1)).astype(float)
+    if case.op == "argmax":
+        return x.argmax(-1).astype(float), lambda total: total.astype(float)
     true: FloatArray = protocol(case).true_function(x)
     return true, FIXED.decode

@@ -23,8 +23,6 @@ from mpc_nonlinear.extrema import (
     argmax_cost,
     maximum,
     maximum_cost,
-    top_k_mask,
-    top_k_mask_cost,
     widened,
     widened_cost,
 )
@@ -35,6 +33,7 @@ from mpc_nonlinear.ot_products import OtProducts
 from mpc_nonlinear.products import Bounds
 from mpc_nonlinear.select import bit_to_arithmetic, bit_to_arithmetic_cost, select, select_cost
 from mpc_nonlinear.session import Context, Session
+from mpc_nonlinear.top_k import top_k_mask, top_k_mask_cost
 from mpc_nonlinear.triples import and_bits, and_cost
 from transport.errors import UsageError
 from transport.traffic import Party

@@ -13,11 +13,8 @@ from mpc_nonlinear.extrema import (
     argmax_cost,
     maximum,
     maximum_cost,
-    top_k,
-    top_k_cost,
-    top_k_mask,
-    top_k_mask_cost,
 )
+from mpc_nonlinear.top_k import top_k, top_k_cost, top_k_mask, top_k_mask_cost
 from tests.test_mpc_blocks import client_share, few_examples, run_on_chosen_shares
 from tests.test_mpc_contract import ring, run, signed
 from transport.errors import UsageError
