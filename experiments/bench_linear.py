@@ -26,6 +26,7 @@ from he_linear.packings.coefficient import CoefficientPacking
 from he_linear.params import PARAMETER_SETS, set_for_products
 from he_linear.ring_keys import RingClientKeys, RingServerKeys, ring_public_key_bytes
 from he_linear.ring_params import RING_SETS, RingParameters
+from hybrid.binding import attention_operator, linear_operator
 from hybrid.calibration import Bound
 from hybrid.catalog import load_catalog
 from hybrid.config import LINK_PROFILES
@@ -43,7 +44,6 @@ from hybrid.graph import Node
 from hybrid.operators.base import EncodedLinear, PlanContext, RunState
 from hybrid.operators.exact import RING_SET
 from hybrid.pads import LinearPad
-from hybrid.plan import attention_operator, linear_operator
 from hybrid.products import CkksProducts
 from mpc_nonlinear.correlations import FerretSource
 from mpc_nonlinear.fixed_point import FixedPoint

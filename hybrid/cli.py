@@ -1,4 +1,4 @@
-"""The command line: run, serve, query, plan, doctor, keygen."""
+"""The command line: run, serve, query, plan, calibrate, doctor, keygen."""
 
 from __future__ import annotations
 
@@ -72,6 +72,12 @@ def plan(config: ConfigPath) -> None:
 def doctor() -> None:
     """Versions, CPU features, threads, interchange with SEAL and a short self test."""
     commands.doctor()
+
+
+@app.command()
+def calibrate() -> None:
+    """Measure this machine, under a minute; predicted seconds and schedules use its prices."""
+    commands.calibrate()
 
 
 @app.command()

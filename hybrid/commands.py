@@ -22,6 +22,9 @@ from hybrid.launch import (
     open_client,
     open_server,
 )
+from hybrid.machine.calibrate import calibrate as measure_machine
+from hybrid.machine.predict import predicted_seconds
+from hybrid.machine.prices import cache_file, known_prices
 from hybrid.processes import Launcher, RunResult
 from hybrid.reference import PlainEncoder
 from hybrid.report import compare, write_json, write_markdown
@@ -182,7 +185,19 @@ def _refuse_dealer(loaded: LoadedConfig) -> None:
 def plan(config_path: Path) -> None:
     """`hybrid plan`."""
     loaded = load_config(config_path)
-    print_plan(make_console(), make_plan(loaded), loaded.run.runtime.weights_memory_gb)
+    made = make_plan(loaded)
+    seconds = predicted_seconds(made, known_prices(), loaded.run.scheduled_link())
+    print_plan(make_console(), made, loaded.run.runtime.weights_memory_gb, seconds)
+
+
+def calibrate() -> None:
+    """`hybrid calibrate`."""
+    console = make_console()
+    with console.status("calibrating") as status:
+        prices = measure_machine(lambda what: status.update(f"calibrating: {what}"))
+    for line in prices.lines():
+        console.print(line, highlight=False)
+    console.print(f"kept in {cache_file()}", highlight=False)
 
 
 def doctor() -> None:

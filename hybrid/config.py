@@ -90,6 +90,23 @@ class CalibrationConfig(_Strict):
     """Largest magnitude seen is multiplied by this, then rounded up to a power of two."""
 
 
+class SchedulerConfig(_Strict):
+    """Who chooses the implementation of each step, and within what limits."""
+
+    policy: Literal["fixed", "fastest", "least_traffic", "fewest_rounds"] = "fixed"
+    """fixed: what `protocols` names. The others choose step by step among all of the catalog."""
+    trust: Literal["no_dealer", "dealer_allowed"] = "no_dealer"
+    """Whether a schedule may rely on a trusted dealer."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Most memory for encoded weights; none given: `runtime.weights_memory_gb`."""
+    offline: Literal["forbidden", "allowed", "free"] = "allowed"
+    """Work before the input is known: not in linear layers; counted; or not counted."""
+    max_error: float = Field(default=2.0**-8, gt=0)
+    """Largest declared error of a nonlinear protocol against the true function."""
+    network: Literal["none", "lan", "wan1", "wan2", "wan3"] | None = None
+    """What the network will be; none given: `link`."""
+
+
 class CustomLink(_Strict):
     """A link model with its own numbers."""
 
@@ -125,6 +142,7 @@ class RunConfig(_Strict):
     protocols: ProtocolsConfig
     calibration: CalibrationConfig
     link: Literal["none", "lan", "wan1", "wan2", "wan3"] | CustomLink = "none"
+    scheduler: SchedulerConfig = SchedulerConfig()
     plugins: list[str] = []
     """Importable modules with PROTOCOLS or PACKINGS tuples."""
     runtime: RuntimeConfig = RuntimeConfig()
@@ -140,6 +158,11 @@ class RunConfig(_Strict):
         if isinstance(self.link, CustomLink):
             return LinkModel("custom", self.link.bandwidth_mbps * 1e6, self.link.latency_ms * 1e-3)
         return LINK_PROFILES.get(self.link)
+
+    def scheduled_link(self) -> LinkModel | None:
+        """The network that schedules are made for."""
+        network = self.scheduler.network
+        return self.link_model() if network is None else LINK_PROFILES.get(network)
 
 
 class LoadedConfig:

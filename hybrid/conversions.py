@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from he_linear import conversions as he
 from he_linear.keys import ClientKeys, ServerKeys
+from he_linear.packings.work import NO_EVALUATION, EvaluationWork, unit
 from he_linear.params import CkksParameters
 from hybrid.exact_lift import decode_exactly, lift_exactly, lift_exactly_cost
 from mpc_nonlinear.cost import Cost
@@ -29,6 +30,7 @@ from transport.channel import Channel
 from transport.errors import UsageError
 from transport.randomness import SecureRandom
 from transport.traffic import Party, Traffic
+from transport.work import Trip, Units, Work, add_units, units
 
 Uploads = Iterator[list[RingArray]]
 """For each frame, the residues (n, 2, level, N) of its ciphertexts of every operand."""
@@ -99,8 +101,44 @@ class Conversion:
         down = [he.masked_bytes(count, self.parameters) for count in self.downloads()]
         return Traffic(sum(up), sum(down), len(up), len(down), 2)
 
-    def cost(self, input_rms_counts: Sequence[tuple[float, int]], output_rms: float) -> Cost:
-        """Traffic and failure probability, given (rms, count) of the real inputs.
+    def unit(self, operation: str, *, base: bool = False) -> str:
+        """Name of a unit of work at the level of the operands, or of the results."""
+        p = self.parameters.base if base else self.parameters
+        return unit(operation, p.poly_degree, len(p.primes))
+
+    @property
+    def back_units(self) -> Units:
+        """What both parties do with every returned ciphertext: decode."""
+        return units({self.unit("decode", base=True): self.outputs})
+
+    def work(self, evaluation: EvaluationWork, *, own: bool = True) -> Work:
+        """Counted work of a trip; own: whether the server adds its share, and decodes its mask."""
+        count, traffic = sum(self.inputs), self.traffic()
+        encoded = units({self.unit("encode"): count})
+        masked = units({self.unit("mask", base=True): self.outputs})
+        trip = Trip(
+            add_units(encoded, units({self.unit("encrypt"): count})),
+            encoded if own else (),
+            add_units(units({self.unit("parse"): count}), evaluation.arriving),
+            evaluation.between,
+            add_units(masked, evaluation.leaving),
+            add_units(units({self.unit("unmask", base=True): self.outputs}), self.back_units),
+            self.back_units if own else (),
+            len(self.uploads()),
+            len(self.downloads()),
+            traffic.client_sent_bytes,
+            traffic.server_sent_bytes,
+            evaluation.streams,
+        )
+        return Work((trip,))
+
+    def cost(
+        self,
+        input_rms_counts: Sequence[tuple[float, int]],
+        output_rms: float,
+        evaluation: EvaluationWork = NO_EVALUATION,
+    ) -> Cost:
+        """Traffic, work and failure probability, given (rms, count) of the real inputs.
 
         An estimate from calibrated magnitudes, as good as they are.
 
@@ -109,13 +147,21 @@ class Conversion:
         """
         lifts = sum(rms * count for rms, count in input_rms_counts) * 2.0**self.input_fraction_bits
         if self.exact:
-            inputs = Cost(self.traffic(), failure_probability=lifts * 2.0**-64)
+            inputs = Cost(
+                self.traffic(),
+                failure_probability=lifts * 2.0**-64,
+                work=self.work(evaluation),
+            )
             return inputs + lift_exactly_cost(self, output_rms)
         switched = he.switched_scale(self.scale, self.parameters)
         coefficients = he.lift_failure(
             self.outputs, self.parameters, switched, sqrt(self.parts) * output_rms
         )
-        return Cost(self.traffic(), failure_probability=lifts * 2.0**-64 + coefficients)
+        return Cost(
+            self.traffic(),
+            failure_probability=lifts * 2.0**-64 + coefficients,
+            work=self.work(evaluation),
+        )
 
 
 K = TypeVar("K", ClientKeys, ServerKeys)

@@ -14,6 +14,7 @@ from he_linear.keys import ClientKeys, ServerKeys
 from he_linear.params import PARAMETER_SETS
 from he_linear.rotation import rotate
 from hybrid.environment import describe
+from hybrid.machine.prices import cache_file, fingerprint, load
 from mpc_nonlinear.correlations import SOURCES
 from mpc_nonlinear.correlations.softspoken import SoftSpokenSource
 from mpc_nonlinear.cost import OtCount
@@ -36,6 +37,8 @@ def report(console: Console) -> None:
         console.print(f"{key:<20} {value}", highlight=False)
     console.print(f"{'parameter sets':<20} {', '.join(PARAMETER_SETS)}", highlight=False)
     console.print(f"{'correlations':<20} {', '.join(s.name for s in SOURCES)}", highlight=False)
+    for line in _calibration_lines():
+        console.print(line, highlight=False)
     tests: tuple[tuple[str, Callable[[], str]], ...] = (
         ("SEAL interchange", seal_interchange),
         ("conversions", conversion_round_trip),
@@ -47,6 +50,16 @@ def report(console: Console) -> None:
         console.print(
             f"{name:<20} ok: {detail} ({time.perf_counter() - start:.2f} s)", highlight=False
         )
+
+
+def _calibration_lines() -> list[str]:
+    prices = load(cache_file())
+    if prices is None:
+        return [f"{'calibration':<20} none; `hybrid calibrate` makes one for predicted seconds"]
+    if prices.machine != fingerprint():
+        when = f"of {prices.date}, of another machine or other versions"
+        return [f"{'calibration':<20} {when}; run `hybrid calibrate` again"]
+    return prices.lines()
 
 
 def seal_interchange() -> str:

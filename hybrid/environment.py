@@ -8,6 +8,7 @@ import platform
 import resource
 from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 
 PACKAGES = ("tenseal", "numpy", "scipy", "numba", "pyzmq", "msgpack", "torch", "cryptography")
 CPU_FEATURES = ("aes", "avx2", "fma", "avx512f", "avx512ifma")
@@ -38,6 +39,28 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: `HYBRID_CACHE`, else the user's cache folder."""
+    configured = os.environ.get("HYBRID_CACHE")
+    if configured:
+        return Path(configured)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "hybrid-private-inference"
+
+
+def party_cores() -> list[int | None]:
+    """A core for each party, the client's first, or none where there is only one."""
+    available = sorted(os.sched_getaffinity(0))
+    return list(available[:2]) if len(available) > 1 else [None, None]
+
+
+def settle(core: int | None) -> None:
+    """Core and memory of a child process."""
+    keep_memory()
+    if core is not None:
+        os.sched_setaffinity(0, {core})
 
 
 def describe() -> dict[str, str]:

@@ -33,7 +33,8 @@ from transport.bitpack import low_mask
 from transport.channel import Channel
 from transport.errors import UsageError
 from transport.randomness import SecureRandom
-from transport.traffic import Party, Traffic
+from transport.traffic import FRAME_HEADER_BYTES, Party, Traffic
+from transport.work import Trip, Units, Work, units
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,29 @@ class ExactWeights:
 def exact_traffic(packing: RingPacking) -> Traffic:
     """Of `exact_linear`, `exact_matmul` and `prepare_rows`: one frame each way, 2 rounds."""
     return Traffic(packing.upload_bytes, packing.download_bytes, 1, 1, 2)
+
+
+def exact_work(packing: RingPacking, own: Units) -> Work:
+    """Counted work of the same; own: what the server does with its share or weights."""
+    inputs, returned = sum(packing.operand_ciphertexts), packing.output_ciphertexts
+    counts = {
+        name: units({packing.unit(name): count, f"{name}_result": packing.useful.size})
+        for name, count in (("mask", returned), ("unmask", returned))
+    }
+    trip = Trip(
+        units({packing.unit("encrypt"): inputs}),
+        own,
+        units({packing.unit("parse"): inputs}),
+        packing.work,
+        counts["mask"],
+        counts["unmask"],
+        (),
+        1,
+        1,
+        packing.upload_bytes + FRAME_HEADER_BYTES,
+        packing.download_bytes + FRAME_HEADER_BYTES,
+    )
+    return Work((trip,))
 
 
 def exact_linear(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,25 @@ from numpy.typing import NDArray
 
 from hybrid.architecture import read_architecture
 from hybrid.calibration import calibrate, default_sentences, read_sentences
-from hybrid.catalog import load_catalog
+from hybrid.catalog import Catalog, load_catalog
 from hybrid.config import LoadedConfig
 from hybrid.environment import describe, peak_memory_bytes
 from hybrid.graph import check_tokens
+from hybrid.machine.predict import predicted_seconds
+from hybrid.machine.prices import known_prices
 from hybrid.parties import Answer, ClientSession, ServerModel, ServerSession
 from hybrid.plan import Plan, build_plan, traffic_row
 from hybrid.reference import PlainEncoder
 from hybrid.report import (
     add_phases,
     phase_row,
+    prediction_summary,
     step_rows,
     totals,
     trust_model,
 )
 from hybrid.runner import Progress, RequestResult
+from hybrid.scheduler import schedule_for
 from hybrid.tokenize import TextEncoder
 from hybrid.weights import load_weights
 from transport.channel import SETUP, Channel
@@ -66,9 +71,15 @@ def load_server_model(loaded: LoadedConfig) -> ServerModel:
 
 def make_plan(loaded: LoadedConfig) -> Plan:
     """The plan as both parties would derive it; runs nothing private."""
-    model = load_server_model(loaded)
     catalog = load_catalog(loaded.run.plugins)
-    return build_plan(loaded.run, model.architecture, model.bounds, catalog)
+    model = scheduled(load_server_model(loaded), loaded, catalog)
+    return build_plan(loaded.run, model.architecture, model.bounds, catalog, model.schedule)
+
+
+def scheduled(model: ServerModel, loaded: LoadedConfig, catalog: Catalog) -> ServerModel:
+    """The model with the schedule that the policy asks for."""
+    parts = model.architecture, model.bounds, catalog, known_prices()
+    return replace(model, schedule=schedule_for(loaded.run, *parts))
 
 
 class Server:
@@ -78,9 +89,10 @@ class Server:
         self._loaded = loaded
         self._catalog = load_catalog(loaded.run.plugins)
         self._progress = progress
-        self.model = load_server_model(loaded)
+        self.model = scheduled(load_server_model(loaded), loaded, self._catalog)
         # Built once before any client comes, so that a config that cannot work says so here.
-        build_plan(loaded.run, self.model.architecture, self.model.bounds, self._catalog)
+        public = self.model.architecture, self.model.bounds, self._catalog, self.model.schedule
+        build_plan(loaded.run, *public)
 
     def serve_session(self, channel: Channel, dealer: Channel | None = None) -> Json:
         """One client's session; returns the server's own report."""
@@ -151,6 +163,8 @@ def request_report(
     config = loaded.run.model_dump(mode="json")
     config.pop("texts")
     offline, online = totals(result.steps)
+    seconds = predicted_seconds(plan, known_prices(), loaded.run.link_model())
+    steps = step_rows(plan, result.steps, seconds)
     environment = describe() | {"peak_memory_bytes": str(peak_memory_bytes())}
     return {
         "config": config,
@@ -165,7 +179,8 @@ def request_report(
             "client_sends": plan.correlations.client_sends,
             "server_sends": plan.correlations.server_sends,
         },
-        "steps": step_rows(plan, result.steps),
+        "prediction": prediction_summary(steps),
+        "steps": steps,
     }
 
 

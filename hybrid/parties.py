@@ -33,6 +33,7 @@ from hybrid.plan import Plan, build_plan
 from hybrid.products import CheapestProducts, CkksProducts
 from hybrid.public_table import receive_table, send_table
 from hybrid.runner import Progress, RequestResult, run_request
+from hybrid.schedule import Schedule
 from hybrid.weights import EncoderWeights
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.dealer import TrustedDealer
@@ -45,6 +46,7 @@ from transport.randomness import SecureRandom
 from transport.traffic import Party
 
 _DESCRIPTION_BYTES = 1 << 20
+_DESCRIPTION_KEYS = {"architecture", "bounds", "embedding", "schedule"}
 _ANOTHER, _FINISHED = b"\x01", b"\x00"
 
 
@@ -59,6 +61,8 @@ class ServerModel:
     architecture: Architecture
     weights: EncoderWeights
     bounds: Mapping[str, Bound]
+    schedule: Schedule | None = None
+    """None: what the config names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,13 @@ class _SessionParts:
     def agree_on_config(self) -> None:
         handshake(self.channel, {"config": self.config.public_hash()})
 
-    def agree_on_plan(self, architecture: Architecture, bounds: Mapping[str, Bound]) -> Plan:
-        plan = build_plan(self.config, architecture, bounds, self.catalog)
+    def agree_on_plan(
+        self,
+        architecture: Architecture,
+        bounds: Mapping[str, Bound],
+        schedule: Schedule | None,
+    ) -> Plan:
+        plan = build_plan(self.config, architecture, bounds, self.catalog, schedule)
         handshake(self.channel, {"plan": plan.digest()})
         return plan
 
@@ -107,6 +116,11 @@ class _SessionParts:
         return Session(self.channel, context, source, SecureRandom(domain="mpc"))
 
 
+def products_of(plan: Plan, party: HomomorphicParty) -> dict[str, Products]:
+    """Every engine of elementwise products, able to run."""
+    return {name: with_keys(products, party) for name, products in plan.products.items()}
+
+
 def with_keys(products: Products, party: HomomorphicParty) -> Products:
     """The same products, able to run: CKKS ones get this party's keys."""
     if isinstance(products, CkksProducts):
@@ -123,14 +137,15 @@ class ClientSession(_SessionParts):
         """Everything up to the first request; `vocabulary` is the client's tokenizer's."""
         self.agree_on_config()
         description = recv_public(self.channel, _DESCRIPTION_BYTES)
-        architecture, bounds, digest = _parse_description(description)
+        architecture, bounds, digest, schedule = _parse_description(description)
         # Checked before any text is looked up, so that no failure depends on a text.
         if vocabulary > architecture.vocabulary:
             raise ConfigError(
                 f"tokenizer.json: {vocabulary} tokens, the server's model has "
                 f"{architecture.vocabulary}; use the model folder that belongs to it"
             )
-        plan = self.agree_on_plan(architecture, bounds)
+        self._check_trust(schedule)
+        plan = self.agree_on_plan(architecture, bounds, schedule)
         self.table = receive_table(self.channel, architecture, digest)
         self.progress("keys", -1)
         randomness = SecureRandom(domain="ckks client")
@@ -152,8 +167,26 @@ class ClientSession(_SessionParts):
         self.progress("waiting for encoded weights", -1)
         self.channel.recv(1)
         self.plan, self._session = plan, self.session(plan, homomorphic, source)
+        self._products = products_of(plan, homomorphic)
         self._homomorphic, self._requests = homomorphic, 0
         return plan
+
+    def _check_trust(self, schedule: Schedule | None) -> None:
+        """The server chose; the client's own config says within which limits."""
+        rules = self.config.scheduler
+        if (schedule is None) != (rules.policy == "fixed"):
+            raise ConfigError(
+                f"scheduler.policy: the server's schedule is not what {rules.policy!r} asks for; "
+                "use the same config at both parties"
+            )
+        if schedule is None:
+            return
+        source = self.catalog["correlations", schedule.correlations]
+        if rules.trust == "no_dealer" and issubclass(source, TrustedDealer):
+            raise ConfigError(
+                "scheduler.trust: the server's schedule relies on a dealer; refuse this server or "
+                "set dealer_allowed"
+            )
 
     def query(self, token_ids: NDArray[np.int64]) -> Answer:
         """One private inference."""
@@ -162,7 +195,9 @@ class ClientSession(_SessionParts):
         padded[: len(token_ids)] = token_ids
         mask = np.arange(tokens) < len(token_ids)
         start = time.perf_counter()
-        state = RunState(self._session, self._homomorphic, {}, None, None, mask, self._ring)
+        state = RunState(
+            self._session, self._homomorphic, {}, None, None, mask, self._ring, self._products
+        )
         own = state.encode(self.table.embed(padded))
         self.channel.send(_ANOTHER)
         result = run_request(self.plan, state, self._requests, own, self.progress)
@@ -187,9 +222,10 @@ class ServerSession(_SessionParts):
             "architecture": model.architecture.to_public(),
             "bounds": bounds_to_public(model.bounds),
             "embedding": table.digest(),
+            "schedule": None if model.schedule is None else model.schedule.to_public(),
         }
         send_public(self.channel, description)
-        plan = self.agree_on_plan(model.architecture, model.bounds)
+        plan = self.agree_on_plan(model.architecture, model.bounds, model.schedule)
         send_table(self.channel, table)
         maps = fold(model.weights, model.architecture)
         self.progress("encoding weights", -1)
@@ -234,7 +270,10 @@ class ServerSession(_SessionParts):
         pool: Any,
     ) -> RunState:
         session = self.session(plan, homomorphic, source)
-        return RunState(session, homomorphic, encoded, pool.scale, pool.shift, None, self._ring)
+        products = products_of(plan, homomorphic)
+        return RunState(
+            session, homomorphic, encoded, pool.scale, pool.shift, None, self._ring, products
+        )
 
     def serve(self) -> Iterator[RequestResult]:
         """Requests until the client finishes."""
@@ -256,13 +295,16 @@ class ServerSession(_SessionParts):
         return self.plan.steps[-1].node.shape[-1]
 
 
-def _parse_description(data: object) -> tuple[Architecture, dict[str, Bound], str]:
+def _parse_description(
+    data: object,
+) -> tuple[Architecture, dict[str, Bound], str, Schedule | None]:
     """The server's public description, from untrusted plain data."""
-    if not isinstance(data, dict) or set(data) != {"architecture", "bounds", "embedding"}:
+    if not isinstance(data, dict) or set(data) != _DESCRIPTION_KEYS:
         raise FrameError("handshake: the server's description is malformed; same version?")
     architecture = Architecture.from_public(data["architecture"], "handshake")
     digest = data["embedding"]
     # It names a file in the client's cache: nothing but hexadecimal digits.
     if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
         raise FrameError("handshake: the embedding digest is malformed; same version?")
-    return architecture, bounds_from_public(data["bounds"]), digest
+    schedule = None if data["schedule"] is None else Schedule.from_public(data["schedule"])
+    return architecture, bounds_from_public(data["bounds"]), digest, schedule

@@ -8,40 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from he_linear.packings.ring_base import RingLinearPacking, RingProductPacking
-from he_linear.params import PARAMETER_SETS, CkksParameters, set_for_products
+from he_linear.params import CkksParameters
 from he_linear.ring_params import RingParameters
 from hybrid.architecture import Architecture
+from hybrid.binding import Binder
 from hybrid.calibration import Bounds
 from hybrid.catalog import Catalog
 from hybrid.config import RunConfig
 from hybrid.graph import Node, build_graph
-from hybrid.operators.attention import AttentionProductOperator
 from hybrid.operators.base import Operator, PlanContext, RingKeySet, WeightedOperator
-from hybrid.operators.exact import ExactAttentionOperator, ExactLinearOperator
-from hybrid.operators.linear import LinearOperator
 from hybrid.operators.nonlinear import NonlinearOperator
-from hybrid.operators.pool import PoolOperator
-from hybrid.products import CheapestProducts, CkksProducts
+from hybrid.schedule import Schedule, check_complete, schedule_of
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.cost import NO_COST, Cost, OtCount
-from mpc_nonlinear.fixed_point import FixedPoint
 from mpc_nonlinear.ot_products import OtProducts
 from mpc_nonlinear.products import Products
-from mpc_nonlinear.session import Context
 from transport.errors import ConfigError
 from transport.traffic import NO_TRAFFIC, Traffic
+from transport.work import Work, add_units
 
 CORRELATIONS_STEP = "correlations"
 OFFLINE, ONLINE = "offline", "online"
 MAX_FAILURE_PROBABILITY = 2.0**-20
-_POLYNOMIAL_PRODUCTS = 4
-"""Products one after the other that the polynomials of the protocols take."""
 
 
 def offline_name(node: str) -> str:
@@ -93,6 +86,9 @@ class Plan:
     source: type[CorrelationSource]
     offline_traffic: Traffic
     """Producing all correlations that the steps consume."""
+    schedule: Schedule
+    products: Mapping[str, Products]
+    """Engines of elementwise products, by name."""
 
     @cached_property
     def cost(self) -> Cost:
@@ -108,7 +104,11 @@ class Plan:
     def key_sets(self) -> tuple[KeySet, ...]:
         """Evaluation keys of a session, for each parameter set."""
         steps = tuple(sorted({s for step in self.steps for s in step.operator.galois_steps}))
-        in_slots = not isinstance(self.context.mpc.products, OtProducts)
+        in_slots = any(
+            not isinstance(step.operator.context.mpc.products, OtProducts)
+            for step in self.steps
+            if isinstance(step.operator, NonlinearOperator)
+        )
         relinearise = in_slots or any(s.operator.needs_relinearisation for s in self.steps)
         sets = (KeySet(self.context.parameters, steps, relinearise),)
         return (*sets, KeySet(self.context.deep, (), True)) if in_slots else sets
@@ -127,6 +127,17 @@ class Plan:
     def prepared_traffic(self) -> Traffic:
         """What steps send before the input is known, besides correlations."""
         return sum((step.offline.traffic for step in self.steps), NO_TRAFFIC)
+
+    def works(self) -> list[tuple[str, Work]]:
+        """Counted work of every row, in the order in which they run."""
+        made = self.source.production_units(self.correlations)
+        counts = add_units(made, self.cost.demand.offline_units)
+        traffic = self.offline_traffic
+        serial = max(traffic.client_sent_bytes, traffic.server_sent_bytes)
+        produced = Work.together(counts, traffic.rounds, serial)
+        prepared = [(s.offline_name, s.offline.work) for s in self.steps if s.prepares]
+        online = [(s.node.name, s.cost.work) for s in self.steps]
+        return [(CORRELATIONS_STEP, produced), *prepared, *online]
 
     def encoded_bytes(self) -> dict[str, int]:
         """Memory of every linear layer's encoded weights."""
@@ -156,6 +167,7 @@ class Plan:
             "shape": [self.correlations.client_sends, self.correlations.server_sends],
             "phase": OFFLINE,
             "parameters": {},
+            "multiply": "",
             "predicted": traffic_row(self.offline_traffic),
             "correlations": 0,
             "failure_probability": 0.0,
@@ -202,6 +214,7 @@ def _row(step: Step) -> dict[str, Any]:
         "shape": list(node.shape),
         "phase": ONLINE,
         "parameters": step.operator.parameters(),
+        "multiply": step.operator.multiply,
         "predicted": traffic_row(step.cost.traffic),
         "correlations": step.cost.ots.total,
         "failure_probability": step.cost.failure_probability,
@@ -209,29 +222,23 @@ def _row(step: Step) -> dict[str, Any]:
 
 
 def build_plan(
-    config: RunConfig, architecture: Architecture, bounds: Bounds, catalog: Catalog
+    config: RunConfig,
+    architecture: Architecture,
+    bounds: Bounds,
+    catalog: Catalog,
+    schedule: Schedule | None = None,
 ) -> Plan:
-    """Bind every node to the implementation the config names."""
-    parameters = _parameters(config)
-    fixed_point = FixedPoint(config.mpc.fraction_bits)
-    source: type[CorrelationSource] = catalog["correlations", config.mpc.correlations]
-    deep = set_for_products(_POLYNOMIAL_PRODUCTS)
-    products = _products(config, parameters, deep, fixed_point, source)
-    context = PlanContext(
-        parameters,
-        Context(fixed_point, products),
-        deep,
-        None if config.ckks.baby_steps == "auto" else config.ckks.baby_steps,
-        config.mpc.output_bits,
-        config.ckks.linear_phase == "offline",
-        config.ckks.exact,
-    )
-    steps = []
-    for node in build_graph(architecture, config.model.tokens, bounds):
-        operator = _BUILDERS[node.op](node, context, config, catalog, architecture)
-        steps.append(Step(operator, operator.cost(), operator.offline_cost()))
+    """Bind every node to the implementation that the schedule, or else the config, names."""
+    nodes = build_graph(architecture, config.model.tokens, bounds)
+    schedule = schedule or schedule_of(config, nodes)
+    check_complete(schedule, nodes)
+    source: type[CorrelationSource] = catalog["correlations", schedule.correlations]
+    binder = Binder(config, architecture, catalog, source)
+    operators = [binder.bind(node, schedule.choices[node.name]) for node in nodes]
+    steps = tuple(Step(o, o.cost(), o.offline_cost()) for o in operators)
     needed = sum((step.cost.ots for step in steps), OtCount())
-    plan = Plan(tuple(steps), context, source, source.production_traffic(needed))
+    traffic = source.production_traffic(needed)
+    plan = Plan(steps, binder.context, source, traffic, schedule, binder.products)
     if plan.cost.failure_probability > MAX_FAILURE_PROBABILITY:
         worst = max(steps, key=lambda s: s.cost.failure_probability)
         raise ConfigError(
@@ -240,114 +247,3 @@ def build_plan(
             "calibration.margin or model.tokens"
         )
     return plan
-
-
-def _parameters(config: RunConfig) -> CkksParameters:
-    rotating = {n: p for n, p in PARAMETER_SETS.items() if p.allows_rotations}
-    try:
-        return rotating[config.ckks.parameters]
-    except KeyError:
-        raise ConfigError(
-            f"ckks.parameters: no set for rotations is called {config.ckks.parameters!r}; "
-            f"known: {', '.join(rotating)} (those for polynomials are picked by depth)"
-        ) from None
-
-
-def _products(
-    config: RunConfig,
-    parameters: CkksParameters,
-    deep: CkksParameters,
-    fixed_point: FixedPoint,
-    source: type[CorrelationSource],
-) -> Products:
-    """The `multiply` choice; "cheapest" compares declared bytes product by product."""
-    bits = fixed_point.fraction_bits
-    in_slots = CkksProducts(parameters, deep, bits, config.ckks.exact)
-    by_ot = OtProducts(fixed_point.fraction_bits)
-    many = OtCount(1 << 20, 1 << 20)
-    bytes_per_ot = source.production_traffic(many).sent_bytes / many.total
-    choices: dict[str, Products] = {
-        p.name: p for p in (in_slots, by_ot, CheapestProducts((in_slots, by_ot), bytes_per_ot))
-    }
-    try:
-        return choices[config.protocols.multiply]
-    except KeyError:
-        raise ConfigError(
-            f"protocols.multiply: no product is called {config.protocols.multiply!r}; "
-            f"known: {', '.join(choices)}"
-        ) from None
-
-
-_Builder = Callable[[Node, PlanContext, RunConfig, Catalog, Architecture], Operator]
-
-
-def _linear(
-    node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, _a: Architecture
-) -> Operator:
-    return linear_operator(node, context, catalog["linear", config.protocols.linear])
-
-
-def linear_operator(node: Node, context: PlanContext, packing: type[Any]) -> WeightedOperator:
-    """A linear node under either kind of packing."""
-    if issubclass(packing, RingLinearPacking):
-        return ExactLinearOperator(node, context, packing)
-    return LinearOperator(node, context, packing)
-
-
-def _attention(
-    node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, _a: Architecture
-) -> Operator:
-    return attention_operator(node, context, catalog["attention", config.protocols.attention])
-
-
-def attention_operator(node: Node, context: PlanContext, packing: type[Any]) -> Operator:
-    """A product of shared matrices under either kind of packing."""
-    if issubclass(packing, RingProductPacking):
-        return ExactAttentionOperator(node, context, packing)
-    return AttentionProductOperator(node, context, packing)
-
-
-def _gelu(
-    node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, _a: Architecture
-) -> Operator:
-    protocol = catalog["gelu", config.protocols.gelu](bound=node.bounds["input"].max_abs)
-    return NonlinearOperator(node, context, protocol)
-
-
-def _softmax(
-    node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, _a: Architecture
-) -> Operator:
-    protocol = catalog["softmax", config.protocols.softmax](bound=node.bounds["input"].max_abs)
-    return NonlinearOperator(node, context, protocol)
-
-
-def _layernorm(
-    node: Node, context: PlanContext, config: RunConfig, catalog: Catalog, a: Architecture
-) -> Operator:
-    variance = node.bounds["variance"]
-    protocol = catalog["layernorm", config.protocols.layernorm](
-        width=node.shape[-1],
-        epsilon=a.epsilon,
-        variance_min=variance.low,
-        variance_max=variance.max_abs,
-        variance_rms=variance.rms,
-        bound=node.bounds["input"].max_abs,
-    )
-    return NonlinearOperator(node, context, protocol)
-
-
-def _pool(
-    node: Node, context: PlanContext, _config: RunConfig, _catalog: Catalog, _a: Architecture
-) -> Operator:
-    return PoolOperator(node, context)
-
-
-_BUILDERS: dict[str, _Builder] = {
-    "linear": _linear,
-    "scores": _attention,
-    "context": _attention,
-    "gelu": _gelu,
-    "softmax": _softmax,
-    "layernorm": _layernorm,
-    "pool": _pool,
-}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing as mp
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.config import load_config
-from hybrid.environment import keep_memory
+from hybrid.environment import party_cores, settle
 from hybrid.launch import Client, Server, open_client, open_server
 from mpc_nonlinear.correlations.dealer import run_dealer
 from transport.channel import Channel
@@ -40,13 +39,6 @@ class ChildError(HybridError):
     """A party of `hybrid run` failed; the message is the party's own."""
 
 
-def _settle(core: int | None) -> None:
-    """Core and memory of a child process."""
-    keep_memory()
-    if core is not None:
-        os.sched_setaffinity(0, {core})
-
-
 @contextmanager
 def _reporting(pipe: Connection) -> Iterator[None]:
     """Send whatever ends this child to the launcher, as one line."""
@@ -69,7 +61,7 @@ def _progress(pipe: Connection) -> Callable[[str, int], None]:
 
 def server_process(task: Task, pipe: Connection) -> None:
     """Child: load, announce the endpoint, serve one session."""
-    _settle(task.core)
+    settle(task.core)
     with _reporting(pipe):
         loaded = load_config(task.config_path)
         server = Server(loaded)
@@ -84,7 +76,7 @@ def client_process(
     task: Task, endpoint: str, texts: list[str], truncate: bool, pipe: Connection
 ) -> None:
     """Child: tokenise, connect, ask."""
-    _settle(task.core)
+    settle(task.core)
     with _reporting(pipe):
         loaded = load_config(task.config_path)
         client = Client(loaded, _progress(pipe))
@@ -141,7 +133,7 @@ class Launcher:
         timeout_s: float,
     ) -> None:
         self._config_path = config_path
-        self._cores = _cores(2) if pin_cores else [None, None]
+        self._cores = party_cores() if pin_cores else [None, None]
         self._on_progress = on_progress
         self._timeout_s = timeout_s
         self._context = mp.get_context("spawn")
@@ -246,9 +238,3 @@ class _Child:
     mailbox: list[tuple[str, Any]] = field(default_factory=list)
     is_open: bool = True
     reported: bool = False
-
-
-def _cores(count: int) -> list[int | None]:
-    """A core for each party, or none where there are too few."""
-    available = sorted(os.sched_getaffinity(0))
-    return list(available[:count]) if len(available) >= count else [None] * count

@@ -50,12 +50,16 @@ class CkksProducts(Products):
     def multiply_cost(self, count: int, bounds: Bounds) -> Cost:
         """Two encrypted operands up, one result down."""
         inputs = [(bounds.x_rms, count), (bounds.y_rms, count)]
-        return self._conversion(count, 2, bounds).cost(inputs, bounds.product_rms)
+        return self._cost(count, inputs, bounds)
 
     def square_cost(self, count: int, bounds: Bounds) -> Cost:
         """One encrypted operand up, one result down."""
         inputs = [(bounds.x_rms, count)]
-        return self._conversion(count, 1, bounds).cost(inputs, bounds.product_rms)
+        return self._cost(count, inputs, bounds)
+
+    def _cost(self, count: int, inputs: list[tuple[float, int]], bounds: Bounds) -> Cost:
+        work = SlotProductPacking(self.parameters, count).work
+        return self._conversion(count, len(inputs), bounds).cost(inputs, bounds.product_rms, work)
 
     def multiply(self, x: RingArray, y: RingArray, session: Session, bounds: Bounds) -> RingArray:
         """Shares of x * y / 2^shift."""
@@ -67,8 +71,9 @@ class CkksProducts(Products):
 
     def polynomial_cost(self, count: int, polynomial: FactoredPolynomial) -> Cost:
         """One encrypted operand up, one result down, however many products."""
-        _, conversion, _ = self._polynomial(count, polynomial)
-        return conversion.cost([(polynomial.input_rms, count)], polynomial.output_rms)
+        packing, conversion, _ = self._polynomial(count, polynomial)
+        inputs = [(polynomial.input_rms, count)]
+        return conversion.cost(inputs, polynomial.output_rms, packing.work)
 
     def polynomial(
         self, x: RingArray, polynomial: FactoredPolynomial, session: Session

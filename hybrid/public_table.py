@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hybrid.architecture import Architecture
+from hybrid.environment import cache_folder
 from hybrid.weights import Affine, EmbeddingTable
 from transport.channel import Channel
 from transport.errors import FrameError
@@ -21,15 +22,6 @@ from transport.errors import FrameError
 MAX_TABLE_BYTES = 1 << 30
 """A server that announces more is refused before anything is received."""
 _WANTED, _KNOWN = b"\x01", b"\x00"
-
-
-def cache_folder() -> Path:
-    """Where tables are kept: `HYBRID_CACHE`, else the user's cache folder."""
-    configured = os.environ.get("HYBRID_CACHE")
-    if configured:
-        return Path(configured)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "hybrid-private-inference"
 
 
 def send_table(channel: Channel, table: EmbeddingTable) -> None:

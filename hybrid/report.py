@@ -61,15 +61,53 @@ def phase_row(seconds: float, traffic: Traffic) -> dict[str, Any]:
     }
 
 
-def step_rows(plan: Plan, measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """The plan's rows with what was measured beside what was predicted."""
+def step_rows(
+    plan: Plan, measured: Sequence[Measured], seconds: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """The plan's rows with what was measured beside what was predicted; seconds where known."""
     rows = []
     for row, seen in zip(plan.rows(), measured, strict=True):
         assert row["name"] == seen.name
         kept = {key: value for key, value in row.items() if key != "parameters"}
+        if seconds is not None:
+            kept["predicted_seconds"] = seconds[seen.name]
+        kept["why"] = plan.schedule.why.get(seen.name, "")
         rows.append({**kept, "measured": {"seconds": seen.seconds, **traffic_row(seen.traffic)}})
     share_offline_cost(rows)
     return rows
+
+
+_WORTH_PREDICTING_S = 0.01
+_CLOSE = 0.25
+
+
+def prediction_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """How far predicted seconds are off, in steps over 10 ms; None where nothing was predicted."""
+    pairs = [
+        (row["predicted_seconds"], row["measured"]["seconds"])
+        for row in rows
+        if "predicted_seconds" in row
+    ]
+    if not pairs:
+        return None
+    long = [(p, m) for p, m in pairs if m > _WORTH_PREDICTING_S]
+    return {
+        "predicted_seconds": sum(p for p, _ in pairs),
+        "measured_seconds": sum(m for _, m in pairs),
+        "steps_over_10_ms": len(long),
+        "within_25_percent": sum(abs(p / m - 1) <= _CLOSE for p, m in long),
+        "mean_relative_error": sum(abs(p / m - 1) for p, m in long) / max(1, len(long)),
+    }
+
+
+def prediction_line(summary: Mapping[str, Any]) -> str:
+    """The summary as a sentence."""
+    return (
+        f"Predicted {summary['predicted_seconds']:.2f} s, measured "
+        f"{summary['measured_seconds']:.2f} s; of {summary['steps_over_10_ms']} steps over 10 ms "
+        f"{summary['within_25_percent']} are within 25 % of their prediction, on average "
+        f"{summary['mean_relative_error']:.0%} off."
+    )
 
 
 def share_offline_cost(rows: list[dict[str, Any]]) -> None:
@@ -124,6 +162,8 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
     failure = report["failure_probability"]
     lines += [f"Failure probability of this run, all steps together: at most {failure:.1e}.", ""]
     lines += ["## Totals", "", *_table(*_phase_table(report)), ""]
+    if report.get("prediction"):
+        lines += ["## Prediction", "", prediction_line(report["prediction"]), ""]
     accuracy = report.get("accuracy")
     if accuracy:
         lines += [
@@ -201,7 +241,7 @@ def _layer_name(layer: int) -> str:
 
 def _steps_table(steps: Sequence[Mapping[str, Any]]) -> Table:
     head = ["step", "engine", "protocol", "shape", "seconds", "client sent bytes"]
-    head += ["server sent bytes", "rounds", "as predicted"]
+    head += ["server sent bytes", "rounds", "traffic as predicted", "predicted seconds"]
     rows = []
     for step in steps:
         seen, declared = step["measured"], step["predicted"]
@@ -217,6 +257,7 @@ def _steps_table(steps: Sequence[Mapping[str, Any]]) -> Table:
                 str(seen["server_sent_bytes"]),
                 str(seen["rounds"]),
                 "yes" if same else f"no: {declared}",
+                f"{step['predicted_seconds']:.4f}" if "predicted_seconds" in step else "",
             ]
         )
     return head, rows

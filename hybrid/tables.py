@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hybrid.plan import Plan
-from hybrid.report import group_table, measured_cells
+from hybrid.report import group_table, measured_cells, prediction_line
 
 
 def print_report(
@@ -26,6 +26,8 @@ def print_report(
     head = ["phase", "seconds", "client sent MB", "server sent MB", "rounds"]
     console.print(_table(head, phases))
     console.print(f"failure probability: at most {report['failure_probability']:.1e}")
+    if report.get("prediction"):
+        console.print(prediction_line(report["prediction"]), highlight=False)
     accuracy = report.get("accuracy")
     if accuracy:
         console.print(
@@ -36,10 +38,15 @@ def print_report(
         console.print(f"report: {escape(str(folder / 'report.md'))}")
 
 
-def print_plan(console: Console, plan: Plan, memory_gb: float) -> None:
-    """Every step of a plan."""
+def print_plan(
+    console: Console,
+    plan: Plan,
+    memory_gb: float,
+    seconds: Mapping[str, float] | None = None,
+) -> None:
+    """Every step of a plan; seconds: predicted, where the machine is calibrated."""
     head = ["step", "phase", "engine", "protocol", "shape", "bounds", "client MB", "server MB"]
-    head += ["rounds", "OTs", "log2 failure"]
+    head += ["rounds", "OTs", "log2 failure", "seconds"]
     rows = []
     for row in plan.rows():
         predicted, failure = row["predicted"], row["failure_probability"]
@@ -56,6 +63,7 @@ def print_plan(console: Console, plan: Plan, memory_gb: float) -> None:
                 str(predicted["rounds"]),
                 str(row["correlations"]),
                 f"{log2(failure):.1f}" if failure else "",
+                "" if seconds is None else f"{seconds[row['name']]:.4f}",
             ]
         )
     console.print(_table(head, rows))
@@ -73,6 +81,15 @@ def print_plan(console: Console, plan: Plan, memory_gb: float) -> None:
         f"{total.server_sent_bytes / 1e6:.1f} MB, {total.rounds} rounds, "
         f"{plan.correlations.total} oblivious transfers"
     )
+    if seconds is None:
+        console.print(
+            "predicted seconds: none; `hybrid calibrate` measures this machine (plugins may count "
+            "units that it does not know)"
+        )
+    else:
+        console.print(f"predicted seconds: {sum(seconds.values()):.2f}, offline and online")
+    for name, line in plan.schedule.why.items():
+        console.print(escape(f"{name}: {line}"), highlight=False)
     failure = plan.cost.failure_probability
     console.print(f"sum of failure probabilities: {failure:.2e} (2^{log2(failure):.1f})")
     sizes = plan.encoded_bytes()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from transport.traffic import NO_TRAFFIC, Party, Traffic
+from transport.work import NO_WORK, Units, Work, add_units, units
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,29 @@ class Kind:
             return OtCount(self.choice_bits, self.choice_bits)
         return OtCount.one_way(self.choice_bits, self.sender)
 
+    def online_units(self, count: int) -> Units:
+        """What using `count` instances computes."""
+        name = use = self.form.name.lower()
+        if self.form is Form.LEAF:
+            use += str(self.choice_bits)
+        return units({f"call_{name}": 1, f"use_{use}": count * self.width})
+
+    def offline_units(self, count: int) -> Units:
+        """What making `count` instances of raw OTs computes, at the busier party."""
+        words = -(-self._string_bits * self.width // 64)
+        # A sender hashes for both choices.
+        strings = count * (3 if self.sender is None else 2) * self.choice_bits
+        return units({"aes_block": strings * (1 + -(-words // 2)), "pad_word": strings * words})
+
+    @property
+    def _string_bits(self) -> int:
+        """Of the pad of one value, as far as it matters to its making."""
+        if self.form is Form.LEAF:
+            return max(8, self.bits << self.choice_bits)
+        if self.form is Form.TABLE:
+            return self.bits << self.choice_bits
+        return self.bits
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -89,6 +113,16 @@ class Demand:
     def ots(self) -> OtCount:
         """Raw OTs that all of them take."""
         return sum((kind.ots * count for kind, count in self.counts), OtCount())
+
+    @property
+    def online_units(self) -> Units:
+        """What using all of them computes."""
+        return add_units(*(kind.online_units(count) for kind, count in self.counts))
+
+    @property
+    def offline_units(self) -> Units:
+        """What making all of them computes."""
+        return add_units(*(kind.offline_units(count) for kind, count in self.counts))
 
     def __add__(self, other: Demand) -> Demand:
         """Both together."""
@@ -121,11 +155,18 @@ class Cost:
     ots: OtCount = OtCount()
     failure_probability: float = 0.0
     demand: Demand = Demand()
+    work: Work = NO_WORK
+    """Online, the correlations' making apart."""
 
     @classmethod
-    def of(cls, traffic: Traffic, demand: Demand) -> Cost:
-        """Cost of a protocol all of whose OTs are prepared."""
-        return cls(traffic, demand.ots, demand=demand)
+    def of(cls, traffic: Traffic, demand: Demand = Demand(), counts: Units = ()) -> Cost:  # noqa: B008
+        """Cost of messages and of OTs all of which are prepared; further units of work."""
+        sizes = traffic.client_sent_bytes, traffic.server_sent_bytes
+        # One round goes both ways at once; question and answer follow each other.
+        serial = max(sizes) if traffic.rounds == 1 else sum(sizes)
+        payload = traffic.client_payload_bytes + traffic.server_payload_bytes
+        own = add_units(demand.online_units, counts, units(message_byte=payload))
+        return cls(traffic, demand.ots, 0.0, demand, Work.together(own, traffic.rounds, serial))
 
     def __add__(self, later: Cost) -> Cost:
         """Cost of this protocol followed by a later one."""
@@ -134,6 +175,7 @@ class Cost:
             self.ots + later.ots,
             self.failure_probability + later.failure_probability,
             self.demand + later.demand,
+            self.work + later.work,
         )
 
     def __mul__(self, times: int) -> Cost:
@@ -143,6 +185,7 @@ class Cost:
             self.ots * times,
             self.failure_probability * times,
             self.demand * times,
+            self.work * times,
         )
 
 

@@ -8,6 +8,7 @@ from numba import njit
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RING_BITS, RingArray
 from transport.errors import UsageError
+from transport.work import Work, units
 
 _PRECISION_BITS = 48
 _LARGEST_BITS = 14
@@ -15,7 +16,8 @@ _LARGEST_BITS = 14
 
 def scale_cost(count: int, max_abs_units: float) -> Cost:
     """No messages; the chance that the shares of any element wrap around."""
-    return Cost(failure_probability=count * max_abs_units * 2.0**-RING_BITS)
+    work = Work.together(units(scaled=count))
+    return Cost(failure_probability=count * max_abs_units * 2.0**-RING_BITS, work=work)
 
 
 def scale(x: RingArray, factor: float) -> RingArray:

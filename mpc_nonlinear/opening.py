@@ -25,7 +25,7 @@ def masked_sum(x: RingArray, session: Session, mask: NDArray[np.bool_] | None) -
     """Shares of the sum of the rows of x (rows, columns) where the client's mask is true.
 
     The client sums its own share; the server's rows come by one correlated OT each, with the
-    mask as choices. Exact. 2 rounds. Result (columns,).
+    mask as choices. Exact. 1 round. Result (columns,).
     """
     if session.party is Party.SERVER:
         sent: RingArray = correlated_ot_send(x, RING_BITS, session).sum(axis=0, dtype=np.uint64)
@@ -39,7 +39,7 @@ def masked_sum(x: RingArray, session: Session, mask: NDArray[np.bool_] | None) -
 
 def open_to_client_cost(count: int) -> Cost:
     """One message from the server."""
-    return Cost(Traffic.message(Party.SERVER, count * RING_BYTES))
+    return Cost.of(Traffic.message(Party.SERVER, count * RING_BYTES))
 
 
 def open_to_client(x: RingArray, session: Session) -> RingArray | None:

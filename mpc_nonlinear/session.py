@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.fixed_point import FixedPoint
@@ -29,11 +29,17 @@ class Session:
     context: Context
     correlations: CorrelationSource
     randomness: SecureRandom
+    stock: Prepared | None = None
+    """Of another session over the same correlations; None: an empty one."""
     prepared: Prepared = field(init=False)
     """What `correlations` was made into; protocols take it from here."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prepared", Prepared(self.correlations))
+        object.__setattr__(self, "prepared", self.stock or Prepared(self.correlations))
+
+    def with_products(self, products: Products) -> Session:
+        """The same session, stock included, with other products."""
+        return replace(self, context=replace(self.context, products=products), stock=self.prepared)
 
     @property
     def party(self) -> Party:

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from he_linear.conversions import encrypted_bytes, masked_bytes
 from he_linear.kernels import Residues
 from he_linear.keys import ServerKeys
+from he_linear.packings.work import EvaluationWork, unit
 from he_linear.params import CkksParameters
 from transport.errors import UsageError
+from transport.work import Units
 
 Integers = NDArray[np.int64]
 Weights = NDArray[np.float64]
@@ -78,6 +80,16 @@ class Packing(ABC):
     def rotations(self) -> int:
         """Key switches by rotation in one evaluation."""
         return 0
+
+    @property
+    @abstractmethod
+    def work(self) -> EvaluationWork:
+        """Counted work of `evaluate`."""
+
+    def unit(self, operation: str, primes: int = 0) -> str:
+        """Name of a unit of work, on all primes unless told."""
+        level = primes or len(self.parameters.primes)
+        return unit(operation, self.parameters.poly_degree, level)
 
     @property
     def upload_bytes(self) -> int:
@@ -162,6 +174,11 @@ class LinearPacking(Packing):
     ) -> Iterator[Residues]:
         """`evaluate` with ciphertexts (2, primes, N) coming and going one by one."""
         yield from self.evaluate(np.stack(list(inputs)), encoded, keys)
+
+    @property
+    def plain_work(self) -> Units:
+        """Counted work of `evaluate_plain`, where that works."""
+        return ()
 
     def evaluate_plain(self, plaintexts: Residues, encoded: Any) -> Residues:  # noqa: ARG002
         """The same linear map on plaintexts: (inputs, primes, N) to (outputs, primes, N).

@@ -36,6 +36,7 @@ from he_linear.ring_kernels import Integers, multiply_sum, reduce_words
 from he_linear.ring_keys import RingServerKeys
 from he_linear.ring_params import RingParameters
 from transport.errors import UsageError
+from transport.work import Units, units
 
 _MIN_BLOCKS = 16
 """Values of the subring's NTT: fewer are not worth a matrix product each."""
@@ -66,6 +67,13 @@ class _BlockLinear(RingLinearPacking):
 
     def _switches(self, _blocks: Blocks) -> int:
         return 0
+
+    @property
+    def _multiply_adds(self) -> int:
+        rows, inner, columns = self.blocks.counts
+        return (
+            2 * rows * inner * columns * len(self.parameters.primes) * self.parameters.poly_degree
+        )
 
     def _seconds(self, blocks: Blocks) -> float:
         inputs = blocks.counts[0] * blocks.counts[1]
@@ -136,6 +144,18 @@ class CoefficientPacking(_BlockLinear):
     def _sizes(self) -> tuple[list[int], list[int]]:
         most = self.parameters.poly_degree // _MIN_BLOCKS
         return power_sizes(self.tokens, most), even_sizes(self.d_in)
+
+    @property
+    def work(self) -> Units:
+        """One matrix product for each prime."""
+        rows, inner, columns = self.blocks.counts
+        residues = 2 * len(self.parameters.primes) * self.parameters.poly_degree
+        return units(
+            multiply_add=rows * inner * columns * residues,
+            operand_residue=rows * inner * residues,
+            product_residue=rows * columns * residues,
+            weight_limb=self.encoded_bytes / 4,
+        )
 
     @property
     def encoded_bytes(self) -> int:

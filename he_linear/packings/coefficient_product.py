@@ -91,6 +91,12 @@ class CoefficientProductPacking(RingProductPacking):
         return merge_switches(self.batch * self.blocks.outputs, self._group)
 
     @property
+    def _multiply_adds(self) -> int:
+        p = self.parameters
+        products = 2 * self.batch * self.blocks.outputs * self.blocks.counts[1]
+        return 2 * products * len(p.primes) * p.poly_degree
+
+    @property
     def merge_noises(self) -> int:
         """Of all levels of merging."""
         return merge_noises(self._group)

@@ -22,9 +22,11 @@ from he_linear.kernels import Floats, Residues, from_centred, multiply, to_centr
 from he_linear.keys import ServerKeys
 from he_linear.ntt import centre, tables, times
 from he_linear.packings.base import LinearPacking, Weights, power_of_two, rounded_weights
+from he_linear.packings.work import EvaluationWork
 from he_linear.params import CkksParameters
 from he_linear.rotation import rotations
 from transport.errors import UsageError
+from transport.work import units
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class DiagonalWeights:
 
 
 @njit(cache=True, nogil=True)
-def _accumulate(inputs, weights, moduli, out):  # type: ignore[no-untyped-def]
+def accumulate_diagonals(inputs, weights, moduli, out):  # type: ignore[no-untyped-def]
     """Out (rows, 2, primes, N) = sum over i of weights (rows, inner, primes, N) * inputs[i]."""
     rows, inner, primes, n = weights.shape
     for r in range(rows):
@@ -98,6 +100,25 @@ class DiagonalPacking(LinearPacking):
         """Per input babies, per output giants."""
         once = self._inputs * (self._babies - 1) + self._products * (self._giants - 1)
         return self._repeats * once
+
+    @property
+    def work(self) -> EvaluationWork:
+        """Hoisted rotations, products with full-size diagonals, Horner's rule."""
+        p = self.parameters
+        times = self._repeats
+        turned = {
+            self.unit("hoist"): times * self._inputs,
+            self.unit("rotation"): times * self._inputs * (self._babies - 1),
+        }
+        products = self._products * self._count * self._inputs
+        factors = self.input_ciphertexts if self.diagonal else 0
+        returned = {
+            "diagonal_multiply_add": times * products * 2 * len(p.primes) * p.poly_degree,
+            self.unit("horner_step"): times * self._products * (self._giants - 1),
+            self.unit("horner_end"): times * self._products if self._giants > 1 else 0,
+            self.unit("plain_multiply"): 2 * factors,
+        }
+        return EvaluationWork((), units(turned), units(returned))
 
     @property
     def encoded_bytes(self) -> int:
@@ -179,7 +200,7 @@ class DiagonalPacking(LinearPacking):
         def output(index: int) -> Residues:
             part = encoded.values[index * self._giants : (index + 1) * self._giants]
             sums = np.empty((self._giants, *babies.shape[1:]))
-            _accumulate(babies, part, moduli, sums)
+            accumulate_diagonals(babies, part, moduli, sums)
             total = sums[0] if key is None else keys.switcher.horner(sums, key)
             return from_centred(total, p.primes)
 

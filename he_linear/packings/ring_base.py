@@ -13,11 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from he_linear.kernels import Floats, Residues
+from he_linear.packings.work import unit
 from he_linear.ring_encryption import Positions, ring_encrypted_bytes, ring_masked_bytes
 from he_linear.ring_kernels import Integers
 from he_linear.ring_keys import RingServerKeys
 from he_linear.ring_params import RingParameters
 from transport.errors import ParameterError
+from transport.work import Units, units
 
 MAX_OFF_BY_ONE = 2.0**-4
 """Sixteen deviations of the error are one unit: nothing is ever off by two."""
@@ -50,6 +52,22 @@ class RingPacking(ABC):
     def key_switches(self) -> int:
         """Automorphisms in one evaluation."""
         return 0
+
+    @property
+    def work(self) -> Units:
+        """Counted work of `evaluate`: multiply-adds, and key switches of merges."""
+        counts = {"ring_multiply_add": self._multiply_adds, self.unit("merge"): self.key_switches}
+        return units(counts)
+
+    @property
+    @abstractmethod
+    def _multiply_adds(self) -> int:
+        """Of residues, over all primes and both polynomials."""
+
+    def unit(self, operation: str) -> str:
+        """Name of a unit of work."""
+        p = self.parameters
+        return unit(f"ring_{operation}", p.poly_degree, len(p.primes))
 
     @property
     def upload_bytes(self) -> int:

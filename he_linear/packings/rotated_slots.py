@@ -18,9 +18,11 @@ from he_linear.conversions import encrypted_bytes, masked_bytes
 from he_linear.kernels import Residues, to_centred
 from he_linear.keys import ServerKeys
 from he_linear.packings.base import Integers, ProductPacking, check_sizes, power_of_two
+from he_linear.packings.work import EvaluationWork
 from he_linear.params import CkksParameters
 from he_linear.rotation import relinearise, rotations
 from transport.errors import UsageError
+from transport.work import units
 
 
 class BatchedProductPacking(ProductPacking):
@@ -76,6 +78,18 @@ class BatchedProductPacking(ProductPacking):
     def rotations(self) -> int:
         """Every right ciphertext moves to every offset."""
         return self.right_ciphertexts * (self._offsets - 1)
+
+    @property
+    def work(self) -> EvaluationWork:
+        """Rotations and products as pairs come, one relinearisation a result."""
+        pairs = self.left_ciphertexts
+        turned = {
+            self.unit("hoist"): pairs,
+            self.unit("rotation"): self.rotations,
+            self.unit("tensor"): pairs * self._offsets,
+        }
+        returned = {self.unit("relinearise"): self.output_ciphertexts}
+        return EvaluationWork(units(turned), (), units(returned), streams=True)
 
     @property
     def _step(self) -> int:

@@ -18,8 +18,10 @@ from he_linear.key_switching import KeySwitcher
 from he_linear.keys import ServerKeys
 from he_linear.ntt import centred
 from he_linear.packings.base import Integers, Packing, check_sizes
+from he_linear.packings.work import EvaluationWork
 from he_linear.params import CkksParameters
 from transport.errors import ParameterError
+from transport.work import scale_units, units
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +104,35 @@ class SlotPolynomialPacking(Packing):
 
     def result_scale(self, input_scale: float) -> float:
         """Scale of the result modulo the base primes, each rescaling included."""
+        return self._played(input_scale)[0]
+
+    @property
+    def work(self) -> EvaluationWork:
+        """Products at the levels where the circuit has them, all but the last rescaled."""
+        counts: dict[str, float] = {}
+        *rescaled, last = self._played(1.0)[1]
+        names = [self.unit(kind, level) for kind, level in (*rescaled, last)]
+        names += [self.unit("rescale", level) for _, level in rescaled]
+        names.append(self.unit("relinearise", last[1]))
+        for name in names:
+            counts[name] = counts.get(name, 0.0) + 1
+        return EvaluationWork(
+            (), (), scale_units(units(counts), self.output_ciphertexts), streams=True
+        )
+
+    def _played(self, input_scale: float) -> tuple[float, list[tuple[str, int]]]:
+        """Scale of the result, and kind and level of every product in order."""
         primes = self.parameters.primes
         level, scale = len(primes), input_scale
         circuit = self.circuit
-        remaining = circuit.products
+        products: list[tuple[str, int]] = []
 
         def multiply(a: tuple[int, float], b: tuple[int, float]) -> tuple[int, float]:
-            nonlocal remaining
-            remaining -= 1
             low = min(a[0], b[0])
-            return (low - 1, a[1] * b[1] / primes[low - 1]) if remaining else (low, a[1] * b[1])
+            products.append(("square" if a is b else "tensor", low))
+            if len(products) == circuit.products:
+                return low, a[1] * b[1]
+            return low - 1, a[1] * b[1] / primes[low - 1]
 
         low = (level, scale)
         if circuit.even:
@@ -127,7 +148,7 @@ class SlotPolynomialPacking(Packing):
             leaves.sort(key=lambda leaf: -leaf[0])
         for _ in range(circuit.squarings):
             leaves[0] = multiply(leaves[0], leaves[0])
-        return leaves[0][1]
+        return leaves[0][1], products
 
     def input_scale_for(self, wanted: float) -> float:
         """Scale of x for a result near the wanted scale, or the one that shared squares need."""

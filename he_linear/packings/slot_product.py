@@ -7,8 +7,10 @@ import numpy as np
 from he_linear.kernels import Residues, to_centred
 from he_linear.keys import ServerKeys
 from he_linear.packings.base import Integers, Packing, check_sizes
+from he_linear.packings.work import EvaluationWork
 from he_linear.params import CkksParameters
 from he_linear.rotation import relinearise
+from transport.work import units
 
 
 class SlotProductPacking(Packing):
@@ -33,6 +35,13 @@ class SlotProductPacking(Packing):
     def output_scale(self) -> float:
         """Both operands' scales."""
         return float(2.0 ** (2 * self.input_scale_bits))
+
+    @property
+    def work(self) -> EvaluationWork:
+        """One product and one relinearisation a result; squares take a little less."""
+        count = self.output_ciphertexts
+        counts = {self.unit("tensor"): count, self.unit("relinearise"): count}
+        return EvaluationWork((), (), units(counts), streams=True)
 
     def pack(self, x: Integers) -> Integers:
         """(count,) to (ciphertexts, slots)."""

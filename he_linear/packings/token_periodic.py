@@ -31,9 +31,11 @@ from he_linear.packings.base import (
     power_of_two,
     rounded_weights,
 )
+from he_linear.packings.work import EvaluationWork
 from he_linear.params import CkksParameters
 from he_linear.rotation import rotations
 from transport.errors import UsageError
+from transport.work import Units, add_units, units
 
 _MAX_COLUMNS = 512
 _BABY_STEPS = (8, 16, 32)
@@ -43,7 +45,7 @@ _HOISTED = 0.7
 
 
 @njit(cache=True, nogil=True)
-def _permuted_sum(rows, order, moduli, total):  # type: ignore[no-untyped-def]
+def permuted_sum(rows, order, moduli, total):  # type: ignore[no-untyped-def]
     """Total (primes, N) = sum over i of rows[i] permuted i times, by Horner's rule."""
     giants, primes, n = rows.shape
     moved = np.empty(n)
@@ -57,6 +59,18 @@ def _permuted_sum(rows, order, moduli, total):  # type: ignore[no-untyped-def]
                 moved[j] = row[order[j]]
             for j in range(n):
                 row[j] = centre(moved[j] + rows[g, k, j], p, inv)
+
+
+@njit(cache=True, nogil=True)
+def permuted(rows, orders, out):  # type: ignore[no-untyped-def]
+    """Out (inputs, orders, primes, N) = rows (inputs, primes, N) in every order (orders, N)."""
+    for i in range(rows.shape[0]):
+        for b in range(orders.shape[0]):
+            order = orders[b]
+            for k in range(rows.shape[1]):
+                row, target = rows[i, k], out[i, b, k]
+                for j in range(order.size):
+                    target[j] = row[order[j]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +158,46 @@ class TokenPeriodicPacking(LinearPacking):
     def rotations(self) -> int:
         """Per input babies, per output giants."""
         return self.input_ciphertexts * self._babies + self._products * (self._giants - 1)
+
+    @property
+    def work(self) -> EvaluationWork:
+        """Hoisted rotations as inputs come, one matrix product, Horner's rule for each output."""
+        inputs, factors = self.input_ciphertexts, self.input_ciphertexts if self.diagonal else 0
+        zero = int(self._columns >= self._babies)
+        turned = {
+            self.unit("hoist"): inputs,
+            self.unit("rotation"): inputs * (self._babies - zero),
+        }
+        returned = {
+            self.unit("horner_step"): self._products * (self._giants - 1),
+            self.unit("horner_end"): self._products if self._giants > 1 else 0,
+            self.unit("plain_multiply"): 2 * factors,
+        }
+        return EvaluationWork(units(turned), self._matrix_work(2), units(returned))
+
+    def _matrix_work(self, polys: int) -> Units:
+        """Of `_multiply` for ciphertexts of that many polynomials."""
+        p = self.parameters
+        rows, inner = self._products * self._giants, self.input_ciphertexts * self._babies
+        residues = polys * len(p.primes) * p.poly_degree
+        # The weights' limbs are read, and widened, at every use.
+        limbs = 2 * len(p.primes) * rows * inner * 2 * self._columns
+        return units(
+            multiply_add=rows * inner * residues,
+            operand_residue=inner * residues,
+            product_residue=rows * residues,
+            weight_limb=limbs,
+        )
+
+    @property
+    def plain_work(self) -> Units:
+        """The same matrix product on one polynomial, rotations by permutation."""
+        p = self.parameters
+        residues = len(p.primes) * p.poly_degree
+        moved = self.input_ciphertexts * self._babies + self._products * self._giants
+        factors = self.input_ciphertexts if self.diagonal else 0
+        more = units({"permuted_residue": moved * residues, self.unit("plain_multiply"): factors})
+        return add_units(self._matrix_work(1), more)
 
     def error_rms(self, weight_rms: float, input_rms: float, fraction_bits: int) -> float:
         """Estimated error of one output, root mean square, in reals.
@@ -281,14 +335,15 @@ class TokenPeriodicPacking(LinearPacking):
         """Rotations of plaintexts are permutations: no key switching."""
         primes = self.parameters.primes
         centred = to_centred(plaintexts, primes)
-        orders = [self._order(step) for step in self._shifts]
-        babies = np.stack([centred[..., order] for order in orders], axis=1)
+        orders = np.stack([self._order(step) for step in self._shifts])
+        babies = np.empty((len(centred), len(orders), *centred.shape[1:]))
+        permuted(centred, orders, babies)
         sums = self._multiply(babies[:, :, None], encoded)
         giant = self._order(self._babies)
         moduli = np.array(primes, np.float64)
         outputs = np.empty((self._products, len(primes), self.parameters.poly_degree))
         for rows, total in zip(sums[:, :, 0], outputs, strict=True):
-            _permuted_sum(rows, giant, moduli, total)
+            permuted_sum(rows, giant, moduli, total)
         result = from_centred(outputs, primes)
         if encoded.diagonal is None:
             return result

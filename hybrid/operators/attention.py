@@ -58,7 +58,7 @@ class AttentionProductOperator(Operator):
             (bounds["left"].rms, batch * rows * inner * self._packing.replicas),
             (bounds["right"].rms, batch * inner * columns * self._packing.replicas),
         ]
-        return self._conversion.cost(inputs, bounds["output"].rms)
+        return self._conversion.cost(inputs, bounds["output"].rms, self._packing.work)
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """scores: (qkv) to (heads, tokens, tokens); context: (weights, qkv) to (tokens, hidden)."""

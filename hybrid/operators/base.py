@@ -18,6 +18,7 @@ from hybrid.graph import Node
 from hybrid.pads import LinearPad
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.products import Products
 from mpc_nonlinear.session import Context, Session
 from transport.traffic import Party
 
@@ -68,6 +69,8 @@ class RunState:
     """Client only: true for real tokens."""
     ring: Mapping[RingParameters, RingParty] = field(default_factory=dict)
     """This party's keys for exact products."""
+    products: Mapping[str, Products] = field(default_factory=dict)
+    """Engines of elementwise products with this party's keys, by name."""
     pads: dict[str, LinearPad] = field(default_factory=dict)
     """Of linear layers prepared offline, by node."""
 
@@ -104,6 +107,8 @@ class Operator(ABC):
     engine: str
     """he_linear or mpc_nonlinear, or both where a protocol needs both."""
     protocol: str
+    multiply: str = ""
+    """Name of the engine of elementwise products, where the protocol takes them."""
 
     def __init__(self, node: Node, context: PlanContext) -> None:
         self.node = node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from math import prod
 from typing import Any
 
@@ -9,7 +10,13 @@ import numpy as np
 
 from he_linear.packings.ring_base import RingLinearPacking, RingPacking, RingProductPacking
 from he_linear.ring_params import RING_SETS
-from hybrid.exact_products import ExactWeights, exact_linear, exact_matmul, exact_traffic
+from hybrid.exact_products import (
+    ExactWeights,
+    exact_linear,
+    exact_matmul,
+    exact_traffic,
+    exact_work,
+)
 from hybrid.folding import LinearMap
 from hybrid.graph import Node
 from hybrid.operators.attention import attention_operands, merged_heads
@@ -24,6 +31,7 @@ from hybrid.operators.base import (
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from mpc_nonlinear.truncate import truncate, truncate_cost
+from transport.work import Units, units
 
 RING_SET = "n8192_l64"
 
@@ -47,7 +55,12 @@ class _ExactOperator(Operator):
     def cost(self) -> Cost:
         """One question, one answer, one truncation."""
         bits = self.context.mpc.fixed_point.fraction_bits
-        return Cost(exact_traffic(self._packing)) + truncate_cost(self._results, bits)
+        work = exact_work(self._packing, self._own_units())
+        return Cost(exact_traffic(self._packing), work=work) + truncate_cost(self._results, bits)
+
+    @abstractmethod
+    def _own_units(self) -> Units:
+        """What the server computes on its own share, besides."""
 
     def _truncated(self, product: RingArray, state: RunState) -> RingArray:
         bits = state.session.fixed_point.fraction_bits
@@ -61,6 +74,10 @@ class ExactLinearOperator(_ExactOperator, WeightedOperator):
     """
 
     _packing: RingLinearPacking
+
+    def _own_units(self) -> Units:
+        p = self._packing
+        return units(word_multiply_add=p.tokens * p.d_in * p.d_out)
 
     def __init__(self, node: Node, context: PlanContext, packing: type[RingLinearPacking]) -> None:
         super().__init__(node, context)
@@ -115,6 +132,11 @@ class ExactAttentionOperator(_ExactOperator):
         self._product = packing(RING_SETS[RING_SET], batch, rows, inner, columns)
         self._packing = self._product
         self._results = prod((batch, rows, columns))
+
+    def _own_units(self) -> Units:
+        packing = self._packing
+        encoded = {packing.unit("encode"): sum(packing.operand_ciphertexts)}
+        return units(encoded, word_multiply_add=prod(self.node.shape))
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """scores: (qkv) to (heads, tokens, tokens); context: (weights, qkv) to (tokens, hidden)."""

@@ -24,6 +24,7 @@ from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RING_BYTES, RingArray
 from transport.errors import ConfigError
 from transport.traffic import Party, Traffic
+from transport.work import Message, Work, add_units, units
 
 
 class LinearOperator(WeightedOperator):
@@ -82,17 +83,28 @@ class LinearOperator(WeightedOperator):
             return online
         tokens, d_in, _ = self.node.shape
         message = Traffic.message(Party.CLIENT, RING_BYTES * tokens * d_in)
-        return Cost(message, failure_probability=online.failure_probability)
+        count, results = self._packing.input_ciphertexts, self._packing.output_ciphertexts
+        encoded = {
+            self._conversion.unit("encode"): count,
+            self._conversion.unit("switch", base=True): results,
+        }
+        after = add_units(units(encoded), self._packing.plain_work, self._conversion.back_units)
+        sent = Message(Party.CLIENT, message.client_sent_bytes, (), after)
+        return Cost(message, failure_probability=online.failure_probability, work=Work((sent,)))
 
     def offline_cost(self) -> Cost:
         """The upload and the download, where they happen before the input is known."""
-        return Cost(self._conversion.traffic()) if self._offline else NO_COST
+        if not self._offline:
+            return NO_COST
+        work = self._conversion.work(self._packing.work, own=False)
+        return Cost(self._conversion.traffic(), work=work)
 
     def _online_cost(self) -> Cost:
         tokens, d_in, _ = self.node.shape
         bounds = self.node.bounds
         output_rms = max(bound.rms for role, bound in bounds.items() if role != "input")
-        return self._conversion.cost([(bounds["input"].rms, tokens * d_in)], output_rms)
+        inputs = [(bounds["input"].rms, tokens * d_in)]
+        return self._conversion.cost(inputs, output_rms, self._packing.work)
 
     @property
     def encoded_bytes(self) -> int:

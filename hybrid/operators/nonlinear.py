@@ -25,6 +25,7 @@ class NonlinearOperator(Operator):
     def __init__(self, node: Node, context: PlanContext, protocol: NonlinearProtocol) -> None:
         super().__init__(node, context)
         self.protocol = protocol.name
+        self.multiply = context.mpc.products.name
         self._protocol = protocol
 
     def parameters(self) -> dict[str, float | int | str]:
@@ -46,4 +47,5 @@ class NonlinearOperator(Operator):
             largest = self.node.bounds["input"].max_abs
             penalty = np.where(state.mask, 0.0, -(2 * largest + MASK_GAP))
             x = x + state.encode(penalty)
-        return [self._protocol.run(x, state.session)]
+        session = state.session.with_products(state.products[self.multiply])
+        return [self._protocol.run(x, session)]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mpc_nonlinear.cost import OtCount
 from transport.channel import Channel
 from transport.traffic import Party, Traffic
+from transport.work import Units, units
 
 BlockArray = NDArray[np.uint64]
 """128-bit blocks: shape (n, 2), little-endian words."""
@@ -76,6 +77,11 @@ class CorrelationSource(ABC):
     @abstractmethod
     def production_traffic(cls, count: OtCount) -> Traffic:
         """Exact traffic of `produce(count)`."""
+
+    @classmethod
+    def production_units(cls, count: OtCount) -> Units:
+        """Counted work of `produce(count)`."""
+        return units({f"{cls.name}_ot": count.total})
 
     @abstractmethod
     def take_sender(self, count: int) -> OtSender:

@@ -28,6 +28,7 @@ from transport.channel import Channel
 from transport.errors import UsageError
 from transport.randomness import SecureRandom
 from transport.traffic import Party, Traffic
+from transport.work import Units, units
 
 _BLOCK_BYTES = 16
 _RESERVE = MEDIUM.consumed
@@ -96,6 +97,19 @@ class FerretSource(StockedSource):
         both = bool(client and few_client) or bool(server and few_server)
         rounds = 1 + both if count.total else 0
         return replace(silent + few, rounds=rounds)
+
+    @classmethod
+    def production_units(cls, count: OtCount) -> Units:
+        """Batches of either size, and the extension's OTs."""
+        client, few_client = batches(count.client_sends)
+        server, few_server = batches(count.server_sends)
+        sizes = [*client, *server]
+        found = {
+            "ferret_small_batch": sizes.count(SMALL),
+            "ferret_medium_batch": sizes.count(MEDIUM),
+            "ferret_few_ot": few_client + few_server,
+        }
+        return units(found)
 
     def close(self) -> None:
         """Burn stock, reserves and seeds."""

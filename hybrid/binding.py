@@ -1,0 +1,138 @@
+"""Graph nodes bound to implementations: from a choice of names to an operator."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from he_linear.packings.ring_base import RingLinearPacking, RingProductPacking
+from he_linear.params import PARAMETER_SETS, CkksParameters, set_for_products
+from hybrid.architecture import Architecture
+from hybrid.catalog import Catalog
+from hybrid.config import RunConfig
+from hybrid.graph import Node
+from hybrid.operators.attention import AttentionProductOperator
+from hybrid.operators.base import Operator, PlanContext, WeightedOperator
+from hybrid.operators.exact import ExactAttentionOperator, ExactLinearOperator
+from hybrid.operators.linear import LinearOperator
+from hybrid.operators.nonlinear import NonlinearOperator
+from hybrid.operators.pool import PoolOperator
+from hybrid.products import CheapestProducts, CkksProducts
+from hybrid.schedule import Choice
+from mpc_nonlinear.correlations.base import CorrelationSource
+from mpc_nonlinear.cost import OtCount
+from mpc_nonlinear.fixed_point import FixedPoint
+from mpc_nonlinear.ot_products import OtProducts
+from mpc_nonlinear.products import Products
+from mpc_nonlinear.session import Context
+from transport.errors import ConfigError
+
+_POLYNOMIAL_PRODUCTS = 4
+"""Products one after the other that the polynomials of the protocols take."""
+_MANY_OTS = OtCount(1 << 20, 1 << 20)
+_ATTENTION = ("scores", "context")
+_NORMALISATIONS = ("layernorm",)
+
+
+class Binder:
+    """Binds the nodes of one run under one source of correlations."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        architecture: Architecture,
+        catalog: Catalog,
+        source: type[CorrelationSource],
+    ) -> None:
+        self._catalog, self._architecture = catalog, architecture
+        parameters, fixed_point = _parameters(config), FixedPoint(config.mpc.fraction_bits)
+        deep = set_for_products(_POLYNOMIAL_PRODUCTS)
+        self.products = _products(config, parameters, deep, fixed_point, source)
+        self.context = PlanContext(
+            parameters,
+            Context(fixed_point, self._products_named(config.protocols.multiply)),
+            deep,
+            None if config.ckks.baby_steps == "auto" else config.ckks.baby_steps,
+            config.mpc.output_bits,
+            False,
+            config.ckks.exact,
+        )
+
+    def bind(self, node: Node, choice: Choice) -> Operator:
+        """The operator of a node; `HybridError` where the choice does not fit it."""
+        if node.op == "linear":
+            context = replace(self.context, linear_offline=choice.prepared)
+            return linear_operator(node, context, self._catalog["linear", choice.protocol])
+        if node.op in _ATTENTION:
+            packing = self._catalog["attention", choice.protocol]
+            return attention_operator(node, self.context, packing)
+        if node.op == "pool":
+            return PoolOperator(node, self.context)
+        products = self._products_named(choice.multiply)
+        context = replace(self.context, mpc=replace(self.context.mpc, products=products))
+        entry = self._catalog[node.op, choice.protocol]
+        return NonlinearOperator(node, context, self._protocol(node, entry))
+
+    def _protocol(self, node: Node, entry: type[Any]) -> Any:
+        bound = node.bounds["input"].max_abs
+        if node.op not in _NORMALISATIONS:
+            return entry(bound=bound)
+        variance = node.bounds["variance"]
+        return entry(
+            width=node.shape[-1],
+            epsilon=self._architecture.epsilon,
+            variance_min=variance.low,
+            variance_max=variance.max_abs,
+            variance_rms=variance.rms,
+            bound=bound,
+        )
+
+    def _products_named(self, name: str) -> Products:
+        try:
+            return self.products[name]
+        except KeyError:
+            raise ConfigError(
+                f"protocols.multiply: no product is called {name!r}; "
+                f"known: {', '.join(self.products)}"
+            ) from None
+
+
+def linear_operator(node: Node, context: PlanContext, packing: type[Any]) -> WeightedOperator:
+    """A linear node under either kind of packing."""
+    if issubclass(packing, RingLinearPacking):
+        return ExactLinearOperator(node, context, packing)
+    return LinearOperator(node, context, packing)
+
+
+def attention_operator(node: Node, context: PlanContext, packing: type[Any]) -> Operator:
+    """A product of shared matrices under either kind of packing."""
+    if issubclass(packing, RingProductPacking):
+        return ExactAttentionOperator(node, context, packing)
+    return AttentionProductOperator(node, context, packing)
+
+
+def _parameters(config: RunConfig) -> CkksParameters:
+    rotating = {n: p for n, p in PARAMETER_SETS.items() if p.allows_rotations}
+    try:
+        return rotating[config.ckks.parameters]
+    except KeyError:
+        raise ConfigError(
+            f"ckks.parameters: no set for rotations is called {config.ckks.parameters!r}; "
+            f"known: {', '.join(rotating)} (those for polynomials are picked by depth)"
+        ) from None
+
+
+def _products(
+    config: RunConfig,
+    parameters: CkksParameters,
+    deep: CkksParameters,
+    fixed_point: FixedPoint,
+    source: type[CorrelationSource],
+) -> dict[str, Products]:
+    """Every engine of elementwise products; "cheapest" compares declared bytes one by one."""
+    bits = fixed_point.fraction_bits
+    in_slots = CkksProducts(parameters, deep, bits, config.ckks.exact)
+    by_ot = OtProducts(bits)
+    bytes_per_ot = source.production_traffic(_MANY_OTS).sent_bytes / _MANY_OTS.total
+    cheapest = CheapestProducts((in_slots, by_ot), bytes_per_ot)
+    return {p.name: p for p in (in_slots, by_ot, cheapest)}

@@ -1,0 +1,1 @@
+"""What this machine takes for a unit of counted work, measured once and kept."""

@@ -1,0 +1,27 @@
+"""`hybrid calibrate`: measures this machine and keeps the prices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from hybrid.machine import interactive
+from hybrid.machine.prices import MachinePrices, cache_file, fingerprint, save
+
+
+def calibrate(progress: Callable[[str], None]) -> MachinePrices:
+    """Measure everything, about 20 seconds; replaces what was kept."""
+    start = time.perf_counter()
+    units, latency_s, bytes_per_s, fit_error = interactive.measure(progress)
+    prices = MachinePrices(
+        units,
+        latency_s,
+        bytes_per_s,
+        fingerprint(),
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        round(time.perf_counter() - start, 1),
+        fit_error,
+    )
+    save(prices, cache_file())
+    return prices

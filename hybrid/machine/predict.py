@@ -1,0 +1,28 @@
+"""Seconds of every row of a plan, from counted work and a machine's prices."""
+
+from __future__ import annotations
+
+from hybrid.machine.prices import MachinePrices
+from hybrid.plan import Plan
+from transport.link import LinkModel
+from transport.work import Clocks
+
+
+def predicted_seconds(
+    plan: Plan, prices: MachinePrices | None, link: LinkModel | None
+) -> dict[str, float] | None:
+    """Wall-clock seconds at the client, by row name, as a run measures them over this link.
+
+    None without prices, or where a plugin counts units that have none.
+
+    Both parties' clocks go through the rows in their order: what the server still does after it
+    has answered shows where the client next waits for it.
+    """
+    if prices is None or not all(prices.knows(work.counted()) for _, work in plan.works()):
+        return None
+    there, clocks, found = prices.over(link), Clocks(), dict[str, float]()
+    for name, work in plan.works():
+        after = work.advance(clocks, there)
+        found[name] = after.client - clocks.client
+        clocks = after
+    return found
