@@ -91,7 +91,8 @@ def multiply_with_triples(
     half = packed_bytes(n, bits)
     d = own[0] + unpack_bits(data[:half], n, bits)
     e = own[1] + unpack_bits(data[half:], n, bits)
-    product = c + d * b + e * a
+    product: RingArray = c + d * b + e * a
     if session.party is Party.SERVER:
         product = product + d * e
-    return (product & mask).reshape(x.shape)
+    result: RingArray = (product & mask).reshape(x.shape)
+    return result
