@@ -1,4 +1,4 @@
-"""The command line: run, serve, query, plan, calibrate, doctor, keygen."""
+"""The command line: run, serve, query, plan, compare, calibrate, doctor, keygen."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Annotated  # noqa: E402
 import typer  # noqa: E402
 
 from hybrid import commands  # noqa: E402
+from hybrid.comparison.configs import Options  # noqa: E402
 from transport.errors import HybridError  # noqa: E402
 
 app = typer.Typer(
@@ -66,6 +67,34 @@ def query(
 def plan(config: ConfigPath) -> None:
     """Print every step with engine, protocol, shapes, bounds and traffic; runs nothing."""
     commands.plan(config)
+
+
+@app.command()
+def compare(
+    configs: Annotated[list[Path], typer.Argument(help="YAML files; the first is the reference.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.html, .md and .json.")],
+    link: Annotated[
+        list[str] | None,
+        typer.Option("--link", help="Run over this link instead of the config's; repeatable."),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, max=512, help="Instead of model.tokens.")
+    ] = None,
+    repetitions: Annotated[
+        int, typer.Option(min=1, max=1000, help="Measured requests of each session.")
+    ] = 3,
+    warm_up: Annotated[
+        bool, typer.Option("--warm-up/--no-warm-up", help="Whether one more request goes first.")
+    ] = True,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Instead of the first line of the config's texts.")
+    ] = None,
+    truncate: Truncate = False,
+) -> None:
+    """Run configs one by one and write one report with figures; exit code 1 if a run fails."""
+    options = Options(out, tokens, tuple(link or ()), repetitions, warm_up, text, truncate)
+    if not commands.compare(configs, options):
+        raise typer.Exit(1)
 
 
 @app.command()

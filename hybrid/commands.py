@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hybrid import doctor as doctor_
+from hybrid.comparison.configs import Options
+from hybrid.comparison.run import run_comparison
+from hybrid.comparison.summary import failures
+from hybrid.comparison.words import summary_sentences
 from hybrid.config import LoadedConfig, load_config
 from hybrid.launch import (
     Client,
@@ -27,7 +32,8 @@ from hybrid.machine.predict import predicted_seconds
 from hybrid.machine.prices import cache_file, known_prices
 from hybrid.processes import Launcher, RunResult
 from hybrid.reference import PlainEncoder
-from hybrid.report import compare, write_json, write_markdown
+from hybrid.report import compare as distance
+from hybrid.report import write_json, write_markdown
 from hybrid.tables import print_plan, print_report
 from hybrid.texts import read_texts
 from hybrid.tokenize import TextEncoder
@@ -53,22 +59,10 @@ def run(config_path: Path, texts: list[str], out: Path | None, truncate: bool) -
     console = make_console()
     loaded = load_config(config_path)
     texts = texts or read_texts(loaded)
-    encoder = TextEncoder(loaded.model_folder, loaded.run.model.tokens)
-    ids = [encoder.encode(text, truncate=truncate) for text in texts]
-    # Everything a user can have wrong is found here, before any process starts.
-    plan = make_plan(loaded)
+    session = PreparedSession(loaded, texts, truncate)
     out = out or Path("runs") / loaded.run.name
     writable(out)
-    with ProgressDisplay(console, len(plan.steps) + 1, len(texts)) as display:
-        launcher = Launcher(
-            config_path,
-            pin_cores=loaded.run.runtime.pin_cores,
-            on_progress=display.step,
-            timeout_s=loaded.run.runtime.timeout_s,
-        )
-        needs_dealer = plan.source is TrustedDealer
-        result = launcher.run(texts, truncate=truncate, needs_dealer=needs_dealer)
-    reports = joined_reports(loaded, result, ids)
+    reports = session.run(console)
     for index, (report, text) in enumerate(zip(reports, texts, strict=True)):
         folder = _request_folder(out, index)
         write(report, folder)
@@ -76,6 +70,56 @@ def run(config_path: Path, texts: list[str], out: Path | None, truncate: bool) -
     cosines = ", ".join(f"{r['accuracy']['cosine']:.6f}" for r in reports)
     console.print(f"cosine to the plain float32 model: {cosines}")
     console.print(f"report: {out / 'report.md'} and {out / 'report.json'}")
+
+
+class PreparedSession:
+    """A session of `hybrid run`, checked and planned before any process starts."""
+
+    def __init__(self, loaded: LoadedConfig, texts: list[str], truncate: bool) -> None:
+        self._loaded = loaded
+        self._texts = texts
+        self._truncate = truncate
+        encoder = TextEncoder(loaded.model_folder, loaded.run.model.tokens)
+        self._ids = [encoder.encode(text, truncate=truncate) for text in texts]
+        self._plan = make_plan(loaded)
+
+    def run(self, console: Console) -> list[Json]:
+        """Both parties as processes; the report of each text."""
+        runtime = self._loaded.run.runtime
+        with ProgressDisplay(console, len(self._plan.steps) + 1, len(self._texts)) as display:
+            launcher = Launcher(
+                self._loaded.path,
+                pin_cores=runtime.pin_cores,
+                on_progress=display.step,
+                timeout_s=runtime.timeout_s,
+            )
+            needs_dealer = self._plan.source is TrustedDealer
+            result = launcher.run(self._texts, truncate=self._truncate, needs_dealer=needs_dealer)
+        return joined_reports(self._loaded, result, self._ids)
+
+
+def compare(paths: list[Path], options: Options) -> bool:
+    """`hybrid compare`; whether every run succeeded."""
+    console = make_console()
+    writable(options.out)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    def prepare(loaded: LoadedConfig, texts: list[str], title: str) -> Callable[[], list[Json]]:
+        session = PreparedSession(loaded, texts, options.truncate)
+
+        def started() -> list[Json]:
+            say(title)
+            return session.run(console)
+
+        return started
+
+    made = run_comparison(paths, options, prepare, say)
+    for sentence in summary_sentences(made):
+        say(sentence)
+    say(f"report: {options.out / 'report.html'}, report.md and report.json")
+    return not failures(made)
 
 
 def joined_reports(
@@ -88,7 +132,7 @@ def joined_reports(
     pairs = zip(result.client["requests"], result.server["requests"], ids, strict=True)
     for client, server, token_ids in pairs:
         expected = finish_embedding(plain.embed(token_ids, loaded.run.model.tokens), loaded)
-        accuracy = compare(np.array(client["output"]), expected)
+        accuracy = distance(np.array(client["output"]), expected)
         environment = dict(client["environment"])
         environment["peak_memory_bytes_client"] = environment.pop("peak_memory_bytes")
         environment["peak_memory_bytes_server"] = server["environment"]["peak_memory_bytes"]

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import nnls
 
-_LEAST_RUNS, _MOST_RUNS, _ENOUGH_S = 3, 200, 0.06
+_LEAST_RUNS, _MOST_RUNS, _ENOUGH_S = 4, 200, 0.05
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Median time of a call, after one that is not counted."""
+    """Median of a call's times, after one that is not counted."""
     call()
     taken: list[float] = []
     while len(taken) < _LEAST_RUNS or (sum(taken) < _ENOUGH_S and len(taken) < _MOST_RUNS):

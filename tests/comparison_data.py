@@ -1,0 +1,68 @@
+"""Reports as a run would give them, made from a real plan without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hybrid.config import LoadedConfig
+from hybrid.environment import describe
+from hybrid.launch import make_plan
+from hybrid.plan import OFFLINE, ONLINE, Plan
+from hybrid.report import add_phases, phase_row, step_rows, totals, trust_model
+from hybrid.runner import Measured
+from tests.tiny_model import write_tiny_config
+from transport.traffic import Traffic
+
+
+def write_pair(folder: Path) -> list[Path]:
+    """Two configs of one tiny model with different engines, of the same name."""
+    first = write_tiny_config(folder)
+    text = first.read_text()
+    changes = {"linear: token_periodic": "linear: coefficients", "phase: offline": "phase: online"}
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    second = folder / "ring.yaml"
+    second.write_text(text)
+    return [first, second]
+
+
+def made_reports(
+    loaded: LoadedConfig, count: int, *, slowness: float = 1.0, predicted: bool = True
+) -> list[dict[str, Any]]:
+    """`count` requests; each takes one part in ten longer than the one before."""
+    plan = make_plan(loaded)
+    return [_report(plan, loaded, slowness * (1 + 0.1 * i), predicted) for i in range(count)]
+
+
+def _report(plan: Plan, loaded: LoadedConfig, slowness: float, predicted: bool) -> dict[str, Any]:
+    costs = [("correlations", OFFLINE, plan.offline_traffic)]
+    costs += [(s.offline_name, OFFLINE, s.offline.traffic) for s in plan.steps if s.prepares]
+    costs += [(s.node.name, ONLINE, s.cost.traffic) for s in plan.steps]
+    measured = [
+        Measured(name, slowness * (0.002 + traffic.sent_bytes / 2e7), traffic, phase)
+        for name, phase, traffic in costs
+    ]
+    guesses = {m.name: m.seconds * 1.1 for m in measured}
+    offline, online = totals(measured)
+    config = loaded.run.model_dump(mode="json")
+    steps = step_rows(plan, measured, guesses if predicted else None)
+    for step in steps:
+        step["why"] = "the runner-up takes 3 ms more"
+    memory = {"peak_memory_bytes_client": "500000000", "peak_memory_bytes_server": "900000000"}
+    return {
+        "config": config,
+        "environment": describe() | memory,
+        "trust_model": trust_model(plan, config),
+        "failure_probability": plan.cost.failure_probability,
+        "setup": phase_row(1.5 * slowness, Traffic(1_000_000, 2_000_000, 10, 10, 9)),
+        "offline": offline,
+        "online": online,
+        "total": add_phases(offline, online),
+        "steps": steps,
+        "accuracy": {
+            "reference": "plain float32 model", "cosine": 0.999999, "max_abs_error": 2e-4,
+        },
+        "counted": {"dealer_bytes": 0, "requests_in_session": 3},
+    }  # fmt: skip
