@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from hybrid.environment import limit_threads, party_cores, settle
+from hybrid.machine.composites import composite_times, factors
 from hybrid.machine.local import local_prices
+from hybrid.machine.prices import MachinePrices
 from hybrid.machine.timing import fitted
 from mpc_nonlinear.compare import Width, less_than_constants, less_than_constants_cost
 from mpc_nonlinear.correlations import SOURCES
@@ -110,6 +112,8 @@ class _Timer:
         for kind in kinds:
             progress(f"correlations: {kind.name}")
             found["production"] += list(self._produced(kind))
+        progress("whole protocols")
+        found["composites"] = composite_times(self._channel, self._wait)
         progress("ciphertexts")
         # At the same time on both cores, which share memory and caches, as in a run.
         passes = []
@@ -267,4 +271,12 @@ def _priced(
         errors += [
             abs(sum(fit[n] * c for n, c in zip(names, row, strict=True)) / s - 1) for row, s in rows
         ]
+    plain = MachinePrices(prices, latency, bytes_per_s, "", "", 0.0, 0.0)
+    factor = factors(found["composites"], plain)
+    interactive = {name for counts, _ in online for name, _ in counts}
+    for name in prices:
+        if name in interactive:
+            prices[name] *= factor["together"]
+        elif name in local:
+            prices[name] *= factor["trip"]
     return prices, latency, bytes_per_s, statistics.median(errors)
