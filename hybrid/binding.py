@@ -13,13 +13,21 @@ from hybrid.config import RunConfig
 from hybrid.graph import Node
 from hybrid.operators.attention import AttentionProductOperator
 from hybrid.operators.base import Operator, PlanContext, WeightedOperator
+from hybrid.operators.beaver import (
+    BeaverAttention,
+    BeaverAttentionOperator,
+    BeaverLinear,
+    BeaverLinearOperator,
+)
 from hybrid.operators.exact import ExactAttentionOperator, ExactLinearOperator
 from hybrid.operators.linear import LinearOperator
 from hybrid.operators.nonlinear import NonlinearOperator
 from hybrid.operators.pool import PoolOperator
 from hybrid.products import CheapestProducts, CkksProducts
 from hybrid.schedule import Choice
+from mpc_nonlinear.beaver import DealerProducts
 from mpc_nonlinear.correlations.base import CorrelationSource
+from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.cost import OtCount
 from mpc_nonlinear.fixed_point import FixedPoint
 from mpc_nonlinear.ot_products import OtProducts
@@ -44,7 +52,7 @@ class Binder:
         catalog: Catalog,
         source: type[CorrelationSource],
     ) -> None:
-        self._catalog, self._architecture = catalog, architecture
+        self._catalog, self._architecture, self._source = catalog, architecture, source
         parameters, fixed_point = _parameters(config), FixedPoint(config.mpc.fraction_bits)
         deep = set_for_products(_POLYNOMIAL_PRODUCTS)
         self.products = _products(config, parameters, deep, fixed_point, source)
@@ -62,9 +70,16 @@ class Binder:
         """The operator of a node; `HybridError` where the choice does not fit it."""
         if node.op == "linear":
             context = replace(self.context, linear_offline=choice.prepared)
-            return linear_operator(node, context, self._catalog["linear", choice.protocol])
+            entry = self._catalog["linear", choice.protocol]
+            if entry is BeaverLinear:
+                self._require_dealer("linear")
+                return BeaverLinearOperator(node, self.context)
+            return linear_operator(node, context, entry)
         if node.op in _ATTENTION:
             packing = self._catalog["attention", choice.protocol]
+            if packing is BeaverAttention:
+                self._require_dealer("attention")
+                return BeaverAttentionOperator(node, self.context)
             return attention_operator(node, self.context, packing)
         if node.op == "pool":
             return PoolOperator(node, self.context)
@@ -72,6 +87,13 @@ class Binder:
         context = replace(self.context, mpc=replace(self.context.mpc, products=products))
         entry = self._catalog[node.op, choice.protocol]
         return NonlinearOperator(node, context, self._protocol(node, entry))
+
+    def _require_dealer(self, key: str) -> None:
+        if not issubclass(self._source, TrustedDealer):
+            raise ConfigError(
+                f"protocols.{key}: 'beaver' takes products from a dealer, correlations come from "
+                f"{self._source.name!r}; set mpc.correlations: dealer, or choose another {key}"
+            )
 
     def _protocol(self, node: Node, entry: type[Any]) -> Any:
         bound = node.bounds["input"].max_abs
@@ -94,6 +116,7 @@ class Binder:
             raise ConfigError(
                 f"protocols.multiply: no product is called {name!r}; "
                 f"known: {', '.join(self.products)}"
+                + ("; 'dealer' needs mpc.correlations: dealer" if name == "dealer" else "")
             ) from None
 
 
@@ -135,4 +158,7 @@ def _products(
     by_ot = OtProducts(bits)
     bytes_per_ot = source.production_traffic(_MANY_OTS).sent_bytes / _MANY_OTS.total
     cheapest = CheapestProducts((in_slots, by_ot), bytes_per_ot)
-    return {p.name: p for p in (in_slots, by_ot, cheapest)}
+    engines: list[Products] = [in_slots, by_ot, cheapest]
+    if issubclass(source, TrustedDealer):
+        engines.append(DealerProducts(bits))
+    return {p.name: p for p in engines}

@@ -9,6 +9,7 @@ from typing import Any
 
 import he_linear
 import mpc_nonlinear
+from hybrid.operators.beaver import ENTRIES as DEALT_ENTRIES
 from mpc_nonlinear.correlations import SOURCES
 from transport.errors import ConfigError
 
@@ -63,6 +64,7 @@ def load_catalog(plugins: Iterable[str] = ()) -> Catalog:
     """
     entries: list[tuple[str, Entry]] = [("correlations", source) for source in SOURCES]
     entries += _entries_of(he_linear) + _entries_of(mpc_nonlinear)
+    entries += [(entry.op, entry) for entry in DEALT_ENTRIES]
     for name in plugins:
         try:
             module = importlib.import_module(name)

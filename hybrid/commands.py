@@ -44,7 +44,7 @@ from transport.errors import ConfigError, HybridError
 Json = dict[str, Any]
 
 
-_FILE_WIDTH = 150
+_FILE_WIDTH = 170
 """Columns of tables that go to a file or pipe."""
 
 

@@ -165,8 +165,10 @@ class ClientSession(_SessionParts):
         source = self.start_correlations(plan, dealer)
         homomorphic = HomomorphicClient(keys, randomness)
         self.progress("waiting for encoded weights", -1)
-        self.channel.recv(1)
         self.plan, self._session = plan, self.session(plan, homomorphic, source)
+        for step in plan.steps:
+            step.operator.setup(self._session, None)
+        self.channel.recv(1)
         self._products = products_of(plan, homomorphic)
         self._homomorphic, self._requests = homomorphic, 0
         return plan
@@ -256,9 +258,11 @@ class ServerSession(_SessionParts):
             self._ring[ring.parameters] = RingServer(ring_keys, randomness)
         source = self.start_correlations(plan, dealer)
         homomorphic = HomomorphicServer(keys, randomness)
-        self.channel.send(b"\x00")
         self.plan = plan
         self._state = self._run_state(plan, homomorphic, source, encoded, maps["pool"])
+        for step in plan.steps:
+            step.operator.setup(self._state.session, encoded.get(step.node.name))
+        self.channel.send(b"\x00")
         return plan
 
     def _run_state(

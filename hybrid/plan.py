@@ -109,6 +109,8 @@ class Plan:
             for step in self.steps
             if isinstance(step.operator, NonlinearOperator)
         )
+        if not in_slots and not any(step.operator.uses_ckks for step in self.steps):
+            return ()
         relinearise = in_slots or any(s.operator.needs_relinearisation for s in self.steps)
         sets = (KeySet(self.context.parameters, steps, relinearise),)
         return (*sets, KeySet(self.context.deep, (), True)) if in_slots else sets

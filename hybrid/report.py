@@ -34,11 +34,14 @@ def compare(private: NDArray[np.float64], plain: NDArray[np.float64]) -> Accurac
 def trust_model(plan: Plan, config: Mapping[str, Any]) -> list[str]:
     """Assumptions and declared leakage of a run, one plain sentence each."""
     parameters = plan.context.parameters
-    return [
-        "Two parties that follow the protocol (semi-honest); computational security 128 bits.",
+    lattices = [
         f"RLWE with uniform ternary secrets, N={parameters.poly_degree}, "
         f"{parameters.total_modulus_bits} modulus bits with the special prime, "
         "and circular security of the rotation and relinearisation keys.",
+    ]
+    return [
+        "Two parties that follow the protocol (semi-honest); computational security 128 bits.",
+        *(lattices if plan.key_sets or plan.ring_sets else ()),
         plan.source.trust,
         "The server learns the padded number of tokens, the number of requests and timing.",
         "The client learns the architecture, the bounds on every edge (powers of two, from the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from math import prod
 
 from transport.traffic import NO_TRAFFIC, Party, Traffic
 from transport.work import NO_WORK, Units, Work, add_units, units
@@ -51,6 +52,15 @@ class Form(IntEnum):
     TABLE = 1
     LEAF = 2
     TRIPLE = 3
+    ELEMENT_TRIPLE = 4
+    SQUARE_PAIR = 5
+    MATRIX_TRIPLE = 6
+    WEIGHT_PRODUCT = 7
+
+    @property
+    def is_dealt(self) -> bool:
+        """Whether a dealer gives it whole, instead of raw OTs; see `correlations.dealt`."""
+        return self >= Form.ELEMENT_TRIPLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +76,14 @@ class Kind:
     """Raw OTs of an instance in each direction; the receiver's index has as many bits."""
     width: int = 1
     """Values under one index."""
+    shape: tuple[int, ...] = ()
+    """Of a dealt product: (batch, m, k, n) of matrices, (layer, m, k, n) of weights."""
 
     @property
     def ots(self) -> OtCount:
         """Raw OTs that one instance takes."""
+        if self.form.is_dealt:
+            return OtCount()
         if self.sender is None:
             return OtCount(self.choice_bits, self.choice_bits)
         return OtCount.one_way(self.choice_bits, self.sender)
@@ -77,16 +91,26 @@ class Kind:
     def online_units(self, count: int) -> Units:
         """What using `count` instances computes."""
         name = use = self.form.name.lower()
+        if self.form.is_dealt:
+            return units({f"call_{name}": 1, f"use_{name}": count * self.products})
         if self.form is Form.LEAF:
             use += str(self.choice_bits)
         return units({f"call_{name}": 1, f"use_{use}": count * self.width})
 
     def offline_units(self, count: int) -> Units:
         """What making `count` instances of raw OTs computes, at the busier party."""
+        if self.form.is_dealt:
+            return units({f"deal_{self.form.name.lower()}": count * self.products})
         words = -(-self._string_bits * self.width // 64)
         # A sender hashes for both choices.
         strings = count * (3 if self.sender is None else 2) * self.choice_bits
         return units({"aes_block": strings * (1 + -(-words // 2)), "pad_word": strings * words})
+
+    @property
+    def products(self) -> int:
+        """Multiplications of numbers that one dealt instance stands for."""
+        sizes = self.shape[1:] if self.form is Form.WEIGHT_PRODUCT else self.shape
+        return prod(sizes)
 
     @property
     def _string_bits(self) -> int:
@@ -140,7 +164,7 @@ class Demand:
 
 def _sort_key(kind: Kind) -> tuple[int, ...]:
     sender = -1 if kind.sender is None else int(kind.sender)
-    return int(kind.form), kind.bits, sender, kind.choice_bits, kind.width
+    return int(kind.form), kind.bits, sender, kind.choice_bits, kind.width, *kind.shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ own half of the raw OTs, and both take them in the same order. Forms:
 - TABLE: 2^m random masks at the sender, a random index and its mask at the receiver, as in
   [Naor-Pinkas 99].
 - LEAF: the same with masks of one or two bits, packed into words, `width` words under one index.
+- ELEMENT_TRIPLE, SQUARE_PAIR, MATRIX_TRIPLE, WEIGHT_PRODUCT: whole products from a dealer, see
+  `mpc_nonlinear.correlations.dealt`.
 - TRIPLE: shares of a * b for a random bit a and `bits` random bits b. [Asharov13] eprint
   2013/552.
 """
@@ -36,6 +38,8 @@ from transport.errors import UsageError
 from transport.traffic import Party
 
 _Arrays = tuple[NDArray[Any], ...]
+_DEALT_BATCH = 1 << 19
+"""Products that a dealer is asked for at a time."""
 _BATCH = 1 << 14
 """Instances made at a time, so that their raw OTs and pads stay near the processor."""
 
@@ -107,6 +111,10 @@ class Prepared:
         (packed,) = self._take(kind, count)
         return packed
 
+    def dealt(self, kind: Kind, count: int) -> _Arrays:
+        """This party's shares of dealt products, first axis `count`."""
+        return self._take(kind, count)
+
     def _take(self, kind: Kind, count: int) -> _Arrays:
         # A source that is closed or burnt refuses even this; then nothing made of it is used.
         self._source.take_sender(0)
@@ -135,10 +143,13 @@ class Prepared:
             )
 
     def _make(self, kind: Kind, count: int) -> _Arrays:
-        starts = range(0, count, _BATCH) or (0,)
-        return _joined([self._make_batch(kind, min(_BATCH, count - start)) for start in starts])
+        size = max(1, _DEALT_BATCH // kind.products) if kind.form.is_dealt else _BATCH
+        starts = range(0, count, size) or (0,)
+        return _joined([self._make_batch(kind, min(size, count - start)) for start in starts])
 
     def _make_batch(self, kind: Kind, count: int) -> _Arrays:
+        if kind.form.is_dealt:
+            return self._source.deal(kind, count)
         raw = count * kind.choice_bits
         if kind.sender is None:
             return (triple(self._source.take_sender(raw), self._source.take_receiver(raw), kind),)

@@ -113,10 +113,11 @@ class Products(ABC):
             self.square_cost(count, _square_bounds(polynomial)) * scaled
             + self.square_cost(count, _MODERATE) * (plain + polynomial.squarings)
             + self.multiply_cost(count, _MODERATE) * (factors + polynomial.with_input - 1)
-            + scale_cost(count, polynomial.leading * _LARGEST_UNITS)
+            # Root mean squares, as the bounds of products in slots.
+            + scale_cost(count, polynomial.output_rms / polynomial.leading * _UNITS)
         )
         if polynomial.with_input and not polynomial.even:
-            cost += scale_cost(count, polynomial.largest * _LARGEST_UNITS)
+            cost += scale_cost(count, polynomial.input_rms * _UNITS)
         return cost
 
     def polynomial(
@@ -147,8 +148,8 @@ class Products(ABC):
 
 
 _MODERATE = Bounds(2.0, 2.0, 4.0, largest=256.0)
-_LARGEST_UNITS = 2.0**24
-"""No factor or product exceeds 256."""
+_UNITS = 2.0**16
+"""Of one."""
 
 
 def _square_bounds(polynomial: FactoredPolynomial) -> Bounds:

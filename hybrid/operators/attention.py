@@ -37,6 +37,11 @@ class AttentionProductOperator(Operator):
         )
 
     @property
+    def uses_ckks(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def galois_steps(self) -> tuple[int, ...]:
         """Rotations of the packing."""
         return tuple(self._packing.galois_steps)

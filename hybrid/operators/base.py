@@ -20,7 +20,7 @@ from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RingArray
 from mpc_nonlinear.products import Products
 from mpc_nonlinear.session import Context, Session
-from transport.traffic import Party
+from transport.traffic import NO_TRAFFIC, Party, Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,18 @@ class Operator(ABC):
     def offline_cost(self) -> Cost:
         """Messages before the input is known, besides correlations."""
         return NO_COST
+
+    def setup_traffic(self) -> Traffic:
+        """Messages of `setup`."""
+        return NO_TRAFFIC
+
+    def setup(self, session: Session, encoded: EncodedLinear | None) -> None:  # noqa: B027
+        """Once a session, after base OTs; `encoded` is the server's."""
+
+    @property
+    def uses_ckks(self) -> bool:
+        """Whether it takes CKKS keys."""
+        return False
 
     def prepare(self, state: RunState) -> None:
         """Work that `offline_cost` declares; called where that is not nothing."""

@@ -68,6 +68,11 @@ class LinearOperator(WeightedOperator):
         )
 
     @property
+    def uses_ckks(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def galois_steps(self) -> tuple[int, ...]:
         """Rotations of the packing."""
         return tuple(self._packing.galois_steps)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_nonlinear.cost import OtCount
+from mpc_nonlinear.cost import Kind, OtCount
 from transport.channel import Channel
+from transport.errors import UsageError
 from transport.traffic import Party, Traffic
 from transport.work import Units, units
 
@@ -90,6 +91,20 @@ class CorrelationSource(ABC):
     @abstractmethod
     def take_receiver(self, count: int) -> OtReceiver:
         """Consume `count` OTs in which this party receives."""
+
+    def deal(self, kind: Kind, count: int) -> tuple[NDArray[Any], ...]:
+        """Dealt products, first axis `count`; only a dealer has them."""
+        raise UsageError(
+            f"correlations {self.name}: has no {kind.form.name.lower()} ({count} asked for); these "
+            "come from a dealer: set mpc.correlations: dealer or choose protocols without one"
+        )
+
+    def deal_weights(self, layer: int, shape: tuple[int, int]) -> NDArray[np.uint64] | None:
+        """The server's mask of a layer's weights; only a dealer has one."""
+        raise UsageError(
+            f"correlations {self.name}: has no mask for weights {shape} of layer {layer}; these "
+            "come from a dealer: set mpc.correlations: dealer"
+        )
 
     @abstractmethod
     def stock(self) -> OtCount:

@@ -15,8 +15,19 @@ from typing import ClassVar
 import numpy as np
 
 from mpc_nonlinear.correlations.base import BlockArray
+from mpc_nonlinear.correlations.dealt import (
+    DEAL,
+    DEAL_WEIGHTS,
+    DealtProducts,
+    describe,
+    receive_dealt,
+    receive_weight_mask,
+    weight_kind,
+)
 from mpc_nonlinear.correlations.stock import StockedSource
-from mpc_nonlinear.cost import OtCount
+from mpc_nonlinear.cost import Kind, OtCount
+from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.ring_matmul import Limbs
 from transport.channel import Channel
 from transport.errors import FrameError, HybridError, PeerLostError, UsageError
 from transport.randomness import SEED_BYTES, SecureRandom
@@ -56,6 +67,8 @@ class TrustedDealer(StockedSource):
                 f"this party is the {party.name.lower()}; a party keeps its role on it"
             )
         self._dealer = dealer_channel
+        self.masked_weights: dict[str, Limbs] = {}
+        """Client: weights minus their masks, by layer; see `mpc_nonlinear.correlations.dealt`."""
 
     @classmethod
     def setup_traffic(cls) -> Traffic:
@@ -76,6 +89,29 @@ class TrustedDealer(StockedSource):
     def dealer_received_bytes(self) -> int:
         """Payload and framing this party received from the dealer."""
         return _sent(self._dealer.total, self._party.peer)
+
+    def deal(self, kind: Kind, count: int) -> tuple[RingArray, ...]:
+        """Dealt products from the dealer's seeds, and what cannot come from a seed."""
+        self._require_open()
+        try:
+            self._dealer.send(_REQUEST.pack(DEAL, count, count))
+            self._dealer.send(describe(kind))
+            return receive_dealt(kind, count, self._party, self._dealer)
+        except BaseException:
+            self.close()
+            raise
+
+    def deal_weights(self, layer: int, shape: tuple[int, int]) -> RingArray | None:
+        """Server: the uniform mask (k, n) of a layer's weights, once a session."""
+        self._require_open()
+        self._dealer.send(_REQUEST.pack(DEAL_WEIGHTS, layer, layer))
+        self._dealer.send(describe(weight_kind(layer, 1, *shape)))
+        return receive_weight_mask(shape, self._party, self._dealer)
+
+    def close(self) -> None:
+        """Burn everything, masked weights included."""
+        super().close()
+        self.masked_weights.clear()
 
     def _setup(self, channel: Channel) -> BlockArray:  # noqa: ARG002
         self._dealer.send(_REQUEST.pack(_SETUP, 0, 0))
@@ -122,6 +158,7 @@ class DealerServer:
         self._channels = {Party.CLIENT: to_client, Party.SERVER: to_server}
         self._rng = rng
         self._deltas = {party: rng.uint64(2) for party in Party}
+        self._dealt = DealtProducts(self._channels, rng)
         self._is_set_up = False
 
     def serve(self) -> None:
@@ -152,8 +189,12 @@ class DealerServer:
             self._is_set_up = True
             for party, channel in self._channels.items():
                 channel.send_array(self._deltas[party])
-        else:
+        elif operation == _PRODUCE:
             self._produce({Party.CLIENT: client_sends, Party.SERVER: server_sends})
+        elif operation == DEAL:
+            self._dealt.deal(client_sends)
+        else:
+            self._dealt.deal_weights(client_sends)
 
     def _produce(self, counts: dict[Party, int]) -> None:
         """Each party gets what it needs for sending first, then for receiving."""
@@ -180,7 +221,7 @@ class DealerServer:
         """Operation, sending and receiving counts, checked."""
         data = self._channels[party].recv(_REQUEST.size)
         operation, sending, receiving = _REQUEST.unpack(data)
-        if operation not in (_SETUP, _PRODUCE):
+        if operation not in (_SETUP, _PRODUCE, DEAL, DEAL_WEIGHTS):
             raise FrameError(f"dealer: operation {operation} is unknown; update the older party")
         if max(sending, receiving) > MAX_REQUEST_OTS:
             raise FrameError(
