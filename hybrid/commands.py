@@ -29,7 +29,7 @@ from hybrid.launch import (
 )
 from hybrid.machine.calibrate import calibrate as measure_machine
 from hybrid.machine.predict import predicted_seconds
-from hybrid.machine.prices import cache_file, known_prices
+from hybrid.machine.prices import cache_file, prices_for_reports
 from hybrid.processes import Launcher, RunResult
 from hybrid.reference import PlainEncoder
 from hybrid.report import compare as distance
@@ -230,7 +230,7 @@ def plan(config_path: Path) -> None:
     """`hybrid plan`."""
     loaded = load_config(config_path)
     made = make_plan(loaded)
-    seconds = predicted_seconds(made, known_prices(), loaded.run.scheduled_link())
+    seconds = predicted_seconds(made, prices_for_reports(), loaded.run.scheduled_link())
     print_plan(make_console(), made, loaded.run.runtime.weights_memory_gb, seconds)
 
 

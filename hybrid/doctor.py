@@ -19,7 +19,7 @@ from mpc_nonlinear.correlations import SOURCES
 from mpc_nonlinear.correlations.softspoken import SoftSpokenSource
 from mpc_nonlinear.cost import OtCount
 from transport.channel import Channel
-from transport.errors import HybridError
+from transport.errors import ConfigError, HybridError
 from transport.local import run_both
 from transport.randomness import SecureRandom
 
@@ -53,7 +53,10 @@ def report(console: Console) -> None:
 
 
 def _calibration_lines() -> list[str]:
-    prices = load(cache_file())
+    try:
+        prices = load(cache_file())
+    except ConfigError as error:
+        return [f"{'calibration':<20} {error}"]
     if prices is None:
         return [f"{'calibration':<20} none; `hybrid calibrate` makes one for predicted seconds"]
     if prices.machine != fingerprint():

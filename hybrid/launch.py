@@ -24,7 +24,7 @@ from hybrid.config import LoadedConfig
 from hybrid.environment import describe, peak_memory_bytes
 from hybrid.graph import check_tokens
 from hybrid.machine.predict import predicted_seconds
-from hybrid.machine.prices import known_prices
+from hybrid.machine.prices import known_prices, prices_for_reports
 from hybrid.parties import Answer, ClientSession, ServerModel, ServerSession
 from hybrid.plan import Plan, build_plan, traffic_row
 from hybrid.reference import PlainEncoder
@@ -78,6 +78,8 @@ def make_plan(loaded: LoadedConfig) -> Plan:
 
 def scheduled(model: ServerModel, loaded: LoadedConfig, catalog: Catalog) -> ServerModel:
     """The model with the schedule that the policy asks for."""
+    if loaded.run.scheduler.policy == "fixed":
+        return model
     parts = model.architecture, model.bounds, catalog, known_prices()
     return replace(model, schedule=schedule_for(loaded.run, *parts))
 
@@ -163,7 +165,7 @@ def request_report(
     config = loaded.run.model_dump(mode="json")
     config.pop("texts")
     offline, online = totals(result.steps)
-    seconds = predicted_seconds(plan, known_prices(), loaded.run.link_model())
+    seconds = predicted_seconds(plan, prices_for_reports(), loaded.run.link_model())
     steps = step_rows(plan, result.steps, seconds)
     environment = describe() | {"peak_memory_bytes": str(peak_memory_bytes())}
     return {

@@ -200,6 +200,24 @@ def test_broken_calibrations_are_refused(text):
         known_prices()
 
 
+def test_broken_calibrations_stop_no_run_that_needs_none(tmp_path):
+    cache_file().parent.mkdir(parents=True, exist_ok=True)
+    cache_file().write_text("{")
+    config = write_tiny_config(tmp_path)
+    code, output = run("plan", config, cwd=tmp_path)
+    assert code == 0
+    assert "predicted seconds: none" in " ".join(output.split())
+    code, output = run("doctor", cwd=tmp_path)
+    assert code == 0
+    assert "not a calibration" in output
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_measuring(monkeypatch):
+    monkeypatch.setenv("HYBRID_CACHE", "/proc/nowhere")
+    with pytest.raises(ConfigError, match="set HYBRID_CACHE"):
+        calibrate(lambda _: pytest.fail("measured before"))
+
+
 def test_prices_of_another_machine_are_not_used(prices):
     save(replace(prices, machine="another"), cache_file())
     assert known_prices() is None

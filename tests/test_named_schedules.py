@@ -1,35 +1,70 @@
-"""Every YAML in configs/: complete, honest about its source, and plannable."""
+"""Every YAML in configs/: complete, honest about its source, plannable, and running."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hybrid.catalog import load_catalog
 from hybrid.config import load_config
 from hybrid.launch import load_server_model, make_plan
-from hybrid.plan import build_plan
+from hybrid.plan import MAX_FAILURE_PROBABILITY, build_plan
 from hybrid.report import trust_model
+from tests.test_private_inference import check_report, run
 from tests.tiny_model import write_tiny_config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 ALL = sorted(CONFIGS.glob("*.yaml"))
 PUBLISHED = ("bolt", "bumblebee", "blb", "encformer_like")
+DEALT = ("pure_mpc",)
+SCHEDULE = ("ckks", "mpc", "protocols")
+"""The keys of a config that make its schedule, apart from model and machine."""
+
+
+def header_of(name: str) -> str:
+    text = (CONFIGS / f"{name}.yaml").read_text()
+    return text[: text.index("\nname:")]
+
+
+def on_tiny_model(path: Path, folder: Path) -> Path:
+    """The schedule of a config with the tiny model's paths, texts and samples."""
+    target = write_tiny_config(folder)
+    tiny, theirs = (yaml.safe_load(p.read_text()) for p in (target, path))
+    target.write_text(yaml.safe_dump(tiny | {key: theirs[key] for key in SCHEDULE}))
+    return target
 
 
 def test_published_systems_are_there():
-    assert {path.stem for path in ALL} >= {"minilm", *PUBLISHED}
+    assert {path.stem for path in ALL} >= {"minilm", *PUBLISHED, *DEALT}
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *DEALT])
+def test_headers_say_what_is_reproduced(name):
+    header = header_of(name)
+    assert all(line.startswith("#") for line in header.strip().splitlines())
+    for part in ("# Source: ", "# Reproduced: ", "# Not reproduced: "):
+        assert header.count(part) == 1
+    assert "eprint" in header or "arXiv" in header
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_headers_say_what_is_reproduced(name):
-    text = (CONFIGS / f"{name}.yaml").read_text()
-    header = text[: text.index("\nname:")]
-    assert all(line.startswith("#") for line in header.strip().splitlines())
-    for part in ("# Source: ", "# Reproduced: ", "# Not reproduced: "):
-        assert part in header
-    assert "eprint" in header or "arXiv" in header
+def test_headers_name_what_was_not_checked_and_what_the_model_keeps(name):
+    header = " ".join(header_of(name).replace("#", " ").split())
+    assert "verified against the paper's code" in header
+    assert " Model: " in header
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_packings_that_headers_name_are_those_of_the_schedule(name):
+    header, catalog = header_of(name), load_catalog()
+    protocols = load_config(CONFIGS / f"{name}.yaml").run.protocols
+    for op in ("linear", "attention"):
+        named = {known for known in catalog.names(op) if f"`{known}`" in header}
+        assert named <= {protocols.linear, protocols.attention}
+    assert f"`{protocols.linear}`" in header
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
@@ -39,30 +74,53 @@ def test_names_are_registered_and_files_are_named_after_them(path):
     catalog = load_catalog(loaded.run.plugins)
     protocols = loaded.run.protocols
     assert ("correlations", loaded.run.mpc.correlations) in catalog
-    assert ("linear", protocols.linear) in catalog
-    assert ("attention", protocols.attention) in catalog
-    for op in ("gelu", "softmax", "layernorm"):
+    for op in ("linear", "attention", "gelu", "softmax", "layernorm"):
         assert (op, getattr(protocols, op)) in catalog
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_systems_rely_on_no_dealer_and_prepare_no_linear_layer(name):
+    run_config = load_config(CONFIGS / f"{name}.yaml").run
+    assert run_config.mpc.correlations != "dealer"
+    assert run_config.ckks.linear_phase == "online"
+    assert run_config.scheduler.policy == "fixed"
+    assert run_config.link == "none"
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_plans_with_the_model_they_name(path, minilm):  # noqa: ARG001
     loaded = load_config(path)
     plan = make_plan(loaded)
-    rows = {row["name"]: row for row in plan.rows()}
-    assert rows["layer0.gelu"]["protocol"] == loaded.run.protocols.gelu
-    assert rows["layer5.qkv"]["protocol"] == loaded.run.protocols.linear
+    rows = [row for row in plan.rows() if row["phase"] == "online"]
+    for op in ("linear", "gelu", "softmax", "layernorm"):
+        used = {row["protocol"] for row in rows if row["op"] == op}
+        assert used == {getattr(loaded.run.protocols, op)}
+    attention = {row["protocol"] for row in rows if row["op"] in ("scores", "context")}
+    assert attention == {loaded.run.protocols.attention}
+    assert plan.cost.failure_probability <= MAX_FAILURE_PROBABILITY
     kept = plan.kept_weights(loaded.run.runtime.weights_memory_gb)
     assert kept == set(plan.encoded_bytes())
     assert trust_model(plan, loaded.run.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_schedules_fit_other_models(name, tmp_path, tiny_model):  # noqa: ARG001
-    tiny = load_config(write_tiny_config(tmp_path))
+def test_schedules_fit_other_models(name, tmp_path):
+    tiny = load_config(on_tiny_model(CONFIGS / f"{name}.yaml", tmp_path))
     served = load_server_model(tiny)
-    theirs = load_config(CONFIGS / f"{name}.yaml").run
-    update = {"ckks": theirs.ckks, "mpc": theirs.mpc, "protocols": theirs.protocols}
-    config = tiny.run.model_copy(update=update)
-    plan = build_plan(config, served.architecture, served.bounds, load_catalog())
+    plan = build_plan(tiny.run, served.architecture, served.bounds, load_catalog())
     assert plan.cost.traffic.sent_bytes > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_schedules_run_between_two_processes(path, tmp_path):
+    config = on_tiny_model(path, tmp_path)
+    code, output = run("run", config, "--out", "out", cwd=tmp_path)
+    assert code == 0, output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    check_report(report)
+    assert report["accuracy"]["cosine"] >= 0.999
+    theirs = load_config(path).run
+    assert report["config"]["protocols"] == theirs.protocols.model_dump()
+    dealt = theirs.mpc.correlations == "dealer"
+    assert (report["counted"]["dealer_bytes"] > 0) == dealt

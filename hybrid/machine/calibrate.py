@@ -7,11 +7,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from hybrid.machine import interactive
-from hybrid.machine.prices import MachinePrices, cache_file, fingerprint, save
+from hybrid.machine.prices import MachinePrices, cache_file, check_writable, fingerprint, save
 
 
 def calibrate(progress: Callable[[str], None]) -> MachinePrices:
-    """Measure everything, about 20 seconds; replaces what was kept."""
+    """Measure everything, about half a minute; replaces what was kept."""
+    check_writable(cache_file())
     start = time.perf_counter()
     units, latency_s, bytes_per_s, fit_error = interactive.measure(progress)
     prices = MachinePrices(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -96,9 +97,20 @@ def cache_file() -> Path:
     return cache_folder() / "calibration.json"
 
 
+def check_writable(path: Path) -> None:
+    """`ConfigError` where prices could not be kept, before time is spent on them."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise ConfigError(f"{path}: the folder cannot be written; set HYBRID_CACHE to one that can")
+
+
 def save(prices: MachinePrices, path: Path) -> None:
     """Keep prices; the file is replaced whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
     partial = path.with_suffix(".part")
     partial.write_text(json.dumps({"schema": SCHEMA, **asdict(prices)}, indent=1) + "\n")
     partial.replace(path)
@@ -122,6 +134,14 @@ def load(path: Path) -> MachinePrices | None:
     except (TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a calibration ({error}); run `hybrid calibrate`") from None
     return prices
+
+
+def prices_for_reports() -> MachinePrices | None:
+    """As `known_prices`; None also where what was kept is broken: a report must not fail by it."""
+    try:
+        return known_prices()
+    except ConfigError:
+        return None
 
 
 def known_prices() -> MachinePrices | None:
