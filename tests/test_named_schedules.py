@@ -13,7 +13,7 @@ from hybrid.config import load_config
 from hybrid.launch import load_server_model, make_plan
 from hybrid.plan import MAX_FAILURE_PROBABILITY, build_plan
 from hybrid.report import trust_model
-from tests.test_private_inference import check_report, run
+from tests.test_private_inference import KEYS, run
 from tests.tiny_model import write_tiny_config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -35,6 +35,19 @@ def on_tiny_model(path: Path, folder: Path) -> Path:
     tiny, theirs = (yaml.safe_load(p.read_text()) for p in (target, path))
     target.write_text(yaml.safe_dump(tiny | {key: theirs[key] for key in SCHEDULE}))
     return target
+
+
+def check_traffic(report: dict) -> None:
+    """Every step as declared, and their sum as both ends counted it.
+
+    The loopback device is left to tests/test_private_inference.py: others may use it meanwhile.
+    """
+    for step in report["steps"]:
+        assert step["predicted"] == {key: step["measured"][key] for key in KEYS}, step["name"]
+    for key in KEYS:
+        total = report["setup"][key] + sum(step["measured"][key] for step in report["steps"])
+        assert total == report["counted"]["session_at_client"][key]
+        assert total == report["counted"]["session_at_server"][key]
 
 
 def test_published_systems_are_there():
@@ -118,7 +131,8 @@ def test_schedules_run_between_two_processes(path, tmp_path):
     code, output = run("run", config, "--out", "out", cwd=tmp_path)
     assert code == 0, output
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    check_report(report)
+    check_traffic(report)
+    assert 0 < report["failure_probability"] <= MAX_FAILURE_PROBABILITY
     assert report["accuracy"]["cosine"] >= 0.999
     theirs = load_config(path).run
     assert report["config"]["protocols"] == theirs.protocols.model_dump()
