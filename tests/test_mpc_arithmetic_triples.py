@@ -18,7 +18,7 @@ from tests.test_mpc_blocks import few_examples, run_on_chosen_shares
 from tests.test_mpc_contract import run
 from transport.errors import UsageError
 
-WORD = st.integers(0, 2**64 - 1)
+NUMBER, WORD = st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**64 - 1)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 17, 40, 63, 64])
@@ -45,7 +45,7 @@ def test_triples_are_uniform_and_new():
     assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 400
 
 
-@given(st.lists(st.tuples(WORD, WORD), min_size=1, max_size=6), st.sampled_from([1, 7, 64]))
+@given(st.lists(st.tuples(NUMBER, WORD), min_size=1, max_size=6), st.sampled_from([1, 7, 64]))
 @few_examples
 def test_products_on_any_shares(drawn, bits):
     x, client = zip(*drawn, strict=True)
