@@ -80,7 +80,7 @@ def test_column_factors():
 def test_one_token_takes_few_rotations():
     vector = DiagonalVectorPacking(PARAMETERS, 1, 768, 768)
     periodic = TokenPeriodicPacking(PARAMETERS, 1, 768, 768)
-    assert vector.rotations < periodic.rotations / 5
+    assert vector.rotations <= periodic.rotations / 5
 
 
 @pytest.mark.parametrize(("d_in", "d_out"), [(768, 768), (768, 3072), (3072, 768), (384, 1536)])

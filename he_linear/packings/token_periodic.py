@@ -1,10 +1,16 @@
 """Token-periodic packing: weight diagonals live in a small subring, however many tokens.
 
-Slot t c + j of input ciphertext i holds X[t, i c + j] in its real part and X[T + t, i c + j] in
-its imaginary part, c = slots / T. Diagonal r of a block multiplies X[t, j + r]; it is periodic in
-j with period c, so its NTT has 2c distinct values, each repeated N / 2c times, and the whole
-multiply-accumulate is one dense modular matrix product for each of them. Rotations split as
-r = g n1 + b - c: baby steps rotate inputs, giant steps accumulate by Horner's rule.
+Slot t c + j of input ciphertext i holds X[t, i w + j], j < w, in its real part and
+X[T + t, i w + j] in its imaginary part, c = slots / T. Diagonal r of a block multiplies
+X[t, j + r]; it is periodic in j with period c, so its NTT has 2c distinct values, each repeated
+N / 2c times, and the whole multiply-accumulate is one dense modular matrix product for each of
+them. Rotations split as r = g n1 + b - c: baby steps rotate inputs, giant steps accumulate by
+Horner's rule.
+
+Columns are spread evenly over ciphertexts: w of the c columns in each of the inputs, v in each of
+the outputs. Inputs stand at the left of their block and outputs at its right: diagonals then run
+from r = 1 - c, whatever the layer, so that all layers share keys, and there are w + v - 1 of them,
+not 2c - 1.
 """
 
 from __future__ import annotations
@@ -89,7 +95,7 @@ class TokenPeriodicWeights:
 
 
 class TokenPeriodicPacking(LinearPacking):
-    """Both parts of every slot carry data; (2c - 1) non-cyclic diagonals a block."""
+    """Both parts of every slot carry data; w + v - 1 non-cyclic diagonals a block."""
 
     name = "token_periodic"
     source = "this project; baby-step giant-step of [Halevi18] eprint 2018/244"
@@ -123,8 +129,11 @@ class TokenPeriodicPacking(LinearPacking):
         self._columns = slots // self._rows
         self.input_ciphertexts = -(-d_in // self._columns)
         self._products = -(-d_out // self._columns)
-        self._babies = min(baby_steps or self._cheapest_babies(), 2 * self._columns)
-        self._giants = 2 * self._columns // self._babies
+        self._width_in = -(-d_in // self.input_ciphertexts)
+        self._width_out = -(-d_out // self._products)
+        self._steps = self._width_in + self._width_out
+        self._babies = min(baby_steps or self._cheapest_babies(), power_of_two(self._steps))
+        self._giants = -(-self._steps // self._babies)
         self.output_ciphertexts = self._products + (self.input_ciphertexts if diagonal else 0)
         self.operand_ciphertexts = (self.input_ciphertexts,)
 
@@ -132,7 +141,7 @@ class TokenPeriodicPacking(LinearPacking):
         """Least time in rotations: hoisted ones of inputs against those of outputs."""
 
         def seconds(babies: int) -> float:
-            giants = max(1, 2 * self._columns // babies)
+            giants = -(-self._steps // babies)
             return self.input_ciphertexts * babies * _HOISTED + self._products * (giants - 1)
 
         return min(_BABY_STEPS, key=seconds)
@@ -163,7 +172,7 @@ class TokenPeriodicPacking(LinearPacking):
     def work(self) -> EvaluationWork:
         """Hoisted rotations as inputs come, one matrix product, Horner's rule for each output."""
         inputs, factors = self.input_ciphertexts, self.input_ciphertexts if self.diagonal else 0
-        zero = int(self._columns >= self._babies)
+        zero = sum(step % self.parameters.slots == 0 for step in self._shifts)
         turned = {
             self.unit("hoist"): inputs,
             self.unit("rotation"): inputs * (self._babies - zero),
@@ -218,27 +227,30 @@ class TokenPeriodicPacking(LinearPacking):
 
     def pack(self, x: Integers) -> tuple[Integers, Integers]:
         """(tokens, in) to (input ciphertexts, slots), twice."""
-        full = np.zeros((2 * self._rows, self.input_ciphertexts * self._columns), np.int64)
+        full = np.zeros((2 * self._rows, self.input_ciphertexts * self._width_in), np.int64)
         # Token t and token t + ceil(tokens / 2) share slots.
         half = -(-self.tokens // 2)
         full[:half, : self.d_in] = x[:half]
         full[self._rows : self._rows + self.tokens - half, : self.d_in] = x[half:]
-        blocks = full.reshape(2, self._rows, self.input_ciphertexts, self._columns)
+        blocks = np.zeros((2, self._rows, self.input_ciphertexts, self._columns), np.int64)
+        blocks[..., : self._width_in] = full.reshape(*blocks.shape[:3], self._width_in)
         real, imag = blocks.transpose(0, 2, 1, 3).reshape(2, self.input_ciphertexts, -1)
         return np.ascontiguousarray(real), np.ascontiguousarray(imag)
 
     def unpack(self, real: Residues, imag: Residues) -> tuple[Residues, ...]:
         """(output ciphertexts, slots) back to rows."""
         k = self._products
-        first = self._rows_of(real[:k], imag[:k], self.d_out)
+        right = slice(self._columns - self._width_out, None)
+        first = self._rows_of(real[:k], imag[:k], right, self.d_out)
         if not self.diagonal:
             return (first,)
-        return first, self._rows_of(real[k:], imag[k:], self.d_in)
+        left = slice(self._width_in)
+        return first, self._rows_of(real[k:], imag[k:], left, self.d_in)
 
-    def _rows_of(self, real: Residues, imag: Residues, width: int) -> Residues:
+    def _rows_of(self, real: Residues, imag: Residues, columns: slice, width: int) -> Residues:
         half = -(-self.tokens // 2)
         parts = [
-            part.reshape(-1, self._rows, self._columns)
+            part.reshape(-1, self._rows, self._columns)[..., columns]
             .transpose(1, 0, 2)
             .reshape(self._rows, -1)[:count, :width]
             for part, count in ((real, half), (imag, self.tokens - half))
@@ -261,9 +273,13 @@ class TokenPeriodicPacking(LinearPacking):
     def _diagonal_coefficients(self, weights: Weights) -> Floats:
         """Rounded coefficients (outputs, giants, inputs, babies, 2c)."""
         c, n1, n2 = self._columns, self._babies, self._giants
-        padded = np.zeros((self.input_ciphertexts * c, self._products * c))
+        w, v = self._width_in, self._width_out
+        padded = np.zeros((self.input_ciphertexts * w, self._products * v))
         padded[: self.d_in, : self.d_out] = weights
-        blocks = padded.reshape(self.input_ciphertexts, c, self._products, c).transpose(2, 0, 1, 3)
+        blocks = np.zeros((self._products, self.input_ciphertexts, c, c))
+        blocks[:, :, :w, c - v :] = padded.reshape(
+            self.input_ciphertexts, w, self._products, v
+        ).transpose(2, 0, 1, 3)
         out = np.empty((self._products, n2, self.input_ciphertexts, n1, 2 * c))
         j = np.arange(c)
         for giant in range(n2):
@@ -292,9 +308,11 @@ class TokenPeriodicPacking(LinearPacking):
     def _encode_diagonal(self, diagonal: Weights) -> Residues:
         """Column factors, the same for every token, over the whole ring: (inputs, primes, N)."""
         c, degree = self._columns, self.parameters.poly_degree
-        padded = np.zeros(self.input_ciphertexts * c)
-        padded[: self.d_in] = diagonal
-        coefficients = self._subring_embedding(padded.reshape(-1, c))
+        factors = np.zeros(self.input_ciphertexts * self._width_in)
+        factors[: self.d_in] = diagonal
+        padded = np.zeros((self.input_ciphertexts, c))
+        padded[:, : self._width_in] = factors.reshape(padded.shape[0], -1)
+        coefficients = self._subring_embedding(padded)
         out = np.empty((self.input_ciphertexts, len(self.parameters.primes), degree), np.uint64)
         for index, p in enumerate(self.parameters.primes):
             values = np.repeat(self._subring_ntt(coefficients, p), degree // (2 * c), axis=1)
