@@ -17,17 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from he_linear.keys import ClientKeys, ServerKeys, public_key_bytes
-from he_linear.ring_keys import RingClientKeys, RingServerKeys, ring_public_key_bytes
-from he_linear.ring_params import RingParameters
-from he_linear.workers import Workers
 from hybrid.architecture import Architecture
 from hybrid.calibration import Bound, bounds_from_public, bounds_to_public
 from hybrid.catalog import Catalog
 from hybrid.config import RunConfig
-from hybrid.conversions import HomomorphicClient, HomomorphicParty, HomomorphicServer
-from hybrid.exact_products import RingClient, RingParty, RingServer
+from hybrid.conversions import HomomorphicParty, HomomorphicServer
 from hybrid.folding import FloatArray, fold
+from hybrid.key_exchange import receive_keys, send_keys
 from hybrid.operators.base import EncodedLinear, RunState, WeightedOperator
 from hybrid.plan import Plan, build_plan
 from hybrid.products import CheapestProducts, CkksProducts
@@ -149,21 +145,8 @@ class ClientSession(_SessionParts):
         self.table = receive_table(self.channel, architecture, digest)
         self.progress("keys", -1)
         randomness = SecureRandom(domain="ckks client")
-        keys = []
-        for wanted in plan.key_sets:
-            keys.append(
-                ClientKeys.generate(
-                    wanted.parameters, wanted.galois_steps, wanted.relinearise, randomness
-                )
-            )
-            self.channel.send(keys[-1].public_bytes())
-        self._ring: dict[RingParameters, RingParty] = {}
-        for ring in plan.ring_sets:
-            ring_keys = RingClientKeys(ring.parameters, ring.automorphisms, randomness)
-            self.channel.send(ring_keys.public_bytes())
-            self._ring[ring.parameters] = RingClient(ring_keys, randomness)
+        homomorphic, self._ring = send_keys(plan, self.channel, randomness)
         source = self.start_correlations(plan, dealer)
-        homomorphic = HomomorphicClient(keys, randomness)
         self.progress("waiting for encoded weights", -1)
         self.plan, self._session = plan, self.session(plan, homomorphic, source)
         for step in plan.steps:
@@ -238,26 +221,10 @@ class ServerSession(_SessionParts):
             for step in plan.steps
             if isinstance(step.operator, WeightedOperator)
         }
-        keys = []
-        workers = Workers(self.config.runtime.threads)
-        for wanted in plan.key_sets:
-            size = len(wanted.galois_steps), wanted.relinearise
-            data = self.channel.recv(public_key_bytes(wanted.parameters, *size))
-            keys.append(
-                ServerKeys.parse(
-                    wanted.parameters, data, wanted.galois_steps, wanted.relinearise, workers
-                )
-            )
         randomness = SecureRandom(domain="ckks server")
-        self._ring: dict[RingParameters, RingParty] = {}
-        for ring in plan.ring_sets:
-            data = self.channel.recv(
-                ring_public_key_bytes(ring.parameters, len(ring.automorphisms))
-            )
-            ring_keys = RingServerKeys.parse(ring.parameters, data, ring.automorphisms)
-            self._ring[ring.parameters] = RingServer(ring_keys, randomness)
+        threads = self.config.runtime.threads
+        homomorphic, self._ring = receive_keys(plan, self.channel, randomness, threads)
         source = self.start_correlations(plan, dealer)
-        homomorphic = HomomorphicServer(keys, randomness)
         self.plan = plan
         self._state = self._run_state(plan, homomorphic, source, encoded, maps["pool"])
         for step in plan.steps:

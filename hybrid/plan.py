@@ -30,7 +30,7 @@ from mpc_nonlinear.ot_products import OtProducts
 from mpc_nonlinear.products import Products
 from transport.errors import ConfigError
 from transport.traffic import NO_TRAFFIC, Traffic
-from transport.work import Work, add_units
+from transport.work import Work
 
 CORRELATIONS_STEP = "correlations"
 OFFLINE, ONLINE = "offline", "online"
@@ -132,11 +132,8 @@ class Plan:
 
     def works(self) -> list[tuple[str, Work]]:
         """Counted work of every row, in the order in which they run."""
-        made = self.source.production_units(self.correlations)
-        counts = add_units(made, self.cost.demand.offline_units)
-        traffic = self.offline_traffic
-        serial = max(traffic.client_sent_bytes, traffic.server_sent_bytes)
-        produced = Work.together(counts, traffic.rounds, serial)
+        made = self.source.production_work(self.correlations)
+        produced = made + Work.together(self.cost.demand.offline_units)
         prepared = [(s.offline_name, s.offline.work) for s in self.steps if s.prepares]
         online = [(s.node.name, s.cost.work) for s in self.steps]
         return [(CORRELATIONS_STEP, produced), *prepared, *online]

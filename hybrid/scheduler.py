@@ -29,7 +29,7 @@ from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.cost import Cost, OtCount
 from transport.errors import ConfigError
 from transport.traffic import Traffic
-from transport.work import Clocks, Work
+from transport.work import Clocks
 
 _MANY_OTS = OtCount(1 << 22, 1 << 22)
 _MOST_LABELS = 48
@@ -108,13 +108,10 @@ class _Objective:
 
     def _produced(self, needed: OtCount) -> float:
         """Making so many correlations."""
-        traffic = self.source.production_traffic(needed)
         if self.policy != "fastest":
-            return self._scalar(traffic)
+            return self._scalar(self.source.production_traffic(needed))
         assert self.prices is not None
-        serial = max(traffic.client_sent_bytes, traffic.server_sent_bytes)
-        work = Work.together(self.source.production_units(needed), traffic.rounds, serial)
-        return work.advance(Clocks(), self.prices).client
+        return self.source.production_work(needed).advance(Clocks(), self.prices).client
 
     def _made(self, candidate: Candidate) -> float:
         """Making a step's correlations ready."""

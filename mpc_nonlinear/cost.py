@@ -63,6 +63,12 @@ class Form(IntEnum):
         return self >= Form.ELEMENT_TRIPLE
 
 
+_BATCH = 1 << 14
+"""Instances made at a time, so that their raw OTs and pads stay near the processor."""
+_DEALT_BATCH = 1 << 19
+"""Products that a dealer is asked for at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind of prepared randomness: instances of a kind are interchangeable."""
@@ -99,12 +105,25 @@ class Kind:
 
     def offline_units(self, count: int) -> Units:
         """What making `count` instances of raw OTs computes, at the busier party."""
+        name, calls = self.form.name.lower(), -(-count // self.batch)
         if self.form.is_dealt:
-            return units({f"deal_{self.form.name.lower()}": count * self.products})
+            return units({f"deal_{name}": count * self.products, "call_deal": calls})
         words = -(-self._string_bits * self.width // 64)
         # A sender hashes for both choices.
         strings = count * (3 if self.sender is None else 2) * self.choice_bits
-        return units({"aes_block": strings * (1 + -(-words // 2)), "pad_word": strings * words})
+        return units(
+            {
+                "aes_block": strings * (1 + -(-words // 2)),
+                "pad_word": strings * words,
+                f"make_{name}": count * self.width,
+                f"call_make_{name}": calls,
+            }
+        )
+
+    @property
+    def batch(self) -> int:
+        """Instances that are made at a time."""
+        return max(1, _DEALT_BATCH // self.products) if self.form.is_dealt else _BATCH
 
     @property
     def products(self) -> int:

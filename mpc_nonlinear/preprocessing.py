@@ -38,10 +38,6 @@ from transport.errors import UsageError
 from transport.traffic import Party
 
 _Arrays = tuple[NDArray[Any], ...]
-_DEALT_BATCH = 1 << 19
-"""Products that a dealer is asked for at a time."""
-_BATCH = 1 << 14
-"""Instances made at a time, so that their raw OTs and pads stay near the processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +139,8 @@ class Prepared:
             )
 
     def _make(self, kind: Kind, count: int) -> _Arrays:
-        size = max(1, _DEALT_BATCH // kind.products) if kind.form.is_dealt else _BATCH
-        starts = range(0, count, size) or (0,)
-        return _joined([self._make_batch(kind, min(size, count - start)) for start in starts])
+        starts = range(0, count, kind.batch) or (0,)
+        return _joined([self._make_batch(kind, min(kind.batch, count - start)) for start in starts])
 
     def _make_batch(self, kind: Kind, count: int) -> _Arrays:
         if kind.form.is_dealt:

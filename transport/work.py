@@ -75,21 +75,24 @@ class Clocks:
 class Together:
     """Both parties work and wait in step: `rounds` messages one after the other.
 
-    serial_bytes: of the larger direction where both send at once.
+    serial_bytes: of the larger direction where both send at once. streams: bytes travel in frames
+    while both go on computing, so that the longer of the two counts, not the sum.
     """
 
     counts: Units = ()
     rounds: int = 0
     serial_bytes: int = 0
+    streams: bool = False
 
     def advance(self, clocks: Clocks, prices: Prices) -> Clocks:
         """Both end at the same time."""
-        network = self.rounds * prices.latency_s + self.serial_bytes / prices.bytes_per_s
-        start = max(clocks.client, clocks.server) if self.rounds else None
         own = prices.seconds(self.counts)
-        if start is None:
+        if not self.rounds:
             return Clocks(clocks.client + own, clocks.server + own)
-        return Clocks(start + own + network, start + own + network)
+        wire = self.serial_bytes / prices.bytes_per_s
+        busy = max(own, wire) if self.streams else own + wire
+        end = max(clocks.client, clocks.server) + busy + self.rounds * prices.latency_s
+        return Clocks(end, end)
 
     def counted(self) -> Units:
         """All units, of one party."""
@@ -200,7 +203,11 @@ class Work:
         if not self.parts or not later.parts:
             return Work(self.parts or later.parts)
         last, first = self.parts[-1], later.parts[0]
-        if isinstance(last, Together) and isinstance(first, Together):
+        if (
+            isinstance(last, Together)
+            and isinstance(first, Together)
+            and not (last.streams or first.streams)
+        ):
             merged = Together(
                 add_units(last.counts, first.counts),
                 last.rounds + first.rounds,
@@ -214,7 +221,7 @@ class Work:
         if len(self.parts) == 1 and isinstance(part := self.parts[0], Together):
             counts = scale_units(part.counts, times)
             rounds, serial = part.rounds * times, part.serial_bytes * times
-            return Work.together(counts, rounds, serial) if times else NO_WORK
+            return Work((Together(counts, rounds, serial, part.streams),)) if times else NO_WORK
         return sum([self] * times, NO_WORK)
 
     def advance(self, clocks: Clocks, prices: Prices) -> Clocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from hybrid.machine import interactive
@@ -14,15 +15,11 @@ def calibrate(progress: Callable[[str], None]) -> MachinePrices:
     """Measure everything, about half a minute; replaces what was kept."""
     check_writable(cache_file())
     start = time.perf_counter()
-    units, latency_s, bytes_per_s, fit_error = interactive.measure(progress)
-    prices = MachinePrices(
-        units,
-        latency_s,
-        bytes_per_s,
-        fingerprint(),
-        datetime.now(UTC).isoformat(timespec="seconds"),
-        round(time.perf_counter() - start, 1),
-        fit_error,
+    prices = replace(
+        interactive.measure(progress),
+        machine=fingerprint(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        took_s=round(time.perf_counter() - start, 1),
     )
     save(prices, cache_file())
     return prices

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from hybrid.environment import limit_threads, party_cores, settle
-from hybrid.machine.composites import composite_times, factors
+from hybrid.machine.fit import corrected
 from hybrid.machine.local import local_prices
 from hybrid.machine.prices import MachinePrices
+from hybrid.machine.steps import Observation, StepTimer, forget_caches
 from hybrid.machine.timing import fitted
+from hybrid.processes import LOOPBACK, dealer_process
 from mpc_nonlinear.compare import Width, less_than_constants, less_than_constants_cost
 from mpc_nonlinear.correlations import SOURCES
 from mpc_nonlinear.correlations.base import CorrelationSource
@@ -42,17 +44,14 @@ from transport.traffic import Party
 from transport.work import Together, Units
 from transport.zmq_channel import connect, listen
 
-_RUNS = 6
-_PASSES = 2
+_RUNS = 4
 _TIMEOUT_S = 60.0
 _PINGS, _BULK_BYTES = 200, 4 << 20
 _SIZES = (400, 4000, 40000)
-_LARGE = np.zeros(8 << 20, np.uint8)
-"""Larger than the caches near a core."""
 _PRODUCTION = {
     "ferret": (1 << 15, 700_000, 1_400_000, 2_200_000),
-    "softspoken": (200_000, 600_000),
-    "iknp": (200_000, 600_000),
+    "softspoken": (20_000, 200_000, 600_000),
+    "iknp": (20_000, 200_000, 600_000),
 }
 
 
@@ -90,15 +89,11 @@ def _scaled(x: RingArray, _session: Session) -> RingArray:
     return scale(x, 0.3)
 
 
-def _forget_caches() -> None:
-    _LARGE[:] += 1
-
-
 class _Timer:
     """One party's side; the client's figures count."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, channel: Channel, dealer: Channel) -> None:
+        self._channel, self._dealer = channel, dealer
         self._rng = SecureRandom(domain="calibration")
 
     def run(self, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -112,15 +107,13 @@ class _Timer:
         for kind in kinds:
             progress(f"correlations: {kind.name}")
             found["production"] += list(self._produced(kind))
-        progress("whole protocols")
-        found["composites"] = composite_times(self._channel, self._wait)
         progress("ciphertexts")
         # At the same time on both cores, which share memory and caches, as in a run.
-        passes = []
-        for _ in range(_PASSES):
-            self._wait()
-            passes.append(dict(local_prices()))
-        found["local"] = {name: min(p[name] for p in passes) for name in passes[0]}
+        self._wait()
+        found["local"] = dict(local_prices())
+        progress("whole steps")
+        timer = StepTimer(self._channel, self._wait)
+        found["steps"] = [*timer.without_dealer(), *timer.with_dealer(self._dealer)]
         return found
 
     def _wait(self) -> None:
@@ -165,7 +158,7 @@ class _Timer:
                 self._wait()
                 making = time.perf_counter() - start
                 # In a run other steps have used the caches since the randomness was made.
-                _forget_caches()
+                forget_caches()
                 self._wait()
                 middle = time.perf_counter()
                 case.run(session)
@@ -197,41 +190,49 @@ class _Timer:
             yield kind.production_units(count), taken[-1]
 
 
-def _party(pipe: Connection, party: Party, endpoint: str, core: int | None) -> None:
+def _party(
+    pipe: Connection, party: Party, endpoint: str, dealer_endpoint: str, core: int | None
+) -> None:
     settle(core)
     try:
         if party is Party.SERVER:
-            channel = listen("tcp://127.0.0.1:0", party, timeout_s=_TIMEOUT_S)
+            channel = listen(LOOPBACK, party, timeout_s=_TIMEOUT_S)
             pipe.send(channel.endpoint)
         else:
             channel = connect(endpoint, party, timeout_s=_TIMEOUT_S)
-        pipe.send(_Timer(channel).run(pipe.send))
+        dealer = connect(dealer_endpoint, party, timeout_s=_TIMEOUT_S)
+        pipe.send(_Timer(channel, dealer).run(pipe.send))
+        dealer.close()
         channel.close()
     except HybridError as error:
         pipe.send(error)
 
 
-def measure(progress: Callable[[str], None]) -> tuple[dict[str, float], float, float, float]:
-    """Prices by unit, latency, bytes a second, and the median relative error of the fit."""
+def measure(progress: Callable[[str], None]) -> MachinePrices:
+    """Prices of this machine, without its name and the date."""
     limit_threads()
     cores = party_cores()
     context = get_context("spawn")
-    pipes, processes, endpoint = [], [], ""
-    for party in (Party.SERVER, Party.CLIENT):
+    processes = []
+
+    def start(target: Callable[..., None], *arguments: Any) -> Connection:
         ours, theirs = context.Pipe()
-        arguments = (theirs, party, endpoint, cores[int(party)])
-        process = context.Process(target=_party, args=arguments, daemon=True)
+        process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
         process.start()
         theirs.close()
-        pipes.append(ours)
         processes.append(process)
-        if party is Party.SERVER:
-            endpoint = _received(ours)
+        return ours
+
+    dealing = start(dealer_process, _TIMEOUT_S)
+    dealers = [_received(dealing)[1] for _ in Party]
+    server = start(_party, Party.SERVER, "", dealers[1], cores[1])
+    endpoint = _received(server)
+    client = start(_party, Party.CLIENT, endpoint, dealers[0], cores[0])
     measured = []
-    for pipe in pipes:
+    for pipe in (server, client):
         while isinstance(value := _received(pipe), str):
             # Both say the same; the server's come first.
-            if pipe is pipes[0]:
+            if pipe is server:
                 progress(value)
         measured.append(value)
     for process in processes:
@@ -249,9 +250,8 @@ def _received(pipe: Connection) -> Any:
     return value
 
 
-def _priced(
-    server: dict[str, Any], found: dict[str, Any]
-) -> tuple[dict[str, float], float, float, float]:
+def _priced(server: dict[str, Any], found: dict[str, Any]) -> MachinePrices:
+    """First from blocks and single functions, then corrected by whole steps."""
     latency, bytes_per_s = found["network"]
     online, offline = [], []
     for counts, rounds, serial, seconds, made, making in found["blocks"]:
@@ -261,22 +261,11 @@ def _priced(
         offline.append((made, max(making - latency, 1e-6)))
     local = found["local"]
     prices = {name: (local[name] + server["local"][name]) / 2 for name in local}
-    errors: list[float] = []
     produced = [(counts, seconds - latency) for counts, seconds in found["production"]]
     for part in (online, [case for case in offline if case[0]], produced):
         names = tuple(sorted({name for counts, _ in part for name, _ in counts}))
         rows = [([dict(counts).get(n, 0.0) for n in names], s) for counts, s in part]
-        fit = fitted(names, rows)
-        prices.update(fit)
-        errors += [
-            abs(sum(fit[n] * c for n, c in zip(names, row, strict=True)) / s - 1) for row, s in rows
-        ]
+        prices.update(fitted(names, rows))
     plain = MachinePrices(prices, latency, bytes_per_s, "", "", 0.0, 0.0)
-    factor = factors(found["composites"], plain)
-    interactive = {name for counts, _ in online for name, _ in counts}
-    for name in prices:
-        if name in interactive:
-            prices[name] *= factor["together"]
-        elif name in local:
-            prices[name] *= factor["trip"]
-    return prices, latency, bytes_per_s, statistics.median(errors)
+    steps: list[Observation] = found["steps"]
+    return corrected(plain, steps)

@@ -12,12 +12,15 @@ from hybrid.machine.exact import exact_prices
 from hybrid.machine.homomorphic import HomomorphicTimer, matrix_prices
 from hybrid.machine.timing import seconds_of
 from hybrid.operators.exact import RING_SET
+from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.ring_matmul import Limbs, ring_matmul
 from transport.randomness import SecureRandom
 
 _BLOCKS = 1 << 16
 _CALL_S = 1e-4
 """Of an opening's few numpy calls."""
+_DEAL_S = 2e-3
+"""Of a question to the dealer; a first guess, corrected by whole steps."""
 
 
 def local_prices() -> Iterator[tuple[str, float]]:
@@ -34,6 +37,7 @@ def local_prices() -> Iterator[tuple[str, float]]:
     # A dealer's correlations are seeds to be expanded.
     taken = seconds_of(lambda: SecureRandom(bytes(32), domain="calibration").uint64((_BLOCKS, 2)))
     yield "dealer_ot", taken / _BLOCKS
+    yield f"call_{TrustedDealer.name}", _DEAL_S
     yield from _dealt_prices(taken / _BLOCKS / 2)
 
 
@@ -47,6 +51,7 @@ def _dealt_prices(word_s: float) -> Iterator[tuple[str, float]]:
     small = Limbs.small(np.ones((k, n), np.int64))
     whole = seconds_of(lambda: ring_matmul(left, weights)) / (m * k * n)
     yield "word_matmul", whole
+    yield "call_deal", _DEAL_S
     for name in ("element_triple", "square_pair"):
         yield f"call_{name}", _CALL_S
         yield f"use_{name}", element

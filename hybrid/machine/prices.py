@@ -33,7 +33,7 @@ class MachinePrices:
     date: str
     took_s: float
     fit_error: float
-    """Median distance of the interactive cases from what their prices add up to, relative."""
+    """Median distance of whole steps from what their prices add up to, relative."""
 
     def seconds(self, part: Units) -> float:
         """Time of these units; `UsageError` names the first without a price."""
@@ -66,7 +66,7 @@ class MachinePrices:
         ]
         return [
             f"{'calibration':<20} {self.date}, took {self.took_s:g} s, {len(self.units)} units, "
-            f"median error of its fit {self.fit_error:.0%}",
+            f"median error of whole steps {self.fit_error:.0%}",
             f"{'':<20} message {self.latency_s * 1e6:.0f} us, {self.bytes_per_s / 1e9:.2g} GB/s; "
             + ", ".join(found[:3]),
             f"{'':<20} " + ", ".join(found[3:]),

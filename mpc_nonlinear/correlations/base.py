@@ -13,7 +13,7 @@ from mpc_nonlinear.cost import Kind, OtCount
 from transport.channel import Channel
 from transport.errors import UsageError
 from transport.traffic import Party, Traffic
-from transport.work import Units, units
+from transport.work import Units, Work, units
 
 BlockArray = NDArray[np.uint64]
 """128-bit blocks: shape (n, 2), little-endian words."""
@@ -82,7 +82,14 @@ class CorrelationSource(ABC):
     @classmethod
     def production_units(cls, count: OtCount) -> Units:
         """Counted work of `produce(count)`."""
-        return units({f"{cls.name}_ot": count.total})
+        return units({f"{cls.name}_ot": count.total, f"call_{cls.name}": bool(count.total)})
+
+    @classmethod
+    def production_work(cls, count: OtCount) -> Work:
+        """Counted work of `produce(count)`, and how it waits for messages."""
+        traffic = cls.production_traffic(count)
+        serial = max(traffic.client_sent_bytes, traffic.server_sent_bytes)
+        return Work.together(cls.production_units(count), traffic.rounds, serial)
 
     @abstractmethod
     def take_sender(self, count: int) -> OtSender:
