@@ -128,7 +128,7 @@ class Conversion:
             len(self.downloads()),
             traffic.client_sent_bytes,
             traffic.server_sent_bytes,
-            evaluation.streams,
+            evaluation.stages,
         )
         return Work((trip,))
 

@@ -33,10 +33,10 @@ class Flat:
         return sum(count for _, count in part)
 
 
-def trip(frames=1, *, streams=False, up_bytes=0, down_bytes=0, **counts: float) -> Trip:
+def trip(frames=1, *, stages=1, up_bytes=0, down_bytes=0, **counts: float) -> Trip:
     names = ("question", "own", "arriving", "between", "leaving", "finish", "after")
     parts = [units(step=counts.get(name, 0.0)) for name in names]
-    return Trip(*parts, frames, frames, up_bytes, down_bytes, streams)
+    return Trip(*parts, frames, frames, up_bytes, down_bytes, stages)
 
 
 def test_one_frame_is_a_sum():
@@ -50,13 +50,30 @@ def test_one_frame_is_a_sum():
 def test_streams_pipeline():
     whole = trip(8, question=8, arriving=8, leaving=8, finish=8)
     assert Work((whole,)).advance(Clocks(), Flat()).client == 8 + 1 + 8 + 1
-    stream = trip(8, streams=True, question=8, arriving=8, leaving=8, finish=8)
+    stream = trip(8, stages=8, question=8, arriving=8, leaving=8, finish=8)
     # The server needs two a frame; its first arrives after one, the client's last takes one.
     assert Work((stream,)).advance(Clocks(), Flat()).client == 1 + 16 + 1
 
 
+def test_results_of_a_stage_wait_for_all_of_its_question():
+    halves = trip(4, stages=2, question=4, leaving=4)
+    # Two frames come in 2; their two results leave by 4, the others, which wait until 4, by 6.
+    assert Work((halves,)).advance(Clocks(), Flat()).client == 2 + 2 + 2
+    whole = trip(4, stages=1, question=4, leaving=4)
+    assert Work((whole,)).advance(Clocks(), Flat()).client == 4 + 4
+
+
+def test_streamed_messages_hide_behind_work_or_hide_it():
+    for made, size, longest in ((9, 30, 9), (2, 30, 3)):
+        part = Together(units(a=made), 1, size, streams=True)
+        work = Work((part,)) + Work.together(units(b=1))
+        assert work.advance(Clocks(), Flat(2, 10)).client == longest + 2 + 1
+        assert len(work.parts) == 2
+        assert (Work((part,)) * 2).parts == (Together(units(a=2 * made), 2, 2 * size, True),)
+
+
 def test_the_wire_is_a_stage():
-    one = trip(4, streams=True, question=4, leaving=4, up_bytes=40, down_bytes=40)
+    one = trip(4, stages=4, question=4, leaving=4, up_bytes=40, down_bytes=40)
     assert Work((one,)).advance(Clocks(), Flat(bytes_per_s=5)).client == 1 + 4 * 2 + 1 + 2
 
 
@@ -93,12 +110,12 @@ def test_units_add_up(parts):
 @given(
     st.lists(st.tuples(st.floats(0, 9), st.floats(0, 9)), min_size=2, max_size=2),
     st.integers(1, 6),
-    st.booleans(),
+    st.integers(1, 6),
 )
-def test_later_clocks_never_end_earlier(clocks, frames, streams):
+def test_later_clocks_never_end_earlier(clocks, frames, stages):
     """The search of schedules relies on it."""
     parts = (
-        trip(frames, streams=streams, question=3, own=1, arriving=2, leaving=4, finish=1, after=2),
+        trip(frames, stages=stages, question=3, own=1, arriving=2, leaving=4, finish=1, after=2),
         Together(units(a=1), 2, 3),
         Message(Party.SERVER, 5, units(a=1), units(b=1)),
     )

@@ -146,8 +146,8 @@ class Trip:
     frames_down: int
     up_bytes: int
     down_bytes: int
-    streams: bool = False
-    """Whether frame i of the answer waits for frame i of the question only."""
+    stages: int = 1
+    """Parts of the answer, each of which waits for its own part of the question only."""
 
     def advance(self, clocks: Clocks, prices: Prices) -> Clocks:
         """Frame by frame: client, link, server, link, client."""
@@ -165,7 +165,7 @@ class Trip:
             arrivals.append(link_up + prices.latency_s)
         answers = []
         for frame in range(down):
-            needed = -(-(frame + 1) * up // down) if self.streams else up
+            needed = -(-(frame * self.stages // down + 1) * up // self.stages)
             while received < needed:
                 server = max(server, arrivals[received]) + read
                 received += 1

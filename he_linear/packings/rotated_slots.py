@@ -89,7 +89,7 @@ class BatchedProductPacking(ProductPacking):
             self.unit("tensor"): pairs * self._offsets,
         }
         returned = {self.unit("relinearise"): self.output_ciphertexts}
-        return EvaluationWork(units(turned), (), units(returned), streams=True)
+        return EvaluationWork(units(turned), (), units(returned), stages=self._groups)
 
     @property
     def _step(self) -> int:

@@ -116,9 +116,8 @@ class SlotPolynomialPacking(Packing):
         names.append(self.unit("relinearise", last[1]))
         for name in names:
             counts[name] = counts.get(name, 0.0) + 1
-        return EvaluationWork(
-            (), (), scale_units(units(counts), self.output_ciphertexts), streams=True
-        )
+        results = self.output_ciphertexts
+        return EvaluationWork((), (), scale_units(units(counts), results), stages=results)
 
     def _played(self, input_scale: float) -> tuple[float, list[tuple[str, int]]]:
         """Scale of the result, and kind and level of every product in order."""

@@ -41,7 +41,7 @@ class SlotProductPacking(Packing):
         """One product and one relinearisation a result; squares take a little less."""
         count = self.output_ciphertexts
         counts = {self.unit("tensor"): count, self.unit("relinearise"): count}
-        return EvaluationWork((), (), units(counts), streams=True)
+        return EvaluationWork((), (), units(counts), stages=self.output_ciphertexts)
 
     def pack(self, x: Integers) -> Integers:
         """(count,) to (ciphertexts, slots)."""

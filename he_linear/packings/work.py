@@ -22,8 +22,8 @@ class EvaluationWork:
     """After the last of them, before the first result."""
     leaving: Units = ()
     """On all results, one by one as they go."""
-    streams: bool = False
-    """Whether a result waits for its own part of the question only."""
+    stages: int = 1
+    """Parts of the results, each of which waits for its own part of the question only."""
 
 
 NO_EVALUATION = EvaluationWork()

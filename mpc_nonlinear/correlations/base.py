@@ -13,7 +13,7 @@ from mpc_nonlinear.cost import Kind, OtCount
 from transport.channel import Channel
 from transport.errors import UsageError
 from transport.traffic import Party, Traffic
-from transport.work import Units, Work, units
+from transport.work import Together, Units, Work, units
 
 BlockArray = NDArray[np.uint64]
 """128-bit blocks: shape (n, 2), little-endian words."""
@@ -86,10 +86,14 @@ class CorrelationSource(ABC):
 
     @classmethod
     def production_work(cls, count: OtCount) -> Work:
-        """Counted work of `produce(count)`, and how it waits for messages."""
+        """Counted work of `produce(count)`, and how it waits for messages.
+
+        In one round frames travel while the next ones are made.
+        """
         traffic = cls.production_traffic(count)
         serial = max(traffic.client_sent_bytes, traffic.server_sent_bytes)
-        return Work.together(cls.production_units(count), traffic.rounds, serial)
+        made, rounds = cls.production_units(count), traffic.rounds
+        return Work((Together(made, rounds, serial, streams=rounds == 1),))
 
     @abstractmethod
     def take_sender(self, count: int) -> OtSender:

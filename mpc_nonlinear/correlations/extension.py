@@ -28,7 +28,6 @@ from mpc_nonlinear.cost import OtCount
 from transport.channel import Channel
 from transport.randomness import SecureRandom
 from transport.traffic import NO_TRAFFIC, Party, Traffic
-from transport.work import Together, Work
 
 SECURITY_BITS = 128
 PADDING_OTS = 128
@@ -100,14 +99,6 @@ class ExtensionSource(StockedSource):
         if not client and not server:
             return NO_TRAFFIC
         return Traffic(sum(client), sum(server), len(client), len(server), 1)
-
-    @classmethod
-    def production_work(cls, count: OtCount) -> Work:
-        """Frames travel while the next ones are made."""
-        traffic = cls.production_traffic(count)
-        serial = max(traffic.client_sent_bytes, traffic.server_sent_bytes)
-        made = cls.production_units(count)
-        return Work((Together(made, traffic.rounds, serial, streams=True),))
 
     def close(self) -> None:
         """Burn stock, seeds and delta."""
