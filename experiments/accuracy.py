@@ -23,9 +23,9 @@ from tokenizers import Tokenizer  # noqa: E402
 from hybrid.commands import joined_reports  # noqa: E402
 from hybrid.config import load_config  # noqa: E402
 from hybrid.launch import make_plan  # noqa: E402
+from hybrid.models import text_encoder  # noqa: E402
 from hybrid.processes import Launcher  # noqa: E402
 from hybrid.texts import read_texts  # noqa: E402
-from hybrid.tokenize import TextEncoder  # noqa: E402
 from mpc_nonlinear.correlations import TrustedDealer  # noqa: E402
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     tokens = loaded.run.model.tokens
     texts = read_texts(loaded)
     texts += random_texts(loaded.model_folder, tokens, arguments.random, arguments.seed)
-    encoder = TextEncoder(loaded.model_folder, tokens)
+    encoder = text_encoder(loaded)
     ids = [encoder.encode(text) for text in texts]
     launcher = Launcher(
         arguments.config,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from hybrid.families import family_of
 from transport.errors import ConfigError
 
 _MAX_DIMENSION = 1 << 20
@@ -54,40 +55,31 @@ class Architecture:
         return found
 
 
-_HF_KEYS = {
-    "hidden": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "intermediate": "intermediate_size",
-    "vocabulary": "vocab_size",
-    "positions": "max_position_embeddings",
-    "token_types": "type_vocab_size",
-    "epsilon": "layer_norm_eps",
-}
-_REQUIRED = {
-    "model_type": ("bert",),
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute", None),
-}
-
-
-def read_architecture(folder: Path) -> Architecture:
-    """Read `config.json` of a Hugging Face folder; refuses what this project cannot compute."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a Hugging Face folder."""
     path = folder / "config.json"
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise ConfigError(f"{path}: missing; name a folder in Hugging Face layout") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from None
-    for key, allowed in _REQUIRED.items():
-        if raw.get(key) not in allowed:
-            raise ConfigError(
-                f"{path}: {key} is {raw.get(key)!r}; only {allowed[0]!r} encoders are supported"
-            )
-    missing = [hf for hf in _HF_KEYS.values() if hf not in raw]
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: not a table of settings; is this an encoder's config?")
+    return raw
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """Read `config.json` of a Hugging Face folder; refuses what this project cannot compute."""
+    raw, path = read_config(folder), folder / "config.json"
+    family = family_of(raw, str(path))
+    missing = [hf for hf in family.keys.values() if hf not in raw]
     if missing:
         raise ConfigError(f"{path}: missing {', '.join(missing)}; is this an encoder's config?")
-    values = {ours: raw[hf] for ours, hf in _HF_KEYS.items()}
-    values["epsilon"] = float(values["epsilon"])
+    values = {ours: raw[hf] for ours, hf in family.keys.items()} | dict(family.fixed)
+    first = family.first_position(raw)
+    if type(values["positions"]) is int:
+        values["positions"] -= first
+    if type(values["epsilon"]) is int:
+        values["epsilon"] = float(values["epsilon"])
     return Architecture.from_public(values, str(path))

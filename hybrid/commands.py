@@ -30,13 +30,13 @@ from hybrid.launch import (
 from hybrid.machine.calibrate import calibrate as measure_machine
 from hybrid.machine.predict import predicted_seconds
 from hybrid.machine.prices import cache_file, prices_for_reports
+from hybrid.models import model_line, text_encoder
 from hybrid.processes import Launcher, RunResult
 from hybrid.reference import PlainEncoder
 from hybrid.report import compare as distance
 from hybrid.report import write_json, write_markdown
 from hybrid.tables import print_plan, print_report
 from hybrid.texts import read_texts
-from hybrid.tokenize import TextEncoder
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from transport.curve import generate_keys
 from transport.errors import ConfigError, HybridError
@@ -79,7 +79,7 @@ class PreparedSession:
         self._loaded = loaded
         self._texts = texts
         self._truncate = truncate
-        encoder = TextEncoder(loaded.model_folder, loaded.run.model.tokens)
+        encoder = text_encoder(loaded)
         self._ids = [encoder.encode(text, truncate=truncate) for text in texts]
         self._plan = make_plan(loaded)
 
@@ -140,6 +140,7 @@ def joined_reports(
             {
                 **client,
                 "environment": environment,
+                "model": model_line(loaded, model.architecture),
                 "accuracy": asdict(accuracy),
                 "counted": {
                     "session_at_client": result.client["counted"],

@@ -10,10 +10,10 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from transport.errors import ConfigError
 from transport.link import LinkModel
@@ -31,17 +31,46 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+SHAPES: dict[str, dict[str, int]] = {
+    "minilm-l6": {"hidden": 384, "layers": 6, "heads": 12, "intermediate": 1536},
+    "bert-base": {"hidden": 768, "layers": 12, "heads": 12, "intermediate": 3072},
+    "bert-large": {"hidden": 1024, "layers": 24, "heads": 16, "intermediate": 4096},
+}
+"""Sizes of known encoders."""
+
+
+class ShapeConfig(_Strict):
+    """Sizes of a model with random weights; what is given replaces that of `like`."""
+
+    like: Literal["minilm-l6", "bert-base", "bert-large"] | None = None
+    hidden: int | None = Field(default=None, ge=1)
+    layers: int | None = Field(default=None, ge=1)
+    heads: int | None = Field(default=None, ge=1)
+    intermediate: int | None = Field(default=None, ge=1)
+    vocabulary: int | None = Field(default=None, ge=3)
+    """1024 unless given: only the size of the public table depends on it."""
+    positions: int | None = Field(default=None, ge=1)
+
+
 class ModelConfig(_Strict):
     """Which model, and what of it is public."""
 
-    path: str
+    path: str | None = None
     """Folder in Hugging Face layout, relative to the config file."""
+    shape: Literal["minilm-l6", "bert-base", "bert-large"] | ShapeConfig | None = None
+    """Instead of a path: random weights of this shape, for studies of cost."""
     tokens: int = Field(ge=1, le=512)
     """Every input is padded to this many tokens; longer ones are refused."""
     embedding: Literal["public_table"]
     pooling: Literal["mean"]
     normalize: bool
     """Whether the client scales the opened embedding to unit length."""
+
+    @model_validator(mode="after")
+    def _one_model(self) -> ModelConfig:
+        if (self.path is None) == (self.shape is None):
+            raise ValueError("give either path, a model folder, or shape, for random weights")
+        return self
 
 
 class CkksConfig(_Strict):
@@ -179,10 +208,11 @@ class LoadedConfig:
     @property
     def model_folder(self) -> Path:
         """The model folder; `ConfigError` when it is not one."""
-        folder = self.resolve(self.run.model.path)
-        if not folder.is_dir():
+        path = self.run.model.path
+        folder = self.resolve(path or ".")
+        if path is None or not folder.is_dir():
             raise ConfigError(
-                f"{self.path}: model.path: folder {self.run.model.path!r} does not exist; run "
+                f"{self.path}: model.path: folder {path!r} does not exist; run "
                 "`make model` for the default model or name a folder in Hugging Face layout"
             )
         return folder
@@ -201,6 +231,9 @@ class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
             seen.add(str(key.value))
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
+
+
+_TYPES = (CustomLink.__name__, ShapeConfig.__name__)
 
 
 def load_config(path: Path) -> LoadedConfig:
@@ -232,8 +265,10 @@ def _explain(error: ValidationError, path: Path) -> str:
     """First problem of a validation as one line naming place, value and remedy."""
     problems = error.errors()
     # A misspelt key also makes the right one missing; the misspelling is what helps.
-    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    keys = [str(k) for k in first["loc"]]
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), None)
+    # Where a name or a table would do and a table was given, the table's problem is the one.
+    first = first or next((p for p in problems if not _is_other_kind(p)), problems[0])
+    keys = _keys_of(first["loc"])
     place = f"{path}: {'.'.join(keys)}"
     if first["type"] == "extra_forbidden":
         known = _known_keys(keys[:-1])
@@ -243,14 +278,33 @@ def _explain(error: ValidationError, path: Path) -> str:
         return f"{where}unknown key {keys[-1]!r}; {hint}"
     if first["type"] == "missing":
         return f"{place}: missing; add it, see configs/minilm.yaml for every key"
+    if first["type"] == "value_error":
+        return f"{place}: {first['ctx']['error']}"
     return f"{place}: {first['msg'].lower()}, got {first.get('input')!r}"
 
 
+def _is_other_kind(problem: Any) -> bool:
+    return problem["type"] == "literal_error" and isinstance(problem["input"], dict)
+
+
+def _keys_of(location: tuple[int | str, ...]) -> list[str]:
+    """Keys as the file has them: where a value may be of several types, pydantic names one too."""
+    keys: list[str] = []
+    for key in map(str, location):
+        if not key.startswith("literal[") and key not in _TYPES:
+            keys.append(key)
+    return keys
+
+
 def _known_keys(keys: list[str]) -> list[str]:
+    """Keys of the table at this place."""
     schema: Any = RunConfig
     for key in keys:
         field = schema.model_fields.get(key)
-        if field is None or not isinstance(field.annotation, type):
-            return list(CustomLink.model_fields)
-        schema = field.annotation
+        if field is None:
+            return []
+        kinds = [field.annotation, *get_args(field.annotation)]
+        schema = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        if schema is None:
+            return []
     return list(schema.model_fields)

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.architecture import read_architecture
-from hybrid.calibration import calibrate, default_sentences, read_sentences
+from hybrid.calibration import calibrate
 from hybrid.catalog import Catalog, load_catalog
 from hybrid.config import LoadedConfig
 from hybrid.environment import describe, peak_memory_bytes
 from hybrid.graph import check_tokens
 from hybrid.machine.predict import predicted_seconds
 from hybrid.machine.prices import known_prices, prices_for_reports
+from hybrid.models import calibration_samples, model_architecture, model_weights, text_encoder
 from hybrid.parties import Answer, ClientSession, ServerModel, ServerSession
 from hybrid.plan import Plan, build_plan, traffic_row
 from hybrid.reference import PlainEncoder
@@ -38,8 +38,6 @@ from hybrid.report import (
 )
 from hybrid.runner import Progress, RequestResult
 from hybrid.scheduler import schedule_for
-from hybrid.tokenize import TextEncoder
-from hybrid.weights import load_weights
 from transport.channel import SETUP, Channel
 from transport.curve import CurveKeys, load_client_keys, load_server_keys
 from transport.errors import HybridError, PeerLostError
@@ -51,21 +49,12 @@ Json = dict[str, Any]
 
 def load_server_model(loaded: LoadedConfig) -> ServerModel:
     """Weights and calibrated bounds."""
-    folder = loaded.model_folder
-    architecture = read_architecture(folder)
-    check_tokens(architecture, loaded.run.model.tokens)
-    weights = load_weights(folder, architecture)
-    calibration = loaded.run.calibration
-    sentences = (
-        default_sentences()
-        if calibration.sentences is None
-        else read_sentences(loaded.resolve(calibration.sentences))
-    )
-    tokens = loaded.run.model.tokens
-    encoder = TextEncoder(folder, tokens)
-    samples = [encoder.encode(sentence, truncate=True) for sentence in sentences]
+    architecture, tokens = model_architecture(loaded), loaded.run.model.tokens
+    check_tokens(architecture, tokens)
+    weights = model_weights(loaded, architecture)
+    samples = calibration_samples(loaded, architecture)
     plain = PlainEncoder(weights, architecture)
-    bounds = calibrate(plain, samples, tokens, calibration.margin)
+    bounds = calibrate(plain, samples, tokens, loaded.run.calibration.margin)
     return ServerModel(architecture, weights, bounds)
 
 
@@ -119,7 +108,7 @@ class Client:
         self._loaded = loaded
         self._progress = progress
         self._catalog = load_catalog(loaded.run.plugins)
-        self._encoder = TextEncoder(loaded.model_folder, loaded.run.model.tokens)
+        self._encoder = text_encoder(loaded)
 
     def encode(self, text: str, *, truncate: bool) -> NDArray[np.int64]:
         """Token ids of a text; `ConfigError` when it is too long."""

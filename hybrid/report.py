@@ -161,6 +161,7 @@ def write_json(report: Mapping[str, Any], path: Path) -> None:
 def write_markdown(report: Mapping[str, Any], path: Path) -> None:
     """The same report for a reader."""
     lines = [f"# Private inference: {report['config']['name']}", ""]
+    lines += [f"Model: {report['model']}.", ""] if "model" in report else []
     lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
     failure = report["failure_probability"]
     lines += [f"Failure probability of this run, all steps together: at most {failure:.1e}.", ""]

@@ -11,30 +11,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from hybrid.architecture import Architecture
+from hybrid.architecture import Architecture, read_config
+from hybrid.families import family_of
 from transport.errors import ConfigError
 
 Array = NDArray[np.float32]
-
-_LINEAR = {
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "attention_output": "attention.output.dense",
-    "intermediate": "intermediate.dense",
-    "output": "output.dense",
-}
-_NORM = {
-    "attention_norm": "attention.output.LayerNorm",
-    "output_norm": "output.LayerNorm",
-}
-_EMBEDDING = (
-    "word_embeddings.weight",
-    "position_embeddings.weight",
-    "token_type_embeddings.weight",
-    "LayerNorm.weight",
-    "LayerNorm.bias",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,38 +107,55 @@ class _Reader:
     def __init__(self, path: Path, tensors: dict[str, Array], architecture: Architecture) -> None:
         self._path = path
         self._architecture = architecture
-        self._tensors = {name.removeprefix("bert."): value for name, value in tensors.items()}
+        raw = read_config(path.parent)
+        self._family = family_of(raw, str(path.parent / "config.json"))
+        self._first_position = self._family.first_position(raw)
+        prefix = self._family.prefix
+        self._tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
 
     def read(self) -> EncoderWeights:
         a = self._architecture
-        shapes = EmbeddingTable.shapes(a)
-        parts = [
-            self._take(f"embeddings.{name}", shape)
-            for name, shape in zip(_EMBEDDING, shapes, strict=True)
-        ]
-        words, positions, token_types, gain, shift = parts
-        table = EmbeddingTable(words, positions, token_types, Affine(gain, shift), a.epsilon)
         layers = tuple(self._layer(i) for i in range(a.layers))
-        beyond = f"encoder.layer.{a.layers}."
+        beyond = f"{self._family.layer}.{a.layers}."
         if any(name.startswith(beyond) for name in self._tensors):
             raise ConfigError(
                 f"{self._path}: holds layer {a.layers}, but config.json says {a.layers} layers; "
                 "use the config.json that belongs to these weights"
             )
-        return EncoderWeights(table, layers)
+        return EncoderWeights(self._embedding(), layers)
+
+    def _embedding(self) -> EmbeddingTable:
+        a = self._architecture
+        words, positions, token_types, *norm = EmbeddingTable.shapes(a)
+        first = self._first_position
+        rows = self._take("embeddings.position_embeddings.weight", (positions[0] + first, a.hidden))
+        types = np.zeros(token_types, np.float32)
+        if self._family.has_token_types:
+            types = self._take("embeddings.token_type_embeddings.weight", token_types)
+        gain, shift = (
+            self._take(f"embeddings.LayerNorm.{part}", shape)
+            for part, shape in zip(("weight", "bias"), norm, strict=True)
+        )
+        return EmbeddingTable(
+            self._take("embeddings.word_embeddings.weight", words),
+            np.ascontiguousarray(rows[first:]),
+            types,
+            Affine(gain, shift),
+            a.epsilon,
+        )
 
     def _layer(self, index: int) -> LayerWeights:
-        a = self._architecture
-        prefix = f"encoder.layer.{index}"
+        a, family = self._architecture, self._family
+        prefix = f"{family.layer}.{index}"
         sizes = {"intermediate": (a.hidden, a.intermediate), "output": (a.intermediate, a.hidden)}
         parts: dict[str, Affine] = {}
-        for ours, theirs in _LINEAR.items():
+        for ours, theirs in family.linear.items():
             d_in, d_out = sizes.get(ours, (a.hidden, a.hidden))
             # Hugging Face stores linear weights as (out, in).
             weight = self._take(f"{prefix}.{theirs}.weight", (d_out, d_in))
             bias = self._take(f"{prefix}.{theirs}.bias", (d_out,))
             parts[ours] = Affine(np.ascontiguousarray(weight.T), bias)
-        for ours, theirs in _NORM.items():
+        for ours, theirs in family.norms.items():
             gain = self._take(f"{prefix}.{theirs}.weight", (a.hidden,))
             parts[ours] = Affine(gain, self._take(f"{prefix}.{theirs}.bias", (a.hidden,)))
         return LayerWeights(**parts)
@@ -165,7 +163,9 @@ class _Reader:
     def _take(self, name: str, shape: tuple[int, ...]) -> Array:
         tensor = self._tensors.get(name)
         if tensor is None:
-            raise ConfigError(f"{self._path}: no tensor {name!r}; is this a BERT encoder?")
+            raise ConfigError(
+                f"{self._path}: no tensor {name!r}; is this an encoder of that family?"
+            )
         if tensor.shape != shape:
             raise ConfigError(
                 f"{self._path}: {name} has shape {tensor.shape}, config.json implies {shape}"

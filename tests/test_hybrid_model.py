@@ -137,7 +137,7 @@ def test_wrong_model_files_are_named(tiny_model):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model_type", "gpt2", "only 'bert'"),
+        ("model_type", "gpt2", "supported encoders are bert"),
         ("hidden_act", "relu", "only 'gelu'"),
         ("num_attention_heads", 5, "not a multiple"),
         ("hidden_size", -1, "expected a positive"),

@@ -30,6 +30,7 @@ def write_page(made: Json, path: Path) -> Json:
         numbers={figure.id: index + 1 for index, figure in enumerate(drawn)},
         sentences=words.summary_sentences(made),
         measured_how=words.how_measured(made),
+        models=words.models(made),
         operator_tables=[_operator_table(made, *table) for table in _OPERATOR_TABLES],
         predictions=words.predictions(made),
         trust=words.trust_lines(made),

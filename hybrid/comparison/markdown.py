@@ -12,6 +12,7 @@ from hybrid.comparison.words import (
     accuracy_cells,
     how_measured,
     label,
+    models,
     phase_cells,
     predictions,
     seconds,
@@ -25,7 +26,7 @@ Made = Mapping[str, Any]
 def write_comparison(made: Made, path: Path) -> None:
     """The comparison for a reader without a browser."""
     lines = ["# Comparison of protocols", "", " ".join(summary_sentences(made)), ""]
-    lines += [how_measured(made), ""]
+    lines += [how_measured(made), "", models(made), ""]
     lines += ["## Totals", "", *_table(*_totals(made)), ""]
     for what, title in (("seconds", "Seconds"), ("megabytes", "MB"), ("rounds", "Rounds")):
         lines += [f"## {title} by operator", "", *_table(*_by_operator(made, what)), ""]

@@ -42,6 +42,7 @@ def run_row(run: PlannedRun, reports: Sequence[Json], paths: Sequence[str]) -> J
     return {
         **_identity(run),
         "config": first["config"],
+        "model": first.get("model", ""),
         "trust_model": first["trust_model"],
         **{phase: spread([r[phase] for r in reports]) for phase in PHASE_NAMES},
         "steps": steps,

@@ -165,6 +165,18 @@ def trust_lines(made: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, lis
     return shared, [(name, lines) for name, lines in own if lines]
 
 
+def models(made: Mapping[str, Any]) -> str:
+    """The models behind the figures, one sentence each."""
+    by_model: dict[str, list[str]] = {}
+    for row in finished(made):
+        names = by_model.setdefault(row["model"], [])
+        if row["name"] not in names:
+            names.append(row["name"])
+    if len(by_model) == 1:
+        return "".join(f"Model: {model}." for model in by_model if model)
+    return " ".join(f"Model of {', '.join(n)}: {model}." for model, n in by_model.items() if model)
+
+
 def how_measured(made: Mapping[str, Any]) -> str:
     """What the figures are, in one sentence."""
     number = made["repetitions"]

@@ -1,0 +1,217 @@
+"""Encoders of the BERT family against transformers, and models of which only the shape is real."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from hybrid.architecture import read_architecture
+from hybrid.config import load_config
+from hybrid.launch import load_server_model
+from hybrid.models import text_encoder
+from hybrid.random_model import architecture_of, random_weights
+from hybrid.reference import PlainEncoder
+from hybrid.weights import load_weights
+from tests.test_private_inference import run
+from tests.tiny_model import CONFIG, TEXT, write_tiny_config
+from transport.errors import ConfigError
+
+SIZES = {
+    "hidden_size": 30, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 50,
+    "vocab_size": 20, "max_position_embeddings": 19, "type_vocab_size": 1,
+}  # fmt: skip
+KINDS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+
+
+def written(kind, folder):
+    """A randomly initialised model of transformers, saved as transformers saves it."""
+    import transformers
+
+    torch.manual_seed(11)
+    sizes = dict(SIZES)
+    if kind == "electra":
+        sizes["embedding_size"] = sizes["hidden_size"]
+    if kind == "distilbert":
+        sizes = {
+            "dim": 30, "n_layers": 2, "n_heads": 3, "hidden_dim": 50, "vocab_size": 20,
+            "max_position_embeddings": 16,
+        }  # fmt: skip
+    config = transformers.AutoConfig.for_model(kind, **sizes, initializer_range=0.2)
+    options = {} if kind in ("electra", "distilbert") else {"add_pooling_layer": False}
+    model = transformers.AutoModel.from_config(config, **options).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0, 0.1)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_model_agrees_with_transformers(kind, tmp_path):
+    reference = written(kind, tmp_path).to(torch.float64)
+    architecture = read_architecture(tmp_path)
+    assert architecture.positions >= 16
+    weights = load_weights(tmp_path, architecture)
+    plain = PlainEncoder(weights, architecture, torch.float64)
+    for count in (1, 2, 7, 16):
+        ids = np.random.default_rng(count).integers(3, 20, count)
+        with torch.no_grad():
+            hidden = reference(torch.from_numpy(ids)[None]).last_hidden_state[0]
+        found = plain.embed(ids, 16)
+        assert np.abs(found - hidden.mean(0).numpy()).max() < 1e-9
+        # The client's table gives what the first layer of the model reads.
+        with torch.no_grad():
+            embedded = reference.embeddings(torch.from_numpy(ids)[None])[0].numpy()
+        assert np.abs(weights.embedding.embed(ids) - embedded).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["roberta", "distilbert"])
+def test_checkpoints_with_a_head_are_read(kind, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    written(kind, tmp_path)
+    architecture = read_architecture(tmp_path)
+    whole = load_weights(tmp_path, architecture)
+    path = tmp_path / "model.safetensors"
+    named = {f"{kind}.{name}": value for name, value in load_file(path).items()}
+    save_file({**named, "lm_head.bias": np.zeros(3, np.float32)}, path)
+    again = load_weights(tmp_path, architecture)
+    assert again.embedding.digest() == whole.embedding.digest()
+    assert np.array_equal(again.layers[1].output.weight, whole.layers[1].output.weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("bert", {"model_type": "gpt2"}, "model_type is 'gpt2'; supported encoders are bert, rob"),
+        ("bert", {"model_type": ["bert"]}, "supported encoders are"),
+        ("bert", {"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'; only 'gelu'"),
+        ("bert", {"position_embedding_type": "relative_key"}, "only 'absolute'"),
+        ("roberta", {"is_decoder": True}, "is_decoder is True; only False"),
+        ("bert", {"add_cross_attention": True}, "add_cross_attention is True"),
+        ("electra", {"embedding_size": 8}, "embedding_size is 8; only 30"),
+        ("distilbert", {"activation": "relu"}, "activation is 'relu'"),
+        ("roberta", {"max_position_embeddings": 2}, "positions is 0; expected a positive"),
+        ("bert", {"layer_norm_eps": "x"}, "epsilon is 'x'"),
+    ],
+)
+def test_what_is_not_computed_is_refused(kind, change, message, tmp_path):
+    written(kind, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ConfigError, match=message):
+        read_architecture(tmp_path)
+
+
+def test_a_config_that_is_no_table_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="not a table"):
+        read_architecture(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "distilbert"])
+def test_private_inference_of_other_families(kind, tmp_path):
+    written(kind, tmp_path / "model")
+    words = ["<s>", "<pad>", "</s>", *TEXT.split()]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.save(str(tmp_path / "model" / "tokenizer.json"))
+    config = write_tiny_config(tmp_path, model=tmp_path / "model")
+    code, output = run("run", config, "--out", "out", cwd=tmp_path)
+    assert code == 0, output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["accuracy"]["cosine"] > 0.999
+    assert report["model"].startswith("weights of model: hidden 30, 2 layers")
+
+
+SHAPE = "shape: {hidden: 24, layers: 1, heads: 3, intermediate: 40}"
+
+
+def shape_config(folder, model=SHAPE):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "texts.txt").write_text(TEXT + "\n")
+    text = CONFIG.format(model="x", tokens=8, correlations="softspoken")
+    path = folder / "shape.yaml"
+    path.write_text(text.replace("path: x", model).replace("sentences: samples.txt, ", ""))
+    return path
+
+
+def test_a_shape_with_random_weights_runs_and_says_so(tmp_path):
+    config = shape_config(tmp_path)
+    code, output = run("run", config, "--out", "out", cwd=tmp_path)
+    assert code == 0, output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["accuracy"]["cosine"] > 0.999
+    assert report["model"].startswith("RANDOM weights of the shape: hidden 24, 1 layers")
+    assert "RANDOM weights" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_random_weights_have_the_magnitudes_of_trained_ones():
+    architecture = architecture_of("minilm-l6")
+    plain = PlainEncoder(random_weights(architecture), architecture)
+    seen: dict[str, float] = {}
+
+    def observe(edge, tensor):
+        seen[edge] = float((tensor**2).mean() ** 0.5)
+
+    plain.embed(np.arange(2, 34), 32, observe)
+    for layer in range(architecture.layers):
+        assert 0.5 < seen[f"layer{layer}.scores"] < 4
+        assert 0.5 < seen[f"layer{layer}.intermediate"] < 4
+        assert 0.8 < seen[f"layer{layer}.input"] < 1.3
+
+
+def test_shapes_are_named_or_written_out(tmp_path):
+    base = architecture_of("bert-base")
+    assert (base.hidden, base.layers, base.heads, base.intermediate) == (768, 12, 12, 3072)
+    one = load_config(shape_config(tmp_path, "shape: {like: bert-large, layers: 1}"))
+    served = load_server_model(
+        load_config(shape_config(tmp_path, "shape: {like: minilm-l6, layers: 1, vocabulary: 9}"))
+    )
+    assert served.architecture.layers == len(served.weights.layers) == 1
+    assert served.weights.embedding.words.shape == (9, 384)
+    assert architecture_of(one.run.model.shape).hidden == 1024
+    first, again = (random_weights(architecture_of("minilm-l6")) for _ in range(2))
+    assert first.embedding.digest() == again.embedding.digest()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("shape: bert-bse", "model.shape: input should be 'minilm-l6', 'bert-base'"),
+        ("shape: {like: bert-base, layrs: 1}", "unknown key 'layrs'; did you mean 'layers'"),
+        ("shape: {like: bert-base, layers: 0}", "model.shape.layers: input should be greater"),
+        ("shape: {hidden: 12}", "model.shape: layers, heads, intermediate missing"),
+        ("shape: {hidden: 30, layers: 1, heads: 4, intermediate: 8}", "not a multiple of 4 heads"),
+        ("path: x, shape: bert-base", "model: give either path, a model folder, or shape"),
+        ("pooling: mean", "stands twice"),
+    ],
+)
+def test_wrong_shapes_are_refused(model, message, tmp_path):
+    code, output = run("plan", shape_config(tmp_path, model), cwd=tmp_path)
+    assert code == 2
+    assert message in " ".join(output.split())
+    assert "Traceback" not in output
+
+
+def test_words_are_tokens_where_there_is_only_a_shape(tmp_path):
+    encoder = text_encoder(load_config(shape_config(tmp_path)))
+    ids = encoder.encode("one two one")
+    assert ids[0] == 0
+    assert ids[-1] == 1
+    assert ids[1] == ids[3] != ids[2]
+    assert all(2 <= i < encoder.vocabulary for i in ids[1:-1])
+    assert len(encoder.encode("a b c d e f")) == 8
+    with pytest.raises(ConfigError, match="has 9 tokens, model.tokens is 8"):
+        encoder.encode("a b c d e f g")
+    assert len(encoder.encode("a b c d e f g", truncate=True)) == 8
+    with pytest.raises(ConfigError, match="empty"):
+        encoder.encode(" ")
