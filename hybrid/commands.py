@@ -21,11 +21,13 @@ from hybrid.config import LoadedConfig, load_config
 from hybrid.launch import (
     Client,
     Server,
+    batches,
     finish_embedding,
     load_server_model,
     make_plan,
     open_client,
     open_server,
+    outputs_of,
 )
 from hybrid.machine.calibrate import calibrate as measure_machine
 from hybrid.machine.predict import predicted_seconds
@@ -34,7 +36,7 @@ from hybrid.models import model_line, text_encoder
 from hybrid.processes import Launcher, RunResult
 from hybrid.reference import PlainEncoder
 from hybrid.report import compare as distance
-from hybrid.report import write_json, write_markdown
+from hybrid.report import worst, write_json, write_markdown
 from hybrid.tables import print_plan, print_report
 from hybrid.texts import read_texts
 from mpc_nonlinear.correlations.dealer import TrustedDealer
@@ -63,10 +65,10 @@ def run(config_path: Path, texts: list[str], out: Path | None, truncate: bool) -
     out = out or Path("runs") / loaded.run.name
     writable(out)
     reports = session.run(console)
-    for index, (report, text) in enumerate(zip(reports, texts, strict=True)):
+    for index, (report, title) in enumerate(zip(reports, _titles(loaded, texts), strict=True)):
         folder = _request_folder(out, index)
         write(report, folder)
-        print_report(console, report, f"text {index + 1} of {len(texts)}: {text}", folder)
+        print_report(console, report, title, folder)
     cosines = ", ".join(f"{r['accuracy']['cosine']:.6f}" for r in reports)
     console.print(f"cosine to the plain float32 model: {cosines}")
     console.print(f"report: {out / 'report.md'} and {out / 'report.json'}")
@@ -86,7 +88,8 @@ class PreparedSession:
     def run(self, console: Console) -> list[Json]:
         """Both parties as processes; the report of each text."""
         runtime = self._loaded.run.runtime
-        with ProgressDisplay(console, len(self._plan.steps) + 1, len(self._texts)) as display:
+        requests = len(batches(self._texts, self._loaded.run.model.batch))
+        with ProgressDisplay(console, len(self._plan.steps) + 1, requests) as display:
             launcher = Launcher(
                 self._loaded.path,
                 pin_cores=runtime.pin_cores,
@@ -129,10 +132,12 @@ def joined_reports(
     model = load_server_model(loaded)
     plain = PlainEncoder(model.weights, model.architecture)
     reports = []
-    pairs = zip(result.client["requests"], result.server["requests"], ids, strict=True)
-    for client, server, token_ids in pairs:
-        expected = finish_embedding(plain.embed(token_ids, loaded.run.model.tokens), loaded)
-        accuracy = distance(np.array(client["output"]), expected)
+    requests = batches(ids, loaded.run.model.batch)
+    pairs = zip(result.client["requests"], result.server["requests"], requests, strict=True)
+    for client, server, texts in pairs:
+        tokens = loaded.run.model.tokens
+        expected = [finish_embedding(plain.embed(i, tokens), loaded) for i in texts]
+        accuracy = worst(map(distance, map(np.array, outputs_of(client)), expected))
         environment = dict(client["environment"])
         environment["peak_memory_bytes_client"] = environment.pop("peak_memory_bytes")
         environment["peak_memory_bytes_server"] = server["environment"]["peak_memory_bytes"]
@@ -147,7 +152,7 @@ def joined_reports(
                     "session_at_server": result.server["counted"],
                     "dealer_bytes": result.client["dealer_bytes"] + result.server["dealer_bytes"],
                     "loopback_device_bytes": result.loopback_sent_bytes,
-                    "requests_in_session": len(ids),
+                    "requests_in_session": len(requests),
                 },
                 "server_seconds": {s["name"]: s["measured"]["seconds"] for s in server["steps"]},
             }
@@ -205,13 +210,26 @@ def query(
         result = client.ask(channel, ids)
     finally:
         channel.close()
-    for index, (report, text) in enumerate(zip(result["requests"], texts, strict=True)):
+    titles = _titles(loaded, texts)
+    for index, (report, title) in enumerate(zip(result["requests"], titles, strict=True)):
         folder = None if out is None else _request_folder(out, index)
         if folder:
             write(report, folder)
-        print_report(console, report, f"text {index + 1} of {len(texts)}: {text}", folder)
-        values = " ".join(f"{value:+.4f}" for value in report["output"][:8])
-        console.print(f"embedding of {len(report['output'])} values: {values} ...")
+        print_report(console, report, title, folder)
+        for output in outputs_of(report):
+            values = " ".join(f"{value:+.4f}" for value in output[:8])
+            console.print(f"embedding of {len(output)} values: {values} ...")
+
+
+def _titles(loaded: LoadedConfig, texts: list[str]) -> list[str]:
+    """Of every request's report."""
+    titles, start = [], 1
+    for group in batches(texts, loaded.run.model.batch):
+        end = start + len(group) - 1
+        which = f"text {start}" if start == end else f"texts {start} to {end}"
+        titles.append(f"{which} of {len(texts)}: {' | '.join(group)}")
+        start = end + 1
+    return titles
 
 
 def _request_folder(out: Path, index: int) -> Path:

@@ -61,6 +61,8 @@ class ModelConfig(_Strict):
     """Instead of a path: random weights of this shape, for studies of cost."""
     tokens: int = Field(ge=1, le=512)
     """Every input is padded to this many tokens; longer ones are refused."""
+    batch: int = Field(default=1, ge=1, le=64)
+    """Texts of one request; one with fewer is filled up with empty ones, which nobody can tell."""
     embedding: Literal["public_table"]
     pooling: Literal["mean"]
     normalize: bool

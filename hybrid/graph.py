@@ -8,7 +8,7 @@ size) is folded into the query.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hybrid.architecture import Architecture
 from hybrid.calibration import Bound, Bounds
@@ -29,17 +29,31 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shape: tuple[int, ...]
-    """linear: (tokens, in, out); scores, context: (heads, rows, inner, columns); softmax:
-    (heads, tokens, tokens); otherwise the shape of the input."""
+    """linear: (rows, in, out); scores, context: (heads, rows, inner, columns); softmax:
+    (heads, tokens, tokens); otherwise the shape of the input. Rows are the tokens of all texts of
+    a batch, one text after the other, and heads those of all texts."""
     bounds: Mapping[str, Bound] = field(default_factory=dict)
     """By role: what the operation's docstring asks for."""
     diagonal: bool = False
     """A linear node that also scales its input elementwise, for the residual branch."""
+    batch: int = 1
+    """Texts."""
+
+    @property
+    def tokens(self) -> int:
+        """Of one text; of a node whose first axis is that of rows."""
+        return self.shape[0] // self.batch
 
 
-def build_graph(architecture: Architecture, tokens: int, bounds: Bounds) -> tuple[Node, ...]:
-    """The encoder in execution order; `ConfigError` when a bound is missing."""
-    return tuple(_Builder(architecture, tokens, bounds).build())
+def build_graph(
+    architecture: Architecture, tokens: int, bounds: Bounds, batch: int = 1
+) -> tuple[Node, ...]:
+    """The encoder of `batch` texts of `tokens` each, in execution order.
+
+    `ConfigError` when a bound is missing.
+    """
+    nodes = _Builder(architecture, tokens, bounds, batch).build()
+    return tuple(replace(node, batch=batch) for node in nodes)
 
 
 def check_tokens(architecture: Architecture, tokens: int) -> None:
@@ -51,9 +65,10 @@ def check_tokens(architecture: Architecture, tokens: int) -> None:
 
 
 class _Builder:
-    def __init__(self, architecture: Architecture, tokens: int, bounds: Bounds) -> None:
+    def __init__(self, architecture: Architecture, tokens: int, bounds: Bounds, batch: int) -> None:
         self._a = architecture
-        self._tokens = tokens
+        self._tokens, self._batch = tokens, batch
+        self._rows = batch * tokens
         self._bounds = bounds
 
     def build(self) -> list[Node]:
@@ -72,7 +87,7 @@ class _Builder:
                 "pool",
                 (last,),
                 ("output",),
-                (self._tokens, self._a.hidden),
+                (self._rows, self._a.hidden),
                 {"output": self._bound("pool")},
             )
         )
@@ -86,7 +101,7 @@ class _Builder:
             (self._bound(f"{name}.{e}") for e in ("query", "key", "value")), key=lambda b: b.rms
         )
         kept: tuple[str, ...] = () if first else (f"{name}.residual",)
-        linear, heads = self._linear(layer), (a.heads, t, a.head_size, t)
+        linear, heads = self._linear(layer), a.heads * self._batch
         return [
             linear("qkv", normalised, kept, 3 * a.hidden, f"{name}.input", projections),
             Node(
@@ -95,7 +110,7 @@ class _Builder:
                 "scores",
                 (f"{name}.qkv",),
                 (f"{name}.scores",),
-                heads,
+                (heads, t, a.head_size, t),
                 {
                     "left": self._bound(f"{name}.query"),
                     "right": self._bound(f"{name}.key"),
@@ -108,7 +123,7 @@ class _Builder:
                 "softmax",
                 (f"{name}.scores",),
                 (f"{name}.softmax",),
-                (a.heads, t, t),
+                (heads, t, t),
                 {"input": self._bound(f"{name}.scores")},
             ),
             Node(
@@ -117,7 +132,7 @@ class _Builder:
                 "context",
                 (f"{name}.softmax", f"{name}.qkv"),
                 (f"{name}.context",),
-                (a.heads, t, t, a.head_size),
+                (heads, t, t, a.head_size),
                 {
                     "left": Bound(2.0**-20, 1.0, 1.0),
                     "right": self._bound(f"{name}.value"),
@@ -154,7 +169,7 @@ class _Builder:
                 "gelu",
                 (f"{name}.intermediate",),
                 (f"{name}.gelu",),
-                (self._tokens, a.intermediate),
+                (self._rows, a.intermediate),
                 {"input": self._bound(f"{name}.intermediate")},
             ),
             linear(
@@ -181,7 +196,7 @@ class _Builder:
                 "linear",
                 (source,),
                 (f"{name}.{part}", *kept),
-                (self._tokens, d_in, d_out),
+                (self._rows, d_in, d_out),
                 {"input": self._bound(edge), "output": output}
                 | ({"diagonal": self._bound(kept[0])} if kept else {}),
                 diagonal=bool(kept),
@@ -197,7 +212,7 @@ class _Builder:
             "layernorm",
             (f"{name}.{source}", residual),
             (f"{name}.{part}",),
-            (self._tokens, self._a.hidden),
+            (self._rows, self._a.hidden),
             {
                 "input": self._bound(f"{name}.{part}.sum"),
                 "variance": self._bound(f"{name}.{part}.variance"),

@@ -8,11 +8,11 @@ adds accuracy and the comparison of both ends' counters.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ from transport.traffic import Party
 from transport.zmq_channel import ZmqChannel, connect, listen
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 def load_server_model(loaded: LoadedConfig) -> ServerModel:
@@ -117,7 +118,7 @@ class Client:
     def ask(
         self, channel: Channel, token_ids: list[NDArray[np.int64]], dealer: Channel | None = None
     ) -> Json:
-        """One session with a request per text; returns the client's report."""
+        """One session, `model.batch` texts a request; returns the client's report."""
         session = ClientSession(self._loaded.run, self._catalog, channel)
         if self._progress:
             session.progress = self._progress
@@ -126,18 +127,29 @@ class Client:
             plan = session.setup(self._encoder.vocabulary, dealer)
             setup_s = time.perf_counter() - start
             requests = []
-            for ids in token_ids:
+            for ids in batches(token_ids, self._loaded.run.model.batch):
                 answer = session.query(ids)
                 row = request_report(plan, self._loaded, channel, answer.result, setup_s)
                 row["total"]["seconds"] = answer.seconds
-                row["output"] = self.output(answer)
-                requests.append(row)
+                requests.append({**row, **self.outputs(answer)})
             session.finish()
         return session_report(requests, channel, dealer)
 
-    def output(self, answer: Answer) -> list[float]:
-        """The embedding as the user gets it."""
-        return [float(v) for v in finish_embedding(answer.pooled, self._loaded)]
+    def outputs(self, answer: Answer) -> Json:
+        """The embeddings as the user gets them; without batches one, under a key of its own."""
+        found = [finish_embedding(row, self._loaded).tolist() for row in answer.pooled]
+        return {"outputs": found} if self._loaded.run.model.batch > 1 else {"output": found[0]}
+
+
+def batches(texts: Sequence[T], batch: int) -> list[Sequence[T]]:
+    """Texts of every request; the last one may have fewer."""
+    return [texts[start : start + batch] for start in range(0, len(texts), batch)]
+
+
+def outputs_of(report: Json) -> list[list[float]]:
+    """Embeddings of a client's report of one request, one a text."""
+    found: list[list[float]] = report.get("outputs") or [report["output"]]
+    return found
 
 
 def finish_embedding(pooled: NDArray[np.float64], loaded: LoadedConfig) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,7 @@ from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.products import Products
 from mpc_nonlinear.session import Session
 from transport.channel import Channel
-from transport.errors import ConfigError, FrameError
+from transport.errors import ConfigError, FrameError, UsageError
 from transport.handshake import handshake, recv_public, send_public
 from transport.randomness import SecureRandom
 from transport.traffic import Party
@@ -67,7 +67,7 @@ class Answer:
 
     result: RequestResult
     pooled: FloatArray
-    """Mean-pooled embedding, (hidden,), not normalised."""
+    """Mean-pooled embeddings of the texts, (texts, hidden), not normalised."""
     seconds: float
 
 
@@ -173,22 +173,28 @@ class ClientSession(_SessionParts):
                 "set dealer_allowed"
             )
 
-    def query(self, token_ids: NDArray[np.int64]) -> Answer:
-        """One private inference."""
-        tokens = self.config.model.tokens
-        padded = np.zeros(tokens, np.int64)
-        padded[: len(token_ids)] = token_ids
-        mask = np.arange(tokens) < len(token_ids)
+    def query(self, token_ids: Sequence[NDArray[np.int64]]) -> Answer:
+        """One private inference of 1 to `model.batch` texts."""
+        tokens, batch = self.config.model.tokens, self.config.model.batch
+        if not 1 <= len(token_ids) <= batch:
+            raise UsageError(f"query: {len(token_ids)} texts; give 1 to model.batch, {batch}")
+        counts = np.zeros(batch, np.int64)
+        padded = np.zeros((batch, tokens), np.int64)
+        for index, ids in enumerate(token_ids):
+            counts[index] = len(ids)
+            padded[index, : len(ids)] = ids
+        mask = np.arange(tokens) < counts[:, None]
         start = time.perf_counter()
         state = RunState(
             self._session, self._homomorphic, {}, None, None, mask, self._ring, self._products
         )
-        own = state.encode(self.table.embed(padded))
+        own = state.encode(np.concatenate([self.table.embed(ids) for ids in padded]))
         self.channel.send(_ANOTHER)
         result = run_request(self.plan, state, self._requests, own, self.progress)
         self._requests += 1
         unit = 2.0**-self.plan.context.output_bits
-        pooled = result.output.view(np.int64) * unit / len(token_ids)
+        sums = result.output.view(np.int64).reshape(batch, -1)[: len(token_ids)] * unit
+        pooled = sums / counts[: len(token_ids), None]
         return Answer(result, pooled, time.perf_counter() - start)
 
     def finish(self) -> None:
@@ -248,7 +254,8 @@ class ServerSession(_SessionParts):
 
     def serve(self) -> Iterator[RequestResult]:
         """Requests until the client finishes."""
-        shape = (self.config.model.tokens, self._state_hidden())
+        model = self.config.model
+        shape = (model.batch * model.tokens, self._state_hidden())
         request = 0
         while True:
             word = self.channel.recv(1)

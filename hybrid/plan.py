@@ -228,7 +228,7 @@ def build_plan(
     schedule: Schedule | None = None,
 ) -> Plan:
     """Bind every node to the implementation that the schedule, or else the config, names."""
-    nodes = build_graph(architecture, config.model.tokens, bounds)
+    nodes = build_graph(architecture, config.model.tokens, bounds, config.model.batch)
     schedule = schedule or schedule_of(config, nodes)
     check_complete(schedule, nodes)
     source: type[CorrelationSource] = catalog["correlations", schedule.correlations]

@@ -31,6 +31,13 @@ def compare(private: NDArray[np.float64], plain: NDArray[np.float64]) -> Accurac
     return Accuracy("plain float32 model", cosine, float(np.abs(private - plain).max()))
 
 
+def worst(texts: Iterable[Accuracy]) -> Accuracy:
+    """Of all texts of a request."""
+    every = list(texts)
+    cosine = min(one.cosine for one in every)
+    return Accuracy(every[0].reference, cosine, max(one.max_abs_error for one in every))
+
+
 def trust_model(plan: Plan, config: Mapping[str, Any]) -> list[str]:
     """Assumptions and declared leakage of a run, one plain sentence each."""
     parameters = plan.context.parameters
@@ -43,7 +50,9 @@ def trust_model(plan: Plan, config: Mapping[str, Any]) -> list[str]:
         "Two parties that follow the protocol (semi-honest); computational security 128 bits.",
         *(lattices if plan.key_sets or plan.ring_sets else ()),
         plan.source.trust,
-        "The server learns the padded number of tokens, the number of requests and timing.",
+        "The server learns the padded number of tokens, "
+        + (f"the batch of {batch} texts, " if (batch := config["model"]["batch"]) > 1 else "")
+        + "the number of requests and timing.",
         "The client learns the architecture, the bounds on every edge (powers of two, from the "
         "server's calibration on public samples), the polynomials in use and the output.",
         "The embedding table (words, positions, token types and their LayerNorm) is public to "
@@ -166,6 +175,11 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
     failure = report["failure_probability"]
     lines += [f"Failure probability of this run, all steps together: at most {failure:.1e}.", ""]
     lines += ["## Totals", "", *_table(*_phase_table(report)), ""]
+    batch = report["config"]["model"].get("batch", 1)
+    if batch > 1:
+        total, sent = report["total"], _sent(report["total"]) / batch / 1e6
+        each = f"{total['seconds'] / batch:.3f} s and {sent:.3f} MB each"
+        lines += [f"The request carries {batch} texts, {each}.", ""]
     if report.get("prediction"):
         lines += ["## Prediction", "", prediction_line(report["prediction"]), ""]
     accuracy = report.get("accuracy")

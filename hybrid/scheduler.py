@@ -147,7 +147,7 @@ class Scheduler:
     ) -> None:
         self._config, self._rules = config, config.scheduler
         self._architecture, self._catalog = architecture, catalog
-        self._nodes = build_graph(architecture, config.model.tokens, bounds)
+        self._nodes = build_graph(architecture, config.model.tokens, bounds, config.model.batch)
         if self._rules.policy == "fastest" and prices is None:
             raise ConfigError(
                 "scheduler.policy: 'fastest' needs this machine's prices; run `hybrid calibrate` "

@@ -22,18 +22,19 @@ def masked_sum_cost(rows: int, columns: int) -> Cost:
 
 
 def masked_sum(x: RingArray, session: Session, mask: NDArray[np.bool_] | None) -> RingArray:
-    """Shares of the sum of the rows of x (rows, columns) where the client's mask is true.
+    """Shares of the sum of the rows of x (..., rows, columns) where the client's mask is true.
 
     The client sums its own share; the server's rows come by one correlated OT each, with the
-    mask as choices. Exact. 1 round. Result (columns,).
+    mask (..., rows) as choices. Exact. 1 round. Result (..., columns).
     """
     if session.party is Party.SERVER:
-        sent: RingArray = correlated_ot_send(x, RING_BITS, session).sum(axis=0, dtype=np.uint64)
-        return sent
-    assert mask is not None
-    received = correlated_ot_receive(mask.astype(np.uint8), RING_BITS, session, x.shape[1])
-    rows: RingArray = received + np.where(mask[:, None], x, np.uint64(0))
-    total: RingArray = rows.sum(axis=0, dtype=np.uint64)
+        rows = correlated_ot_send(x.reshape(-1, x.shape[-1]), RING_BITS, session).reshape(x.shape)
+    else:
+        assert mask is not None
+        chosen = mask.reshape(-1).astype(np.uint8)
+        received = correlated_ot_receive(chosen, RING_BITS, session, x.shape[-1])
+        rows = received.reshape(x.shape) + np.where(mask[..., None], x, np.uint64(0))
+    total: RingArray = rows.sum(axis=-2, dtype=np.uint64)
     return total
 
 

@@ -35,7 +35,7 @@ def run_comparison(
     sessions = []
     for index, run in enumerate(runs):
         title = f"run {index + 1} of {len(runs)}: {run.name}, link {run.link}"
-        texts = [run.text(options.text)] * options.requests
+        texts = [run.text(options.text)] * (options.requests * run.loaded.run.model.batch)
         sessions.append(prepare(run.loaded, texts, title))
     rows: list[Json] = []
     made = document(rows, runs, options)

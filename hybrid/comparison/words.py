@@ -49,7 +49,8 @@ def link_title(link: str) -> str:
 def summary_sentences(made: Mapping[str, Any]) -> list[str]:
     """Which config is fastest over each link, by how much, and who sends least."""
     sentences = [_fastest(place) + _doubt(place, made) for place in made["ranking"]]
-    sentences += [text for text in (_leanest(made), _agreement(made), _failed(made)) if text]
+    found = (_leanest(made), _batched(made), _agreement(made), _failed(made))
+    sentences += [text for text in found if text]
     if not made["complete"]:
         sentences.append("Not all runs have ended; this report holds those that have.")
     return sentences
@@ -101,6 +102,17 @@ def _leanest(made: Mapping[str, Any]) -> str:
         f"({most['name']} sends most, {megabytes(sent(most['total']))} MB); "
         f"{fewest['name']} takes the fewest rounds, {fewest['total']['rounds']:,}."
     )
+
+
+def _batched(made: Mapping[str, Any]) -> str:
+    """Seconds and bytes of one text, where requests hold several."""
+    parts = []
+    for row in finished(made):
+        batch, total = row["config"]["model"].get("batch", 1), row["total"]
+        if batch > 1:
+            each = f"{seconds(total['seconds'] / batch)} s and {megabytes(sent(total) / batch)} MB"
+            parts.append(f"{label(row, made)} has {batch} texts a request, {each} a text")
+    return "; ".join(parts) + "." if parts else ""
 
 
 def _agreement(made: Mapping[str, Any]) -> str:

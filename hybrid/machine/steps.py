@@ -166,7 +166,7 @@ class StepTimer:
         products = with_keys(plan.context.mpc.products, homomorphic)
         context = replace(plan.context.mpc, products=products)
         session = Session(self._channel, context, source, self._rng)
-        mask = np.ones(_TOKENS, np.bool_) if self._channel.party is Party.CLIENT else None
+        mask = np.ones((1, _TOKENS), np.bool_) if self._channel.party is Party.CLIENT else None
         engines = products_of(plan, homomorphic)
         return RunState(session, homomorphic, {}, None, None, mask, rings, engines)
 
@@ -174,7 +174,7 @@ class StepTimer:
         """Making its correlations, preparing it and running it, as far as there is such work."""
         state = replace(state, encoded=self._encoded(step), pads={})
         if state.mask is not None:
-            state = replace(state, mask=state.mask[: step.node.shape[-1]])
+            state = replace(state, mask=state.mask[:, : step.node.shape[-1]])
         if isinstance(step.operator, WeightedOperator):
             step.operator.setup(state.session, state.encoded.get(step.node.name))
         cost, shares = step.cost, _shares(step.node, self._rng)

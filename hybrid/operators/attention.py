@@ -88,10 +88,10 @@ class AttentionProductOperator(Operator):
 
 def attention_operands(node: Node, inputs: list[RingArray]) -> tuple[RingArray, RingArray]:
     """Shares of both factors, (heads, ...), from the node's edges."""
-    qkv = inputs[-1]
-    heads = node.shape[0]
-    # (tokens, 3 hidden) -> (3, heads, tokens, head size)
-    query, key, value = qkv.reshape(len(qkv), 3, heads, -1).transpose(1, 2, 0, 3)
+    heads, tokens = node.shape[:2]
+    # (texts * tokens, 3 hidden) -> (3, texts * heads, tokens, head size)
+    parts = inputs[-1].reshape(node.batch, tokens, 3, heads // node.batch, -1)
+    query, key, value = parts.transpose(2, 0, 3, 1, 4).reshape(3, heads, tokens, -1)
     if node.op == "scores":
         return np.ascontiguousarray(query), np.ascontiguousarray(key.transpose(0, 2, 1))
     return inputs[0], np.ascontiguousarray(value)
@@ -101,5 +101,6 @@ def merged_heads(node: Node, product: RingArray) -> RingArray:
     """(heads, rows, columns) as the node's edge wants it."""
     if node.op == "context":
         heads, tokens, _, size = node.shape
-        product = product.transpose(1, 0, 2).reshape(tokens, heads * size)
+        texts = product.reshape(node.batch, heads // node.batch, tokens, size)
+        product = texts.transpose(0, 2, 1, 3).reshape(node.batch * tokens, -1)
     return np.ascontiguousarray(product)

@@ -66,7 +66,7 @@ class RunState:
     """Server only."""
     pool_bias: FloatArray | None
     mask: NDArray[np.bool_] | None
-    """Client only: true for real tokens."""
+    """Client only: true for real tokens, (batch, tokens)."""
     ring: Mapping[RingParameters, RingParty] = field(default_factory=dict)
     """This party's keys for exact products."""
     products: Mapping[str, Products] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from mpc_nonlinear.truncate import round_exactly, round_exactly_cost
 
 
 class PoolOperator(Operator):
-    """Sum of the unmasked rows of n * gain + bias, opened to the client.
+    """Sum of each text's unmasked rows of n * gain + bias, opened to the client.
 
     The client divides by their number. Its mask stays with it; the low bits, which carry the
     noise of ciphertexts, are truncated before the opening.
@@ -30,10 +30,11 @@ class PoolOperator(Operator):
 
     def __init__(self, node: Node, context: PlanContext) -> None:
         super().__init__(node, context)
-        tokens, self._hidden = node.shape
+        self._hidden = node.shape[1]
+        self._results = node.batch * self._hidden
         self._bound = node.bounds["output"]
         # Rows of normalised values have root mean square one.
-        self._sum_rms = float(tokens)
+        self._sum_rms = float(node.tokens)
         self._dropped_bits = context.mpc.fixed_point.fraction_bits - context.output_bits
 
     def parameters(self) -> dict[str, float | int | str]:
@@ -42,32 +43,33 @@ class PoolOperator(Operator):
 
     def cost(self) -> Cost:
         """Masked sum, one product with the gains, truncation, opening."""
-        tokens, hidden = self.node.shape
         products = self.context.mpc.products
-        cost = masked_sum_cost(tokens, 2 * hidden)
-        cost += products.multiply_cost(hidden, self._product_bounds)
-        cost += round_exactly_cost(hidden, self._dropped_bits)
-        return cost + open_to_client_cost(hidden)
+        cost = masked_sum_cost(self.node.shape[0], 2 * self._hidden)
+        cost += products.multiply_cost(self._results, self._product_bounds)
+        cost += round_exactly_cost(self._results, self._dropped_bits)
+        return cost + open_to_client_cost(self._results)
 
     @property
     def _product_bounds(self) -> Bounds:
         return Bounds(self._sum_rms, 1.0, self._bound.rms)
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
-        """Client: the opened sum, ring encoding with `output_bits` fraction bits; server: zeros."""
-        session = state.session
-        tokens, hidden = self.node.shape
+        """Client: the opened sums (batch * hidden,), as ring words of `output_bits` fraction bits.
+
+        Server: zeros.
+        """
+        session, node, hidden = state.session, self.node, self._hidden
         gain = np.zeros(hidden, np.uint64)
-        bias = np.zeros((tokens, hidden), np.uint64)
+        bias = np.zeros(node.shape, np.uint64)
         if state.pool_gain is not None and state.pool_bias is not None:
             gain = state.encode(state.pool_gain)
             bias = bias + state.encode(state.pool_bias)
         rows = np.concatenate([inputs[0], bias], axis=1)
-        sums = masked_sum(rows, session, state.mask)
+        sums = masked_sum(rows.reshape(node.batch, node.tokens, -1), session, state.mask)
         scaled = session.products.multiply(
-            np.ascontiguousarray(sums[:hidden]), gain, session, self._product_bounds
+            sums[:, :hidden].ravel(), np.tile(gain, node.batch), session, self._product_bounds
         )
-        total = scaled + sums[hidden:]
+        total = scaled + sums[:, hidden:].ravel()
         total = round_exactly(total, self._dropped_bits, session)
         opened = open_to_client(total, session)
-        return [np.zeros(hidden, np.uint64) if opened is None else opened]
+        return [np.zeros(self._results, np.uint64) if opened is None else opened]
