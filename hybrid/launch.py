@@ -174,6 +174,7 @@ def request_report(
         "environment": environment,
         "trust_model": trust_model(plan, config),
         "failure_probability": plan.cost.failure_probability,
+        "encoded_bytes": sum(plan.encoded_bytes().values()),
         "setup": phase_row(setup_s, channel.traffic(SETUP)),
         "offline": offline,
         "online": online,

@@ -33,6 +33,7 @@ def write_page(made: Json, path: Path) -> Json:
         models=words.models(made),
         operator_tables=[_operator_table(made, *table) for table in _OPERATOR_TABLES],
         predictions=words.predictions(made),
+        reason_lists=words.reason_lists(made),
         trust=words.trust_lines(made),
         words=words,
         colours={group.key: group.colour for group in GROUPS},

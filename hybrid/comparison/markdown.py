@@ -15,6 +15,7 @@ from hybrid.comparison.words import (
     models,
     phase_cells,
     predictions,
+    reason_lists,
     seconds,
     summary_sentences,
     trust_lines,
@@ -28,6 +29,8 @@ def write_comparison(made: Made, path: Path) -> None:
     lines = ["# Comparison of protocols", "", " ".join(summary_sentences(made)), ""]
     lines += [how_measured(made), "", models(made), ""]
     lines += ["## Totals", "", *_table(*_totals(made)), ""]
+    for place, said in reason_lists(made):
+        lines += _lists(f"{place}: what is faster, and why", said)
     for what, title in (("seconds", "Seconds"), ("megabytes", "MB"), ("rounds", "Rounds")):
         lines += [f"## {title} by operator", "", *_table(*_by_operator(made, what)), ""]
     lines += _lists("Prediction of seconds", [f"{n}: {s}" for n, s in predictions(made)])

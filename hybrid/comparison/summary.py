@@ -8,6 +8,7 @@ from typing import Any
 
 from hybrid.comparison.configs import Options, PlannedRun
 from hybrid.comparison.published import RELATIVE, published_rows
+from hybrid.comparison.reasons import reasons
 from hybrid.environment import describe
 from hybrid.report import prediction_summary
 
@@ -30,6 +31,7 @@ def document(rows: Sequence[Json], planned: Sequence[PlannedRun], options: Optio
         "environment": _environment(rows),
         "runs": list(rows),
         "ranking": ranking(rows, planned[0].name),
+        "reasons": reasons([r for r in rows if "error" not in r], planned[0].name),
         "published": published_rows(),
         "published_relative": list(RELATIVE),
     }
@@ -44,6 +46,7 @@ def run_row(run: PlannedRun, reports: Sequence[Json], paths: Sequence[str]) -> J
         "config": first["config"],
         "model": first.get("model", ""),
         "trust_model": first["trust_model"],
+        "encoded_bytes": first.get("encoded_bytes"),
         **{phase: spread([r[phase] for r in reports]) for phase in PHASE_NAMES},
         "steps": steps,
         "prediction": prediction_summary(steps),

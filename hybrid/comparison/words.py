@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hybrid.comparison import reasons
 from hybrid.comparison.groups import sent
 from hybrid.comparison.summary import failures, finished, links_of
 from hybrid.report import prediction_line
@@ -102,6 +103,15 @@ def _leanest(made: Mapping[str, Any]) -> str:
         f"({most['name']} sends most, {megabytes(sent(most['total']))} MB); "
         f"{fewest['name']} takes the fewest rounds, {fewest['total']['rounds']:,}."
     )
+
+
+def reason_lists(made: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Link and sentences: who is faster than the reference, by how much and why."""
+    return [
+        (link_words(entry["link"]), reasons.sentences(entry, seconds))
+        for entry in made["reasons"]
+        if entry["others"]
+    ]
 
 
 def _batched(made: Mapping[str, Any]) -> str:
