@@ -30,8 +30,9 @@ from hybrid.launch import (
     outputs_of,
 )
 from hybrid.machine.calibrate import calibrate as measure_machine
+from hybrid.machine.calibrate import needs_prices
 from hybrid.machine.predict import predicted_seconds
-from hybrid.machine.prices import cache_file, prices_for_reports
+from hybrid.machine.prices import MachinePrices, cache_file, prices_for_reports
 from hybrid.models import model_line, text_encoder
 from hybrid.processes import Launcher, RunResult
 from hybrid.reference import PlainEncoder
@@ -61,6 +62,7 @@ def run(config_path: Path, texts: list[str], out: Path | None, truncate: bool) -
     console = make_console()
     loaded = load_config(config_path)
     texts = texts or read_texts(loaded)
+    calibrated(loaded, console)
     session = PreparedSession(loaded, texts, truncate)
     out = out or Path("runs") / loaded.run.name
     writable(out)
@@ -110,6 +112,7 @@ def compare(paths: list[Path], options: Options) -> bool:
         console.print(text, highlight=False, markup=False)
 
     def prepare(loaded: LoadedConfig, texts: list[str], title: str) -> Callable[[], list[Json]]:
+        calibrated(loaded, console)
         session = PreparedSession(loaded, texts, options.truncate)
 
         def started() -> list[Json]:
@@ -167,6 +170,7 @@ def serve(config_path: Path, endpoint: str, out: Path | None, keep: bool) -> Non
     _refuse_dealer(loaded)
     if out:
         writable(out)
+    calibrated(loaded, console)
     server = Server(loaded)
     while True:
         channel = open_server(loaded, endpoint)
@@ -247,17 +251,31 @@ def _refuse_dealer(loaded: LoadedConfig) -> None:
 
 def plan(config_path: Path) -> None:
     """`hybrid plan`."""
-    loaded = load_config(config_path)
+    console, loaded = make_console(), load_config(config_path)
+    calibrated(loaded, console)
     made = make_plan(loaded)
     seconds = predicted_seconds(made, prices_for_reports(), loaded.run.scheduled_link())
-    print_plan(make_console(), made, loaded.run.runtime.weights_memory_gb, seconds)
+    print_plan(console, made, loaded.run.weights_memory_gb(), seconds)
+
+
+def calibrated(loaded: LoadedConfig, console: Console) -> None:
+    """Measure this machine if a schedule needs its prices and there are none."""
+    if not needs_prices(loaded.run):
+        return
+    console.print("no prices of this machine yet; measuring it once, about a minute")
+    measure(console)
+
+
+def measure(console: Console) -> MachinePrices:
+    """Calibrate, showing what is under way."""
+    with console.status("calibrating") as status:
+        return measure_machine(lambda what: status.update(f"calibrating: {what}"))
 
 
 def calibrate() -> None:
     """`hybrid calibrate`."""
     console = make_console()
-    with console.status("calibrating") as status:
-        prices = measure_machine(lambda what: status.update(f"calibrating: {what}"))
+    prices = measure(console)
     for line in prices.lines():
         console.print(line, highlight=False)
     console.print(f"kept in {cache_file()}", highlight=False)

@@ -190,6 +190,12 @@ class RunConfig(_Strict):
             return LinkModel("custom", self.link.bandwidth_mbps * 1e6, self.link.latency_ms * 1e-3)
         return LINK_PROFILES.get(self.link)
 
+    def weights_memory_gb(self) -> float:
+        """Memory for encoded weights: what a schedule was made for, else this machine's."""
+        given = self.scheduler.memory_gb
+        scheduled = self.scheduler.policy != "fixed" and given is not None
+        return given if scheduled and given is not None else self.runtime.weights_memory_gb
+
     def scheduled_link(self) -> LinkModel | None:
         """The network that schedules are made for."""
         network = self.scheduler.network

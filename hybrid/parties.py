@@ -221,7 +221,7 @@ class ServerSession(_SessionParts):
         maps = fold(model.weights, model.architecture)
         self.progress("encoding weights", -1)
         # Encoded while the client makes its keys.
-        kept = plan.kept_weights(self.config.runtime.weights_memory_gb)
+        kept = plan.kept_weights(self.config.weights_memory_gb())
         encoded = {
             step.node.name: step.operator.encode(maps[step.node.name], keep=step.node.name in kept)
             for step in plan.steps

@@ -38,6 +38,8 @@ _CORRELATION_WEIGHTS = (0.0, 1.0, 8.0)
 """Batches of correlations are not proportional: searched as if they cost more or less."""
 _STARTS = 3
 """Of the best ones, improved step by step."""
+_LEAD_DIGITS = 9
+"""Of seconds: leads that differ by less than a nanosecond are one."""
 _TIE = 1e-10
 """Weight of bytes where rounds decide, and of rounds where bytes do."""
 
@@ -64,6 +66,8 @@ class _Objective:
     _shifts: dict[int, float] = field(default_factory=dict, compare=False)
     _making: dict[int, float] = field(default_factory=dict, compare=False)
     """By candidate, which outlive the objective."""
+    _moves: dict[tuple[int, float], Clocks] = field(default_factory=dict, compare=False)
+    """By cost, which outlives the objective, and lead of the client's clock."""
 
     def after(self, clocks: Clocks, candidate: Candidate) -> Clocks:
         """Both clocks, or the sum in both of them, after one more step."""
@@ -96,8 +100,14 @@ class _Objective:
 
     def _advanced(self, clocks: Clocks, cost: Cost) -> Clocks:
         if self.policy == "fastest":
-            assert self.prices is not None
-            return cost.work.advance(clocks, self.prices)
+            # Shifting both clocks shifts both results: only the lead matters.
+            lead = round(clocks.client - clocks.server, _LEAD_DIGITS)
+            start = min(clocks.client, clocks.server)
+            if (moved := self._moves.get((id(cost), lead))) is None:
+                assert self.prices is not None
+                moved = cost.work.advance(Clocks(max(lead, 0.0), max(-lead, 0.0)), self.prices)
+                self._moves[id(cost), lead] = moved
+            return Clocks(start + moved.client, start + moved.server)
         total = clocks.client + self._scalar(cost.traffic)
         return Clocks(total, total)
 
@@ -218,8 +228,7 @@ class Scheduler:
     @property
     def _limit(self) -> float:
         """Bytes of encoded weights; layers beyond it would be encoded at every use."""
-        given = self._rules.memory_gb
-        return 1e9 * (self._config.runtime.weights_memory_gb if given is None else given)
+        return 1e9 * self._config.weights_memory_gb()
 
     def _too_large(self, options: list[Candidates]) -> str:
         least = sum(min(c.encoded_bytes for c in possible.fitting) for possible in options)

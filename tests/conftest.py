@@ -23,6 +23,21 @@ def private_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(scope="session")
+def prices(tmp_path_factory):
+    """Of this machine, measured for real, once for all tests."""
+    from hybrid.machine.calibrate import calibrate
+    from hybrid.machine.prices import cache_file, known_prices, load
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYBRID_CACHE", str(tmp_path_factory.mktemp("prices")))
+        said: list[str] = []
+        measured = calibrate(said.append)
+        assert known_prices() == measured == load(cache_file())
+        assert {"network", "interactive blocks", "ciphertexts", "whole steps"} <= set(said)
+    return measured
+
+
 @pytest.fixture
 def tiny_model(tmp_path) -> Path:
     return write_tiny_model(tmp_path / "model")

@@ -31,6 +31,7 @@ import numpy as np  # noqa: E402
 
 from hybrid.config import load_config  # noqa: E402
 from hybrid.launch import Client, Server, finish_embedding  # noqa: E402
+from hybrid.machine.calibrate import calibrate, needs_prices  # noqa: E402
 from hybrid.reference import PlainEncoder  # noqa: E402
 from hybrid.report import compare  # noqa: E402
 from transport.channel import Channel  # noqa: E402
@@ -49,6 +50,9 @@ def main() -> None:
 
     # 1. A config is checked when it is read. Both parties have the same one.
     loaded = load_config(arguments.config)
+    if needs_prices(loaded.run):
+        print("measuring this machine once, for the schedule:")
+        calibrate(lambda what: print(f"  {what}"))
     server = Server(loaded)  # Reads weights, calibrates bounds, builds the plan.
     client = Client(loaded)
     token_ids = client.encode(arguments.text, truncate=False)

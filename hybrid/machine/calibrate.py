@@ -7,8 +7,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from hybrid.config import RunConfig
 from hybrid.machine import interactive
-from hybrid.machine.prices import MachinePrices, cache_file, check_writable, fingerprint, save
+from hybrid.machine.prices import (
+    MachinePrices,
+    cache_file,
+    check_writable,
+    fingerprint,
+    known_prices,
+    save,
+)
+
+
+def needs_prices(config: RunConfig) -> bool:
+    """Whether its schedule needs prices that this machine has not got."""
+    return config.scheduler.policy == "fastest" and known_prices() is None
 
 
 def calibrate(progress: Callable[[str], None]) -> MachinePrices:
