@@ -62,7 +62,7 @@ class ModelConfig(_Strict):
     tokens: int = Field(ge=1, le=512)
     """Every input is padded to this many tokens; longer ones are refused."""
     batch: int = Field(default=1, ge=1, le=64)
-    """Texts of one request; one with fewer is filled up with empty ones, which nobody can tell."""
+    """Texts of one request; one with fewer repeats its first, which the server cannot tell."""
     embedding: Literal["public_table"]
     pooling: Literal["mean"]
     normalize: bool

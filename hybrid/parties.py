@@ -180,7 +180,12 @@ class ClientSession(_SessionParts):
             raise UsageError(f"query: {len(token_ids)} texts; give 1 to model.batch, {batch}")
         counts = np.zeros(batch, np.int64)
         padded = np.zeros((batch, tokens), np.int64)
-        for index, ids in enumerate(token_ids):
+        # Missing texts repeat the first: all bounds that hold for it then hold for them, where a
+        # text of padding alone would be like nothing that was calibrated on.
+        filled = [*token_ids, *[token_ids[0]] * (batch - len(token_ids))]
+        for index, ids in enumerate(filled):
+            if not 1 <= len(ids) <= tokens:
+                raise UsageError(f"query: a text of {len(ids)} tokens; give 1 to {tokens}")
             counts[index] = len(ids)
             padded[index, : len(ids)] = ids
         mask = np.arange(tokens) < counts[:, None]

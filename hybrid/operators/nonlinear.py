@@ -45,10 +45,7 @@ class NonlinearOperator(Operator):
             # The client alone knows which tokens are padding; scores there fall so far below the
             # smallest real one that their exponential is clipped.
             largest = self.node.bounds["input"].max_abs
-            seen = state.mask.copy()
-            # A text that only fills a batch up sees its first token, whatever that is.
-            seen[:, 0] |= ~seen.any(axis=1)
-            penalty = state.encode(np.where(seen, 0.0, -(2 * largest + MASK_GAP)))
+            penalty = state.encode(np.where(state.mask, 0.0, -(2 * largest + MASK_GAP)))
             texts = x.reshape(self.node.batch, -1, *x.shape[1:])
             x = (texts + penalty[:, None, None]).reshape(x.shape)
         session = state.session.with_products(state.products[self.multiply])
