@@ -78,7 +78,8 @@ def compare(
         typer.Option("--link", help="Run over this link instead of the config's; repeatable."),
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=1, max=512, help="Instead of model.tokens.")
+        int | None,
+        typer.Option(min=1, max=512, help="Instead of model.tokens; configs' texts are cut."),
     ] = None,
     repetitions: Annotated[
         int, typer.Option(min=1, max=1000, help="Measured requests of each session.")

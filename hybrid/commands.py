@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,16 @@ class PreparedSession:
 def compare(paths: list[Path], options: Options) -> bool:
     """`hybrid compare`; whether every run succeeded."""
     console = make_console()
+    made = measured_comparison(paths, options, console)
+    for sentence in summary_sentences(made):
+        console.print(sentence, highlight=False, markup=False)
+    reports = f"report: {options.out / 'report.html'}, report.md and report.json"
+    console.print(reports, highlight=False, markup=False)
+    return not failures(made)
+
+
+def measured_comparison(paths: Sequence[Path], options: Options, console: Console) -> Json:
+    """Run configs one by one with progress on the console; report.json's content."""
     writable(options.out)
 
     def say(text: str) -> None:
@@ -113,7 +123,7 @@ def compare(paths: list[Path], options: Options) -> bool:
 
     def prepare(loaded: LoadedConfig, texts: list[str], title: str) -> Callable[[], list[Json]]:
         calibrated(loaded, console)
-        session = PreparedSession(loaded, texts, options.truncate)
+        session = PreparedSession(loaded, texts, options.shortens)
 
         def started() -> list[Json]:
             say(title)
@@ -121,11 +131,7 @@ def compare(paths: list[Path], options: Options) -> bool:
 
         return started
 
-    made = run_comparison(paths, options, prepare, say)
-    for sentence in summary_sentences(made):
-        say(sentence)
-    say(f"report: {options.out / 'report.html'}, report.md and report.json")
-    return not failures(made)
+    return run_comparison(paths, options, prepare, say)
 
 
 def joined_reports(

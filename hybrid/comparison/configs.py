@@ -37,6 +37,11 @@ class Options:
     truncate: bool = False
 
     @property
+    def shortens(self) -> bool:
+        """Whether texts that are too long are cut: on demand, and a config's own for --tokens."""
+        return self.truncate or (self.tokens is not None and self.text is None)
+
+    @property
     def requests(self) -> int:
         """Requests of one session."""
         return self.repetitions + self.warm_up
