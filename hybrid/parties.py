@@ -28,7 +28,7 @@ from hybrid.operators.base import EncodedLinear, RunState, WeightedOperator
 from hybrid.plan import Plan, build_plan
 from hybrid.products import CheapestProducts, CkksProducts
 from hybrid.public_table import receive_table, send_table
-from hybrid.runner import Progress, RequestResult, run_request
+from hybrid.runner import Measured, Progress, RequestResult, run_offline, run_request
 from hybrid.schedule import Schedule
 from hybrid.weights import EncoderWeights
 from mpc_nonlinear.correlations.base import CorrelationSource
@@ -43,7 +43,8 @@ from transport.traffic import Party
 
 _DESCRIPTION_BYTES = 1 << 20
 _DESCRIPTION_KEYS = {"architecture", "bounds", "embedding", "schedule"}
-_ANOTHER, _FINISHED = b"\x01", b"\x00"
+_ANOTHER, _FINISHED, _AHEAD = b"\x01", b"\x00", b"\x02"
+"""The client's words: run a request, end, or run the offline phase of the next request."""
 
 
 def _ignore(_step: str, _layer: int) -> None:
@@ -79,6 +80,9 @@ class _SessionParts:
         self.catalog = catalog
         self.channel = channel
         self.progress: Progress = _ignore
+        self._requests = 0
+        self._ahead: list[Measured] | None = None
+        """Offline steps of the next request, if they have run."""
 
     def agree_on_config(self) -> None:
         handshake(self.channel, {"config": self.config.public_hash()})
@@ -145,15 +149,15 @@ class ClientSession(_SessionParts):
         self.table = receive_table(self.channel, architecture, digest)
         self.progress("keys", -1)
         randomness = SecureRandom(domain="ckks client")
-        homomorphic, self._ring = send_keys(plan, self.channel, randomness)
+        homomorphic, rings = send_keys(plan, self.channel, randomness)
         source = self.start_correlations(plan, dealer)
         self.progress("waiting for encoded weights", -1)
         self.plan, self._session = plan, self.session(plan, homomorphic, source)
         for step in plan.steps:
             step.operator.setup(self._session, None)
         self.channel.recv(1)
-        self._products = products_of(plan, homomorphic)
-        self._homomorphic, self._requests = homomorphic, 0
+        products = products_of(plan, homomorphic)
+        self._state = RunState(self._session, homomorphic, {}, None, None, None, rings, products)
         return plan
 
     def _check_trust(self, schedule: Schedule | None) -> None:
@@ -173,8 +177,14 @@ class ClientSession(_SessionParts):
                 "set dealer_allowed"
             )
 
+    def prepare(self) -> None:
+        """The offline phase of the next request, before there is a text; done once at most."""
+        if self._ahead is None:
+            self.channel.send(_AHEAD)
+            self._ahead = run_offline(self.plan, self._state, self._requests, self.progress)
+
     def query(self, token_ids: Sequence[NDArray[np.int64]]) -> Answer:
-        """One private inference of 1 to `model.batch` texts."""
+        """One private inference of 1 to `model.batch` texts; only its online phase if prepared."""
         tokens, batch = self.config.model.tokens, self.config.model.batch
         if not 1 <= len(token_ids) <= batch:
             raise UsageError(f"query: {len(token_ids)} texts; give 1 to model.batch, {batch}")
@@ -190,12 +200,11 @@ class ClientSession(_SessionParts):
             padded[index, : len(ids)] = ids
         mask = np.arange(tokens) < counts[:, None]
         start = time.perf_counter()
-        state = RunState(
-            self._session, self._homomorphic, {}, None, None, mask, self._ring, self._products
-        )
+        state = replace(self._state, mask=mask)
         own = state.encode(np.concatenate([self.table.embed(ids) for ids in padded]))
         self.channel.send(_ANOTHER)
-        result = run_request(self.plan, state, self._requests, own, self.progress)
+        ahead, self._ahead = self._ahead, None
+        result = run_request(self.plan, state, self._requests, own, self.progress, ahead)
         self._requests += 1
         unit = 2.0**-self.plan.context.output_bits
         sums = result.output.view(np.int64).reshape(batch, -1)[: len(token_ids)] * unit
@@ -261,18 +270,17 @@ class ServerSession(_SessionParts):
         """Requests until the client finishes."""
         model = self.config.model
         shape = (model.batch * model.tokens, self._state_hidden())
-        request = 0
-        while True:
-            word = self.channel.recv(1)
-            if word == _FINISHED:
-                return
-            if word != _ANOTHER:
+        while (word := self.channel.recv(1)) != _FINISHED:
+            if word == _AHEAD and self._ahead is None:
+                self._ahead = run_offline(self.plan, self._state, self._requests, self.progress)
+            elif word == _ANOTHER:
+                # The embedding is the client's alone: the server's share of it is zero.
+                own, ahead = np.zeros(shape, np.uint64), self._ahead
+                self._ahead = None
+                yield run_request(self.plan, self._state, self._requests, own, self.progress, ahead)
+                self._requests += 1
+            else:
                 raise FrameError("setup: the client sent an unknown request word; same version?")
-            # The embedding is the client's alone: the server's share of it is zero.
-            yield run_request(
-                self.plan, self._state, request, np.zeros(shape, np.uint64), self.progress
-            )
-            request += 1
 
     def _state_hidden(self) -> int:
         return self.plan.steps[-1].node.shape[-1]

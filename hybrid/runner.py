@@ -41,11 +41,19 @@ def step_label(request: int, name: str) -> str:
 
 
 def run_request(
-    plan: Plan, state: RunState, request: int, own_input: RingArray, progress: Progress
+    plan: Plan,
+    state: RunState,
+    request: int,
+    own_input: RingArray,
+    progress: Progress,
+    ahead: list[Measured] | None = None,
 ) -> RequestResult:
-    """Offline step, then every online step. `own_input` is this party's share of the embedding."""
+    """Offline step, then every online step. `own_input` is this party's share of the embedding.
+
+    ahead: of the offline steps, where `run_offline` has run them before.
+    """
     channel = state.session.channel
-    measured = _offline(plan, state, request, progress)
+    measured = run_offline(plan, state, request, progress) if ahead is None else [*ahead]
     edges = {INPUT_EDGE: own_input}
     uses = _uses(plan)
     for step in plan.steps:
@@ -59,7 +67,8 @@ def run_request(
     return RequestResult(tuple(measured), edges["output"])
 
 
-def _offline(plan: Plan, state: RunState, request: int, progress: Progress) -> list[Measured]:
+def run_offline(plan: Plan, state: RunState, request: int, progress: Progress) -> list[Measured]:
+    """What a request consumes and what does not depend on its input."""
     channel = state.session.channel
     progress(CORRELATIONS_STEP, -1)
     start = time.perf_counter()
