@@ -120,6 +120,8 @@ def inference_case(
     with network(link) as net:
         for name in ("model", "network"):
             raw["link"] = link.name if name == "model" else "none"
+            # The same schedule over both.
+            raw["scheduler"] = {**raw.get("scheduler", {}), "network": link.name}
             raw["runtime"]["curve_keys"] = None if name == "model" else str(keys)
             path = folder / f"{link.name}_{name}.yaml"
             path.write_text(yaml.safe_dump(raw))
