@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from hybrid.comparison import reasons
@@ -71,20 +72,17 @@ def _fastest(place: Json) -> str:
 
 
 def _doubt(place: Json, made: Mapping[str, Any]) -> str:
-    """Says so where the fastest two are not clearly apart."""
-    if len(place["order"]) < 2:
+    """Says so where neighbours in the order are not clearly apart."""
+    totals = {r["name"]: r["total"] for r in finished(made) if r["link"] == place["link"]}
+    names = [ranked["name"] for ranked in place["order"]]
+    close = [
+        f"{first} and {second}"
+        for first, second in pairwise(names)
+        if totals[first]["seconds_max"] >= totals[second]["seconds_min"]
+    ]
+    if not close:
         return ""
-    first, second = (
-        next(
-            row["total"]
-            for row in finished(made)
-            if row["link"] == place["link"] and row["name"] == ranked["name"]
-        )
-        for ranked in place["order"][:2]
-    )
-    if first["seconds_max"] < second["seconds_min"]:
-        return ""
-    return " The repetitions of the first two overlap, so their order may be chance."
+    return f" The repetitions of {', of '.join(close)} overlap, so their order may be chance."
 
 
 def _leanest(made: Mapping[str, Any]) -> str:
