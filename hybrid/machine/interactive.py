@@ -224,7 +224,7 @@ def measure(progress: Callable[[str], None]) -> MachinePrices:
         return ours
 
     dealing = start(dealer_process, _TIMEOUT_S)
-    dealers = [_received(dealing)[1] for _ in Party]
+    dealers = [_announced(dealing) for _ in Party]
     server = start(_party, Party.SERVER, "", dealers[1], cores[1])
     endpoint = _received(server)
     client = start(_party, Party.CLIENT, endpoint, dealers[0], cores[0])
@@ -238,6 +238,14 @@ def measure(progress: Callable[[str], None]) -> MachinePrices:
     for process in processes:
         process.join()
     return _priced(*measured)
+
+
+def _announced(pipe: Connection) -> str:
+    """An endpoint of the dealer's."""
+    kind, value = _received(pipe)
+    if kind != "endpoint":
+        raise HybridError(f"calibrate: the dealer's process failed: {value[1]}")
+    return str(value)
 
 
 def _received(pipe: Connection) -> Any:
