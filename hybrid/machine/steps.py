@@ -49,8 +49,8 @@ _LEFT_OUT = ("halevi_shoup",)
 """Counts units of another packing only, and takes keys of its own."""
 _LARGE = "layer0.intermediate"
 """Exact products count the same units here as in the smaller product."""
-_FORGOTTEN = np.zeros(8 << 20, np.uint8)
-"""Larger than the caches near a core."""
+_FORGOTTEN = np.zeros(32 << 20, np.uint8)
+"""As large as a cache that cores share."""
 _CONFIG: Mapping[str, Any] = {
     "name": "calibration",
     "model": {
