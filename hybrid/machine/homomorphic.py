@@ -139,9 +139,9 @@ class HomomorphicTimer:
 def matrix_prices(parameters: CkksParameters) -> Prices:
     """Units of modular matrix products, and of sums that move residues."""
     p, n = parameters.primes[0], parameters.poly_degree
-    rng, blocks = SecureRandom(domain="calibration"), 512
+    rng = SecureRandom(domain="calibration")
 
-    def taken(rows: int, inner: int, polys: int) -> tuple[list[float], float]:
+    def taken(rows: int, inner: int, polys: int, blocks: int) -> tuple[list[float], float]:
         centre = 1 << 40
         values = rng.uint64((inner, polys, n)) % np.uint64(2 * centre)
         operand = values.astype(np.float64) - centre
@@ -151,7 +151,10 @@ def matrix_prices(parameters: CkksParameters) -> Prices:
         seconds = seconds_of(lambda: modular_matmul(matrices, operand))
         return [*map(float, counts), 2.0 * rows * inner * blocks], seconds
 
-    cases = [taken(*c) for c in ((64, 64, 2), (8, 64, 2), (64, 8, 2), (96, 192, 2), (64, 64, 1))]
+    shapes = ((64, 64, 2), (8, 64, 2), (64, 8, 2), (96, 192, 2), (64, 64, 1))
+    cases = [taken(*shape, 512) for shape in shapes]
+    # Many tokens mean few blocks, and few limbs for as many products.
+    cases += [taken(96, 192, 2, 128), taken(64, 32, 2, 1024)]
     names = ("multiply_add", "operand_residue", "product_residue", "weight_limb")
     yield from fitted(names, cases).items()
     rows_of = np.zeros((8, 2, n))

@@ -41,8 +41,8 @@ from transport.work import Work
 
 _RUNS = 3
 _SHAPE = Architecture(384, 1, 12, 1536, 1024, 64, 1, 1e-12)
-_TOKENS, _FEW_TOKENS = 16, 4
-"""Few where every product takes 64 oblivious transfers."""
+_TOKENS, _FEW_TOKENS, _MANY_TOKENS = 16, 4, 64
+"""Few where every product takes 64 oblivious transfers; many where a packing's matrices change."""
 _PARTS = ("scores", "softmax", "context", "attention_output", "attention_norm", "intermediate")
 _NODES = tuple(f"layer0.{part}" for part in (*_PARTS, "gelu"))
 _LEFT_OUT = ("halevi_shoup",)
@@ -101,25 +101,31 @@ def _study(source: type[CorrelationSource]) -> _Study:
     config, catalog = RunConfig.model_validate(_CONFIG), load_catalog()
     binder = Binder(config, _SHAPE, catalog, source)
     bounds: dict[str, Bound] = defaultdict(lambda: Bound(0.5, 1.0, 16.0))
-    nodes = {tokens: build_graph(_SHAPE, tokens, bounds) for tokens in (_TOKENS, _FEW_TOKENS)}
     steps = []
-    for whole, small in zip(nodes[_TOKENS], nodes[_FEW_TOKENS], strict=True):
-        for node in (whole, small) if whole.name in _NODES else ():
-            found = candidates_of(node, binder, catalog, config, None)
-            steps += [
-                (f"{node.name} {c.label}", c.step)
-                for c in found.fitting
-                if _belongs(c, node is whole, issubclass(source, TrustedDealer))
-            ]
+    for tokens in (_TOKENS, _FEW_TOKENS, _MANY_TOKENS):
+        for node in build_graph(_SHAPE, tokens, bounds):
+            if node.name in _NODES:
+                found = candidates_of(node, binder, catalog, config, None).fitting
+                steps += [
+                    (f"{node.name} {c.label}", c.step)
+                    for c in found
+                    if _belongs(c, tokens, issubclass(source, TrustedDealer))
+                ]
     every = tuple(step for _, step in steps)
     schedule = Schedule(source.name, {})
     plan = Plan(every, binder.context, source, NO_TRAFFIC, schedule, binder.products)
     return _Study(tuple(steps), plan)
 
 
-def _belongs(candidate: Candidate, whole: bool, dealt: bool) -> bool:
-    """Each implementation once: by transfers on few tokens, from the dealer with the dealer."""
-    choice = candidate.choice
+def _belongs(candidate: Candidate, tokens: int, dealt: bool) -> bool:
+    """Each implementation once: by transfers on few tokens, from the dealer with the dealer.
+
+    And one product of many tokens.
+    """
+    choice, whole = candidate.choice, tokens == _TOKENS
+    if tokens == _MANY_TOKENS:
+        name = candidate.step.node.name
+        return (name, choice.protocol, dealt) == (_LARGE, "token_periodic", False)
     if choice.protocol in _LEFT_OUT or choice.multiply == "cheapest":
         return False
     if candidate.step.operator.ring_keys and candidate.step.node.name == _LARGE:
