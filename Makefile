@@ -9,6 +9,9 @@ MODEL := models/all-MiniLM-L6-v2
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
+# Tests at the same time.
+JOBS ?= 2
+PYTEST = $(BIN)/pytest --durations=10
 
 .DEFAULT_GOAL := help
 .PHONY: help install model run check test test-slow clean
@@ -30,10 +33,12 @@ check: $(VENV)/.tested  ## lint, format, types, direction of imports
 	$(BIN)/lint-imports
 
 test: check model  ## check, then all tests but the slow ones
-	$(BIN)/pytest -m "not slow" --durations=10
+	$(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not alone"
+	$(PYTEST) -m "alone and not slow"
 
 test-slow: check model  ## check, then all tests
-	$(BIN)/pytest --durations=10
+	$(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not alone"
+	$(PYTEST) -m "slow or alone"
 
 clean:  ## remove .venv and caches; the model and reports stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

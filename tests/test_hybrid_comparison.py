@@ -287,7 +287,7 @@ def test_every_config_is_checked_before_the_first_run(tmp_path):
     [
         (["tiny.yaml"], "Missing option"),
         (["tiny.yaml", "--out", "out", "--link", "moon"], "choose among none, lan"),
-        (["tiny.yaml", "--out", "out", "--tokens", "4"], "--truncate"),
+        (["tiny.yaml", "--out", "out", "--tokens", "0"], "--tokens"),
         (["tiny.yaml", "--out", "/proc/none"], "--out /proc/none: cannot be written"),
     ],
 )

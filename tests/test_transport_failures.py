@@ -335,6 +335,7 @@ def test_a_link_model_is_refused_off_this_machine() -> None:
             open_("tcp://192.0.2.1:1", Party.SERVER, timeout_s=5, curve=any_keys(), link=link)
 
 
+@pytest.mark.alone
 def test_the_loopback_device_agrees_with_what_was_counted() -> None:
     if loopback_bytes() is None:
         pytest.skip("this system does not show its loopback counter")
