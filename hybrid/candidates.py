@@ -14,6 +14,7 @@ from hybrid.machine.prices import MachinePrices
 from hybrid.operators.base import WeightedOperator
 from hybrid.plan import Step
 from hybrid.schedule import Choice
+from mpc_nonlinear.protocols.base import NonlinearProtocol
 from transport.errors import ConfigError, HybridError
 
 
@@ -82,7 +83,11 @@ def candidates_of(
 
 def _approximation_error(catalog: Catalog, node: Node, choice: Choice) -> float:
     key = (node.op, choice.protocol)
-    return float(getattr(catalog[key], "approximation_error", 0.0)) if key in catalog else 0.0
+    if key not in catalog:
+        return 0.0
+    entry = catalog[key]
+    is_nonlinear = isinstance(entry, type) and issubclass(entry, NonlinearProtocol)
+    return entry.approximation_error_of_rows(node.shape[-1]) if is_nonlinear else 0.0
 
 
 def _choices(node: Node, binder: Binder, catalog: Catalog, config: RunConfig) -> Iterator[Choice]:

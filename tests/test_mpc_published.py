@@ -201,6 +201,24 @@ def test_softmax_references_on_rows_of_a_hundred(name):
     assert protocol.approximation_error / 8 <= error <= protocol.approximation_error
 
 
+@pytest.mark.parametrize("length", [1, 2, 3, 16, 100, 257, 512])
+@every_softmax
+def test_softmax_errors_grow_with_the_length_of_rows(name, length):
+    protocol = SOFTMAXES[name][0](512.0, causal=False)
+    declared = protocol.approximation_error_of_rows(length)
+    low, places = np.linspace(-14, 0, 281)[:, None], np.arange(length)
+    rows = [np.where(places < k, 0.0, low) for k in {1, 2, length // 2, length - 1}]
+    rows += [np.random.default_rng(length).uniform(-s, 0, (500, length)) for s in (1, 4, 10)]
+    if length > 1:
+        rows += [adversarial_rows(b, length) for b in (0.25, 1.0, 32.0, 512.0)]
+    rows = np.concatenate(rows)
+    error = np.abs(protocol.reference(rows) - protocol.true_function(rows)).max()
+    assert error <= declared
+    if length > 1:
+        assert declared / 8 <= error
+    assert protocol.approximation_error_of_rows(100) <= protocol.approximation_error
+
+
 def test_without_a_mask_the_causal_softmax_is_the_plain_one():
     rows = np.random.default_rng(8).normal(0, 3, (20, 12))
     plain = SquaredPolynomialSoftmax(bound=16.0).reference(rows)

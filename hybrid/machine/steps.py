@@ -185,20 +185,20 @@ class StepTimer:
             step.operator.setup(state.session, state.encoded.get(step.node.name))
         cost, shares = step.cost, _shares(step.node, self._rng)
         source = state.session.correlations
-        made = type(source).production_work(cost.ots) + Work.together(cost.demand.offline_units)
-
-        def make() -> None:
-            source.produce(cost.ots, self._channel)
-            state.session.prepared.prepare(cost.demand)
-
-        taken: dict[str, list[float]] = {"made": [], "prepared": [], "run": []}
+        taken: dict[str, list[float]] = {"produced": [], "made": [], "prepared": [], "run": []}
         for _ in range(_RUNS + 1):
-            taken["made"].append(self._timed(make))
+            taken["produced"].append(self._timed(lambda: source.produce(cost.ots, self._channel)))
+            taken["made"].append(self._timed(lambda: state.session.prepared.prepare(cost.demand)))
             if step.prepares:
                 taken["prepared"].append(self._timed(lambda: step.operator.prepare(state)))
             forget_caches()
             taken["run"].append(self._timed(lambda: step.operator.run(shares, state)))
-        works = {"made": made, "prepared": step.offline.work, "run": cost.work}
+        works = {
+            "produced": type(source).production_work(cost.ots),
+            "made": Work.together(cost.demand.offline_units),
+            "prepared": step.offline.work,
+            "run": cost.work,
+        }
         for part, work in works.items():
             if taken[part] and work.counted():
                 seconds = statistics.median(taken[part][1:])

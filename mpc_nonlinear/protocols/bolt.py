@@ -123,8 +123,7 @@ class BoltSoftmax(RowSoftmax):
 
     l comes out of a truncation and 2^-l out of a table of powers. The paper's reciprocal is
     SIRNN's: a table's guess and Goldschmidt's iteration; table size and number of iterations are
-    this project's. Terms below 2^-14 are dropped:
-    the approximation error holds for rows with up to 100 of them.
+    this project's. Terms below 2^-14 are dropped; `approximation_error` is of rows of up to 100.
     """
 
     name = "bolt"
@@ -132,6 +131,11 @@ class BoltSoftmax(RowSoftmax):
     max_error = 2.0**-10
     approximation_error = 2.0**-7
     clip = (_POWERS - 0.5) * LN2
+
+    @classmethod
+    def approximation_error_of_rows(cls, length: int) -> float:
+        """The polynomial's, and every term but the largest dropped."""
+        return float(2.0**-10 + (length - 1) * 2.0**-14)
 
     def exponential(self, z: FloatArray) -> FloatArray:
         """Piecewise, a table entry for each piece."""
