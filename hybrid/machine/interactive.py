@@ -46,7 +46,7 @@ from transport.zmq_channel import connect, listen
 
 _RUNS = 4
 _TIMEOUT_S = 300.0
-"""The dealer waits from the start for what comes last; a dead process is noticed by its heartbeat."""
+"""The dealer waits from the start for what comes last; heartbeats tell a dead process."""
 _PINGS, _BULK_BYTES = 200, 4 << 20
 _SIZES = (400, 4000, 40000)
 _NEAR = np.zeros(8 << 20, np.uint8)
