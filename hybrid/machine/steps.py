@@ -103,8 +103,9 @@ def _study(source: type[CorrelationSource]) -> _Study:
     bounds: dict[str, Bound] = defaultdict(lambda: Bound(0.5, 1.0, 16.0))
     steps = []
     for tokens in (_TOKENS, _FEW_TOKENS, _MANY_TOKENS):
+        names = (_LARGE,) if tokens == _MANY_TOKENS else _NODES
         for node in build_graph(_SHAPE, tokens, bounds):
-            if node.name in _NODES:
+            if node.name in names:
                 found = candidates_of(node, binder, catalog, config, None).fitting
                 steps += [
                     (f"{node.name} {c.label}", c.step)
@@ -124,8 +125,7 @@ def _belongs(candidate: Candidate, tokens: int, dealt: bool) -> bool:
     """
     choice, whole = candidate.choice, tokens == _TOKENS
     if tokens == _MANY_TOKENS:
-        name = candidate.step.node.name
-        return (name, choice.protocol, dealt) == (_LARGE, "token_periodic", False)
+        return choice.protocol == "token_periodic" and not dealt
     if choice.protocol in _LEFT_OUT or choice.multiply == "cheapest":
         return False
     if candidate.step.operator.ring_keys and candidate.step.node.name == _LARGE:
