@@ -25,6 +25,7 @@ from he_linear.kernels import (
     mulmod,
     multiply,
     ntt,
+    randomised,
     shoup,
 )
 from he_linear.keys import (
@@ -113,9 +114,8 @@ def mask_for_client(
     is pseudorandom by the fresh encryption of zero.
     """
     p = keys.parameters.base
-    count = len(ciphertexts)
-    zero = sampling.draw_zero_encryption(keys.base_public_key, rng, count, p)
-    fresh = add(intt(ciphertexts, p.primes), zero, p.primes)
+    u, errors = sampling.draw_zero(rng, len(ciphertexts), p)
+    fresh = randomised(ciphertexts, keys.base_public_key, u, errors, p.primes)
     body, _ = switch_modulus(fresh[:, 0], p)
     second, low = switch_modulus(fresh[:, 1], p, EXTRA_BITS)
     mask = sampling.draw_mask(rng, body.shape)

@@ -23,6 +23,7 @@ __all__ = [
     "multiply",
     "negate",
     "ntt",
+    "randomised",
     "reduce_signed",
     "shoup",
     "to_centred",
@@ -159,4 +160,57 @@ def negate(a: Residues, primes: tuple[int, ...]) -> Residues:
 def reduce_signed(values: NDArray[np.int64], primes: tuple[int, ...]) -> Residues:
     """Signed integers (..., N) to residues (..., primes, N)."""
     moduli = np.array(primes, np.int64)[:, None]
-    return np.mod(values[..., None, :], moduli).astype(np.uint64)
+    if values.min(initial=0) < -min(primes) or values.max(initial=0) >= min(primes):
+        return np.mod(values[..., None, :], moduli).astype(np.uint64)
+    # Noise and keys: 10 times as fast without a division.
+    values = values[..., None, :]
+    reduced: Residues = (values + (values >> 63 & moduli)).view(np.uint64)
+    return reduced
+
+
+@njit(cache=True, nogil=True)
+def _add_products(residues, factors, keys, p, out):  # type: ignore[no-untyped-def]
+    """Out (n, 2, N) = residues + factors (n, N) * keys (2, N), centred; residues not yet."""
+    inv = 1.0 / p
+    for i in range(out.shape[0]):
+        for half in range(2):
+            row, factor, key, target = residues[i, half], factors[i], keys[half], out[i, half]
+            for j in range(target.size):
+                x = times(factor[j], key[j], key[j] * inv, p)
+                target[j] = centre(x + np.float64(np.int64(row[j])), p, inv)
+
+
+@njit(cache=True, nogil=True)
+def _add_small(values, small, p, out):  # type: ignore[no-untyped-def]
+    """Centred values plus small integers, as residues."""
+    for i in range(values.size):
+        x = values[i] + np.float64(small[i])
+        x = x + p if x < 0.0 else x
+        out[i] = np.uint64(np.int64(x - p if x >= p else x))
+
+
+def randomised(
+    ciphertexts: Residues,
+    public_key: Residues,
+    factors: NDArray[np.int64],
+    errors: NDArray[np.int64],
+    primes: tuple[int, ...],
+) -> Residues:
+    """Plus the encryptions of zero (pk0 u + e0, pk1 u + e1), to coefficient form.
+
+    ciphertexts (n, 2, primes, N) and public_key (2, primes, N) in NTT form; factors u (n, N) and
+    errors (n, 2, N) are small integers.
+    """
+    count, _, _, n = ciphertexts.shape
+    out = np.empty(ciphertexts.shape, np.uint64)
+    for index, p in enumerate(primes):
+        key = to_centred(public_key[:, index : index + 1], (p,))[:, 0]
+        u = factors.astype(np.float64)
+        tables(p, n).forward(u)
+        rows = np.empty((count, 2, n))
+        _add_products(np.ascontiguousarray(ciphertexts[:, :, index]), u, key, float(p), rows)
+        tables(p, n).inverse(rows.reshape(-1, n))
+        fresh = np.empty((count, 2, n), np.uint64)
+        _add_small(rows.reshape(-1), errors.reshape(-1), float(p), fresh.reshape(-1))
+        out[:, :, index] = fresh
+    return out

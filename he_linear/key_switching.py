@@ -4,7 +4,7 @@ A polynomial c modulo Q = prod q_i is written in digits c_i = c mod q_i [Bajard1
 to all primes, special prime P included; sum_i c_i key_i, divided by P with rounding, is c under
 the other key. Digits are lifted centred: SEAL's lift to [0, q_i) has mean q_i / 2, whose product
 with the key's noise concentrates in few slots. Rotations of one ciphertext share their digits
-("hoisting", [Halevi18]): the automorphism permutes the digits' NTT values.
+("hoisting", [Halevi18]): the automorphism permutes the results' NTT values.
 
 Noise of one switch: rounding, sqrt(N / 18) rms a coefficient, and the key's, about a tenth of it.
 
@@ -27,10 +27,19 @@ from he_linear.params import CkksParameters
 
 @dataclass(frozen=True, slots=True)
 class SwitchingKey:
-    """One key: residues (digits, 2, primes + 1, N), and how its automorphism orders NTT values."""
+    """One key, and how its automorphism orders NTT values.
+
+    residues (digits, 2, primes + 1, N) are in the order from before the automorphism: it then
+    moves the two sums, not every digit.
+    """
 
     residues: Floats
     order: NDArray[np.int64]
+
+    @property
+    def moved(self) -> Floats:
+        """The residues in the order from after the automorphism, as SEAL has them."""
+        return self.residues[..., self.order]
 
     @classmethod
     def from_residues(
@@ -38,12 +47,13 @@ class SwitchingKey:
     ) -> SwitchingKey:
         """From SEAL's layout; element 1 for relinearisation."""
         order = automorphism_order(element, parameters.poly_degree)
-        return cls(to_centred(residues, parameters.all_primes), order)
+        before = to_centred(residues, parameters.all_primes)[..., np.argsort(order)]
+        return cls(np.ascontiguousarray(before), order)
 
 
 @njit(cache=True, nogil=True)
-def _inner_product(digits, order, key, rows, moduli, out):  # type: ignore[no-untyped-def]
-    """Out (2, primes + 1, N) = sum over digits of permuted digits times key, |out| <= p.
+def _inner_product(digits, key, rows, moduli, out):  # type: ignore[no-untyped-def]
+    """Out (2, primes + 1, N) = sum over digits times key, |out| <= p.
 
     Row k of the digits meets row rows[k] of the key: a key of all primes serves every level.
     """
@@ -54,36 +64,15 @@ def _inner_product(digits, order, key, rows, moduli, out):  # type: ignore[no-un
         for d in range(digits.shape[0]):
             row, left, right = digits[d, k], key[d, 0, rows[k]], key[d, 1, rows[k]]
             if d == 0:
-                for j in range(order.size):
-                    v = row[order[j]]
-                    first[j] = times(v, left[j], left[j] * inv, p)
-                    second[j] = times(v, right[j], right[j] * inv, p)
+                for j in range(row.size):
+                    first[j] = times(row[j], left[j], left[j] * inv, p)
+                    second[j] = times(row[j], right[j], right[j] * inv, p)
             else:
-                for j in range(order.size):
-                    v = row[order[j]]
-                    x = first[j] + times(v, left[j], left[j] * inv, p)
-                    y = second[j] + times(v, right[j], right[j] * inv, p)
+                for j in range(row.size):
+                    x = first[j] + times(row[j], left[j], left[j] * inv, p)
+                    y = second[j] + times(row[j], right[j], right[j] * inv, p)
                     first[j] = centre(x, p, inv)
                     second[j] = centre(y, p, inv)
-
-
-@njit(cache=True, nogil=True)
-def _inner_product_same(digits, key, rows, moduli, out):  # type: ignore[no-untyped-def]
-    """`_inner_product` without an automorphism: nothing to gather, so everything vectorises."""
-    for k in range(rows.size):
-        p = moduli[rows[k]]
-        inv = 1.0 / p
-        for half in range(2):
-            total = out[half, k]
-            for d in range(digits.shape[0]):
-                row, factors = digits[d, k], key[d, half, rows[k]]
-                if d == 0:
-                    for j in range(total.size):
-                        total[j] = times(row[j], factors[j], factors[j] * inv, p)
-                else:
-                    for j in range(total.size):
-                        x = total[j] + times(row[j], factors[j], factors[j] * inv, p)
-                        total[j] = centre(x, p, inv)
 
 
 @njit(cache=True, nogil=True)
@@ -94,23 +83,51 @@ def _centre_into(values, p, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _divide(extended, remainder, inverse, p, addend, order, out):  # type: ignore[no-untyped-def]
-    """Out = (extended - remainder) * inverse + addend[order], modulo p."""
+def _divide(extended, remainder, inverse, p, addend, out):  # type: ignore[no-untyped-def]
+    """Out = (extended - remainder) * inverse + addend, modulo p."""
     inv = 1.0 / p
     quotient = inverse * inv
     for j in range(out.size):
         x = times(extended[j] - remainder[j], inverse, quotient, p)
-        out[j] = centre(x + addend[order[j]], p, inv)
+        out[j] = centre(x + addend[j], p, inv)
 
 
 @njit(cache=True, nogil=True)
-def _horner(total, order, switched, addend, factor, p):  # type: ignore[no-untyped-def]
-    """Switched += total[order] + addend * factor, modulo p; the result replaces `switched`."""
+def _gather(values, order, out):  # type: ignore[no-untyped-def]
+    """Out (rows, N) = values in this order."""
+    for k in range(values.shape[0]):
+        row, target = values[k], out[k]
+        for j in range(order.size):
+            target[j] = row[order[j]]
+
+
+@njit(cache=True, nogil=True)
+def _gather_add(values, order, addend, p, out):  # type: ignore[no-untyped-def]
+    """Out = values in this order + addend, modulo p."""
+    inv = 1.0 / p
+    for j in range(order.size):
+        out[j] = centre(values[order[j]] + addend[j], p, inv)
+
+
+@njit(cache=True, nogil=True)
+def _add_scaled(total, addend, factor, p):  # type: ignore[no-untyped-def]
+    """Total += addend * factor, modulo p."""
     inv = 1.0 / p
     quotient = factor * inv
-    for j in range(switched.size):
+    for j in range(total.size):
+        total[j] = centre(total[j] + times(addend[j], factor, quotient, p), p, inv)
+
+
+@njit(cache=True, nogil=True)
+def _horner(total, switched, order, addend, factor, p):  # type: ignore[no-untyped-def]
+    """Total = (total + switched)[order] + addend * factor, modulo p; spoils `switched`."""
+    inv = 1.0 / p
+    quotient = factor * inv
+    for j in range(total.size):
+        switched[j] += total[j]
+    for j in range(total.size):
         x = times(addend[j], factor, quotient, p)
-        switched[j] = centre(switched[j] + total[order[j]] + x, p, inv)
+        total[j] = centre(switched[order[j]] + x, p, inv)
 
 
 @njit(cache=True, nogil=True)
@@ -169,7 +186,6 @@ class KeySwitcher:
         self._inverse_special = [centred(pow(special, -1, p), p) for p in parameters.primes]
         self._tables = [tables(p, parameters.poly_degree) for p in parameters.all_primes]
         self._zero = np.zeros(parameters.poly_degree)
-        self._same = automorphism_order(1, parameters.poly_degree)
 
     def _rows(self, level: int) -> NDArray[np.int64]:
         """Rows of a key that a polynomial of `level` primes meets: those and the special one's."""
@@ -192,27 +208,21 @@ class KeySwitcher:
         return out
 
     def switch(self, digits: Floats, key: SwitchingKey) -> Floats:
-        """The automorphism and the key applied: an extended ciphertext (2, level + 1, N)."""
+        """The key applied: an extended ciphertext (2, level + 1, N), before the automorphism."""
         out = np.empty((2, *digits.shape[1:]))
-        rows = self._rows(len(digits))
-        if key.order is self._same:
-            _inner_product_same(digits, key.residues, rows, self._moduli, out)
-        else:
-            _inner_product(digits, key.order, key.residues, rows, self._moduli, out)
+        _inner_product(digits, key.residues, self._rows(len(digits)), self._moduli, out)
         return out
 
-    def divide(
-        self, extended: Floats, addend: Floats | None = None, order: NDArray[np.int64] | None = None
-    ) -> Floats:
-        """round(extended / P) + addend[order]: (level + 1, N) to (level, N); spoils its input."""
-        return self._divide(extended, -1, self._inverse_special, addend, order)
+    def divide(self, extended: Floats, addend: Floats | None = None) -> Floats:
+        """round(extended / P) + addend: (level + 1, N) to (level, N); spoils its input."""
+        return self._divide(extended, -1, self._inverse_special, addend)
 
     def rescale(self, polynomial: Floats) -> Floats:
         """round(polynomial / q) for the last prime q: (level, N) to (level - 1, N); spoils it."""
         last = len(polynomial) - 1
         prime = self.parameters.primes[last]
         inverses = [centred(pow(prime, -1, p), p) for p in self.parameters.primes[:last]]
-        return self._divide(polynomial, last, inverses, None, None)
+        return self._divide(polynomial, last, inverses, None)
 
     def _divide(
         self,
@@ -220,18 +230,16 @@ class KeySwitcher:
         last: int,
         inverses: Sequence[float],
         addend: Floats | None,
-        order: NDArray[np.int64] | None,
     ) -> Floats:
         count = len(extended) - 1
         self._tables[last].inverse(extended[count:])
         out = np.empty((count, extended.shape[1]))
         remainder = np.empty((1, extended.shape[1]))
-        order = self._same if order is None else order
         for k in range(count):
             _centre_into(extended[count], self._moduli[k], remainder[0])
             self._tables[k].forward(remainder)
             other = self._zero if addend is None else addend[k]
-            _divide(extended[k], remainder[0], inverses[k], self._moduli[k], other, order, out[k])
+            _divide(extended[k], remainder[0], inverses[k], self._moduli[k], other, out[k])
         return out
 
     def rotations(self, ciphertext: Floats, keys: Sequence[SwitchingKey | None]) -> Floats:
@@ -242,10 +250,15 @@ class KeySwitcher:
             if key is None:
                 out[index] = ciphertext
                 continue
-            extended = self.switch(digits, key)
-            out[index, 0] = self.divide(extended[0], ciphertext[0], key.order)
-            out[index, 1] = self.divide(extended[1])
+            self.rotated(digits, ciphertext[0], key, out[index])
         return out
+
+    def rotated(self, digits: Floats, body: Floats, key: SwitchingKey, out: Floats) -> None:
+        """Out (2, level, N): the ciphertext of this body and these digits, under the key's map."""
+        extended = self.switch(digits, key)
+        # Rounding is odd, so an automorphism may follow it as well as go before.
+        _gather(self.divide(extended[0], body), key.order, out[0])
+        _gather(self.divide(extended[1]), key.order, out[1])
 
     def horner(self, rows: Floats, key: SwitchingKey) -> Floats:
         """Sum over i of rows[i] rotated i times: (count, 2, primes, N) to (2, primes, N).
@@ -257,17 +270,17 @@ class KeySwitcher:
         second = rows[-1, 1]
         total = np.zeros((primes + 1, rows.shape[-1]))
         for k in range(primes):
-            _horner(
-                total[k], self._same, total[k], rows[-1, 0, k], self._special[k], self._moduli[k]
-            )
+            _add_scaled(total[k], rows[-1, 0, k], factors[k], moduli[k])
         for row in rows[-2::-1]:
             extended = self.switch(self.decompose(second), key)
             for k in range(primes + 1):
                 # The special prime's part of a multiple of P is zero.
                 addend, factor = (row[0, k], factors[k]) if k < primes else (self._zero, 0.0)
-                _horner(total[k], key.order, extended[0, k], addend, factor, moduli[k])
-            total = extended[0]
-            second = self.divide(extended[1], row[1], self._same)
+                _horner(total[k], extended[0, k], key.order, addend, factor, moduli[k])
+            switched = self.divide(extended[1])
+            second = np.empty(switched.shape)
+            for k in range(primes):
+                _gather_add(switched[k], key.order, row[1, k], moduli[k], second[k])
         return np.stack([self.divide(total), second])
 
     @property
@@ -314,7 +327,7 @@ class KeySwitcher:
         count = len(addend) - 1
         p, q = self.parameters.all_primes[-1], self.parameters.primes[count]
         for k, prime in enumerate(self._moduli[: count + 1]):
-            _horner(self._zero, self._same, extended[k], addend[k], self._special[k], prime)
+            _add_scaled(extended[k], addend[k], self._special[k], prime)
         self._tables[-1].inverse(extended[-1:])
         self._tables[count].inverse(extended[count : count + 1])
         _garner_digit(extended[-1], extended[count], centred(pow(p, -1, q), q), float(q))
@@ -326,7 +339,5 @@ class KeySwitcher:
             )
             self._tables[k].forward(remainder)
             inverse = centred(pow(p * q, -1, prime), prime)
-            _divide(
-                extended[k], remainder[0], inverse, float(prime), self._zero, self._same, out[k]
-            )
+            _divide(extended[k], remainder[0], inverse, float(prime), self._zero, out[k])
         return out

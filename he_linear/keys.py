@@ -264,7 +264,7 @@ class ServerKeys:
         return self.seal.to_switching_keys(seal.RelinKeys(), entries, 1)
 
     def _residues(self, key: SwitchingKey) -> Residues:
-        return from_centred(key.residues, self.parameters.all_primes)
+        return from_centred(key.moved, self.parameters.all_primes)
 
 
 def _signed(residues: Residues, p: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -7,8 +7,9 @@ is exact, because h - q p is an integer below 2^53, and |r| <= p / 2 + |q| 2^-53
 centred float64 integers, |x| <= p / 2 up to a few percent, p < 2^49. Without hardware fused
 multiply-add the results are the same, only slow.
 
-The transform of N = R C values runs log R layers over contiguous halves, then transposes to
-(C, R), so that the remaining layers also work on contiguous runs.
+The transform of N = R C values runs log R layers on panels of columns of the (R, C) matrix, the
+other layers on panels of its rows, turned: a panel of 8 fits into the first cache, where two layers
+at a time work on all its lanes.
 """
 
 from __future__ import annotations
@@ -22,14 +23,28 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from he_linear.ntt_butterflies import (
+    ROUND,
+    back_four,
+    back_four_panels,
+    back_two,
+    back_two_panels,
+    forward_four,
+    forward_four_panels,
+    forward_two,
+    forward_two_panels,
+    moved,
+    scaled,
+    turn,
+)
+from he_linear.vectors import LANES
+
 Residues = NDArray[np.uint64]
 Floats = NDArray[np.float64]
 """Centred residues: integers of magnitude at most p / 2."""
 
 MAX_PRIME_BITS = 49
 """Bound of the exactness argument: 7 layers let values grow below 2^51."""
-_ROUND = 6755399441055744.0
-"""1.5 * 2^52: adding and subtracting it rounds |x| < 2^51 to the nearest integer."""
 
 
 def _fma(_typing: Any, _a: Any, _b: Any, _c: Any) -> Any:
@@ -57,7 +72,7 @@ def times(v, w, w_over_p, p):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def nearest(v, factor):  # type: ignore[no-untyped-def]
     """Nearest integer of v * factor, for |v * factor| < 2^51."""
-    return fma(v, factor, _ROUND) - _ROUND
+    return fma(v, factor, ROUND) - ROUND
 
 
 @njit(cache=True, nogil=True)
@@ -73,152 +88,148 @@ def odd_power(n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _wide_layers(a, w, w_over_p, r, p):  # type: ignore[no-untyped-def]
-    """The first log r layers: butterflies of distance N/2 down to N/r, two layers at a time."""
-    t = a.size // 2
-    m = 1
-    if odd_power(r):
-        f, g = w[1], w_over_p[1]
-        x, y = a[:t], a[t:]
-        for j in range(t):
-            u = x[j]
-            v = times(y[j], f, g, p)
-            x[j] = u + v
-            y[j] = u - v
-        m, t = 2, t // 2
-    while m < r:
+def _shared_layers(panel, size, w, w_over_p, p, inv):  # type: ignore[no-untyped-def]
+    """All layers over the rows of a panel (size, 8), two at a time; lanes share twiddles."""
+    m, t = 1, size
+    if odd_power(size):
         t //= 2
-        for i in range(m):
-            at = 4 * i * t
-            x0, x1 = a[at : at + t], a[at + t : at + 2 * t]
-            x2, x3 = a[at + 2 * t : at + 3 * t], a[at + 3 * t : at + 4 * t]
-            f, g = w[m + i], w_over_p[m + i]
-            k = 2 * (m + i)
-            f0, g0, f1, g1 = w[k], w_over_p[k], w[k + 1], w_over_p[k + 1]
-            for j in range(t):
-                u0, u1 = x0[j], x1[j]
-                v2, v3 = times(x2[j], f, g, p), times(x3[j], f, g, p)
-                y1, y3 = times(u1 + v3, f0, g0, p), times(u1 - v3, f1, g1, p)
-                y0, y2 = u0 + v2, u0 - v2
-                x0[j] = y0 + y1
-                x1[j] = y0 - y1
-                x2[j] = y2 + y3
-                x3[j] = y2 - y3
-        m *= 4
-        t //= 2
-
-
-@njit(cache=True, nogil=True)
-def _narrow_layers(b, w, w_over_p, p):  # type: ignore[no-untyped-def]
-    """The remaining layers, on all blocks at once: b (C, R); two layers at a time."""
-    c, r = b.shape
-    t = c // 2
-    m = 1
-    if odd_power(c):
-        f, g = w[1], w_over_p[1]
         for k in range(t):
-            x, y = b[k], b[k + t]
-            for j in range(r):
-                u = x[j]
-                v = times(y[j], f[j], g[j], p)
-                x[j] = u + v
-                y[j] = u - v
-        m, t = 2, t // 2
-    while m < c:
-        t //= 2
+            forward_two(panel, k * LANES, t * LANES, w, w_over_p, 1, p, inv)
+        m = 2
+    while m < size:
+        t //= 4
         for i in range(m):
-            f, g = w[m + i], w_over_p[m + i]
-            q = 2 * (m + i)
-            f0, g0, f1, g1 = w[q], w_over_p[q], w[q + 1], w_over_p[q + 1]
             for k in range(4 * i * t, 4 * i * t + t):
-                x0, x1, x2, x3 = b[k], b[k + t], b[k + 2 * t], b[k + 3 * t]
-                for j in range(r):
-                    u0, u1 = x0[j], x1[j]
-                    v2, v3 = times(x2[j], f[j], g[j], p), times(x3[j], f[j], g[j], p)
-                    y1 = times(u1 + v3, f0[j], g0[j], p)
-                    y3 = times(u1 - v3, f1[j], g1[j], p)
-                    y0, y2 = u0 + v2, u0 - v2
-                    x0[j] = y0 + y1
-                    x1[j] = y0 - y1
-                    x2[j] = y2 + y3
-                    x3[j] = y2 - y3
+                forward_four(panel, k * LANES, t * LANES, w, w_over_p, m + i, p, inv)
         m *= 4
+
+
+@njit(cache=True, nogil=True)
+def _own_layers(panel, size, w, w_over_p, p, inv):  # type: ignore[no-untyped-def]
+    """`_shared_layers` where every lane has its own twiddles."""
+    m, t = 1, size
+    if odd_power(size):
         t //= 2
+        for k in range(t):
+            forward_two_panels(panel, k * LANES, t * LANES, w, w_over_p, LANES, p, inv)
+        m = 2
+    while m < size:
+        t //= 4
+        for i in range(m):
+            at = (m + i) * LANES
+            for k in range(4 * i * t, 4 * i * t + t):
+                forward_four_panels(panel, k * LANES, t * LANES, w, w_over_p, at, p, inv)
+        m *= 4
 
 
 @njit(cache=True, nogil=True)
-def _wide_layers_back(a, w, w_over_p, r, p):  # type: ignore[no-untyped-def]
-    inv = 1.0 / p
-    t = a.size // r
-    m = r // 2
+def _shared_layers_back(panel, size, w, w_over_p, p, inv):  # type: ignore[no-untyped-def]
+    """Undoes `_shared_layers`, times the size."""
+    m, t = size // 4, 1
     while m >= 1:
         for i in range(m):
-            x = a[2 * i * t : 2 * i * t + t]
-            y = a[2 * i * t + t : 2 * i * t + 2 * t]
-            f, g = w[m + i], w_over_p[m + i]
-            for j in range(t):
-                u = x[j]
-                v = y[j]
-                x[j] = centre(u + v, p, inv)
-                y[j] = times(u - v, f, g, p)
-        m //= 2
-        t *= 2
+            for k in range(4 * i * t, 4 * i * t + t):
+                back_four(panel, k * LANES, t * LANES, w, w_over_p, m + i, p, inv)
+        m //= 4
+        t *= 4
+    if odd_power(size):
+        for k in range(t):
+            back_two(panel, k * LANES, t * LANES, w, w_over_p, 1, p, inv)
 
 
 @njit(cache=True, nogil=True)
-def _narrow_layers_back(b, w, w_over_p, p):  # type: ignore[no-untyped-def]
-    inv = 1.0 / p
-    c, r = b.shape
-    t = 1
-    m = c // 2
+def _own_layers_back(panel, size, w, w_over_p, p, inv):  # type: ignore[no-untyped-def]
+    """Undoes `_own_layers`, times the size."""
+    m, t = size // 4, 1
     while m >= 1:
         for i in range(m):
-            f, g = w[m + i], w_over_p[m + i]
-            for k in range(2 * i * t, 2 * i * t + t):
-                x, y = b[k], b[k + t]
-                for j in range(r):
-                    u = x[j]
-                    v = y[j]
-                    x[j] = centre(u + v, p, inv)
-                    y[j] = times(u - v, f[j], g[j], p)
-        m //= 2
-        t *= 2
+            at = (m + i) * LANES
+            for k in range(4 * i * t, 4 * i * t + t):
+                back_four_panels(panel, k * LANES, t * LANES, w, w_over_p, at, p, inv)
+        m //= 4
+        t *= 4
+    if odd_power(size):
+        for k in range(t):
+            back_two_panels(panel, k * LANES, t * LANES, w, w_over_p, LANES, p, inv)
 
 
 @njit(cache=True, nogil=True)
-def _forward(rows, w, w_over_p, late, late_over_p, p, scratch):  # type: ignore[no-untyped-def]
-    """In place over (count, N); late: twiddles of the narrow layers, (C, R); scratch: (C, R)."""
-    c, r = late.shape
+def _forward(rows, r, w, w_over_p, late, late_over_p, p, turned, panel):  # type: ignore[no-untyped-def]
+    """In place over (count, N); late: twiddles of the layers over panels of rows."""
+    c = rows.shape[1] // r
     inv = 1.0 / p
+    block = LANES * c
     for index in range(rows.shape[0]):
         a = rows[index]
-        _wide_layers(a, w, w_over_p, r, p)
-        for i in range(r):
-            for j in range(c):
-                scratch[j, i] = centre(a[i * c + j], p, inv)
-        _narrow_layers(scratch, late, late_over_p, p)
-        for i in range(r):
-            for j in range(c):
-                a[i * c + j] = centre(scratch[j, i], p, inv)
+        for start in range(0, c, LANES):
+            for i in range(r):
+                moved(a, i * c + start, panel, i * LANES)
+            _shared_layers(panel, r, w, w_over_p, p, inv)
+            for q in range(r // LANES):
+                to = q * block + start * LANES
+                turn(panel, q * LANES * LANES, LANES, turned, to, LANES, p, inv)
+        for q in range(r // LANES):
+            part = slice(q * block, (q + 1) * block)
+            _own_layers(turned[part], c, late[part], late_over_p[part], p, inv)
+            for start in range(0, c, LANES):
+                at = q * block + start * LANES
+                turn(turned, at, LANES, a, q * block + start, c, p, inv)
 
 
 @njit(cache=True, nogil=True)
-def _inverse(rows, w, w_over_p, late, late_over_p, p, scratch, shrink):  # type: ignore[no-untyped-def]
+def _inverse(rows, r, w, w_over_p, late, late_over_p, p, turned, panel, shrink):  # type: ignore[no-untyped-def]
     """In place over (count, N); shrink: 1 / N mod p, centred."""
-    c, r = late.shape
-    shrink_over_p = shrink / p
+    c = rows.shape[1] // r
+    inv = 1.0 / p
+    block = LANES * c
     for index in range(rows.shape[0]):
         a = rows[index]
-        for i in range(r):
-            for j in range(c):
-                scratch[j, i] = a[i * c + j]
-        _narrow_layers_back(scratch, late, late_over_p, p)
-        for i in range(r):
-            for j in range(c):
-                a[i * c + j] = scratch[j, i]
-        _wide_layers_back(a, w, w_over_p, r, p)
-        for j in range(a.size):
-            a[j] = times(a[j], shrink, shrink_over_p, p)
+        for q in range(r // LANES):
+            for start in range(0, c, LANES):
+                at = q * block + start * LANES
+                turn(a, q * block + start, c, turned, at, LANES, p, inv)
+            part = slice(q * block, (q + 1) * block)
+            _own_layers_back(turned[part], c, late[part], late_over_p[part], p, inv)
+        for start in range(0, c, LANES):
+            for q in range(r // LANES):
+                at = q * block + start * LANES
+                turn(turned, at, LANES, panel, q * LANES * LANES, LANES, p, inv)
+            _shared_layers_back(panel, r, w, w_over_p, p, inv)
+            for i in range(r):
+                scaled(panel, i * LANES, a, i * c + start, shrink, shrink / p, p)
+
+
+@njit(cache=True, nogil=True)
+def _forward_short(rows, w, w_over_p, p):  # type: ignore[no-untyped-def]
+    """`_forward` where there are fewer numbers than a panel has."""
+    n = rows.shape[1]
+    for index in range(rows.shape[0]):
+        a = rows[index]
+        m, t = 1, n // 2
+        while m < n:
+            for i in range(m):
+                for j in range(2 * i * t, 2 * i * t + t):
+                    u, v = a[j], times(a[j + t], w[m + i], w_over_p[m + i], p)
+                    a[j] = centre(u + v, p, 1.0 / p)
+                    a[j + t] = centre(u - v, p, 1.0 / p)
+            m, t = 2 * m, t // 2
+
+
+@njit(cache=True, nogil=True)
+def _inverse_short(rows, w, w_over_p, p, shrink):  # type: ignore[no-untyped-def]
+    n = rows.shape[1]
+    for index in range(rows.shape[0]):
+        a = rows[index]
+        m, t = n // 2, 1
+        while m >= 1:
+            for i in range(m):
+                for j in range(2 * i * t, 2 * i * t + t):
+                    u, v = a[j], a[j + t]
+                    a[j] = centre(u + v, p, 1.0 / p)
+                    a[j + t] = times(u - v, w[m + i], w_over_p[m + i], p)
+            m, t = m // 2, 2 * t
+        for j in range(n):
+            a[j] = times(a[j], shrink, shrink / p, p)
 
 
 def bit_reversal(n: int) -> NDArray[np.int64]:
@@ -253,23 +264,30 @@ def centred(value: int, p: int) -> float:
 
 
 class _Twiddles:
-    """Bit-reversed powers of one root, plain and in the transposed layers' order."""
+    """Bit-reversed powers of one root, and those of the late layers for each panel of 8 rows."""
 
     def __init__(self, p: int, n: int, root: int) -> None:
         powers = [1] * n
         for i in range(1, n):
             powers[i] = powers[i - 1] * root % p
-        self.early = np.array([centred(powers[i], p) for i in bit_reversal(n)])
+        early = np.array([centred(powers[i], p) for i in bit_reversal(n)])
+        self.early = early, early / p
         columns = 1 << (n.bit_length() // 2)
-        rows = n // columns
+        self.rows = rows = n // columns
         late = np.ones((columns, rows))
         m = 1
         while m < columns:
             # Layer m * rows has twiddle m * rows + b * m + i for block b and group i.
-            late[m : 2 * m] = self.early[m * rows : 2 * m * rows].reshape(rows, m).T
+            late[m : 2 * m] = early[m * rows : 2 * m * rows].reshape(rows, m).T
             m *= 2
-        self.late = late
-        self.arrays = (self.early, self.early / p, late, late / p)
+        # (panels, columns, 8)
+        lanes = min(rows, LANES)
+        late = np.ascontiguousarray(late.reshape(columns, -1, lanes).transpose(1, 0, 2)).reshape(-1)
+        self.late = late, late / p
+
+    def scratch(self) -> tuple[Floats, Floats]:
+        """Room for all numbers, turned, and for a panel of columns."""
+        return np.empty(self.late[0].size), np.empty(self.rows * LANES)
 
 
 class PrimeTables:
@@ -278,17 +296,29 @@ class PrimeTables:
     def __init__(self, p: int, n: int, root: int) -> None:
         self.p = float(p)
         self.shrink = centred(pow(n, -1, p), p)
+        self._short = n < LANES * LANES
         self._forward = _Twiddles(p, n, root)
         self._inverse = _Twiddles(p, n, pow(root, -1, p))
 
     def forward(self, rows: Floats) -> None:
         """NTT of centred (count, N) in place."""
-        _forward(rows, *self._forward.arrays, self.p, np.empty(self._forward.late.shape))
+        f, values = self._forward, np.ascontiguousarray(rows)
+        if self._short:
+            _forward_short(values, *f.early, self.p)
+        else:
+            _forward(values, f.rows, *f.early, *f.late, self.p, *f.scratch())
+        if values is not rows:
+            rows[...] = values
 
     def inverse(self, rows: Floats) -> None:
         """Inverse NTT of centred (count, N) in place."""
-        scratch = np.empty(self._inverse.late.shape)
-        _inverse(rows, *self._inverse.arrays, self.p, scratch, self.shrink)
+        f, values = self._inverse, np.ascontiguousarray(rows)
+        if self._short:
+            _inverse_short(values, *f.early, self.p, self.shrink)
+        else:
+            _inverse(values, f.rows, *f.early, *f.late, self.p, *f.scratch(), self.shrink)
+        if values is not rows:
+            rows[...] = values
 
 
 @lru_cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from he_linear.kernels import Residues, add, intt, multiply, ntt, reduce_signed
+from he_linear.kernels import Residues
 from he_linear.params import CkksParameters
 from transport.randomness import SEED_BYTES, SecureRandom
 
@@ -73,14 +73,12 @@ def draw_mask(rng: SecureRandom, shape: tuple[int, ...]) -> Residues:
     return rng.uint64(shape)
 
 
-def draw_zero_encryption(
-    public_key: Residues, rng: SecureRandom, count: int, parameters: CkksParameters
-) -> Residues:
-    """Fresh public-key encryptions of zero, (count, 2, primes, N), coefficient form.
+def draw_zero(
+    rng: SecureRandom, count: int, parameters: CkksParameters
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Randomness of fresh public-key encryptions of zero, new for each ciphertext.
 
-    u ternary, e0 and e1 centred binomial, all new for each ciphertext: (pk0 u + e0, pk1 u + e1).
+    Ternary u (count, N) and centred binomial errors (count, 2, N): (pk0 u + e0, pk1 u + e1).
     """
-    primes, n = parameters.primes, parameters.poly_degree
-    u = ntt(reduce_signed(ternary(rng, (count, n)), primes), primes)
-    masked = intt(multiply(public_key[None], u[:, None], primes), primes)
-    return add(masked, reduce_signed(noise(rng, (count, 2, n)), primes), primes)
+    n = parameters.poly_degree
+    return ternary(rng, (count, n)), noise(rng, (count, 2, n))

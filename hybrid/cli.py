@@ -64,9 +64,17 @@ def query(
 
 
 @app.command()
-def plan(config: ConfigPath) -> None:
+def plan(
+    config: ConfigPath,
+    link: Annotated[
+        str | None, typer.Option("--link", help="Over this link instead of the config's.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, max=512, help="Instead of model.tokens.")
+    ] = None,
+) -> None:
     """Print every step with engine, protocol, shapes, bounds and traffic; runs nothing."""
-    commands.plan(config)
+    commands.plan(config, link, tokens)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hybrid import doctor as doctor_
-from hybrid.comparison.configs import Options
+from hybrid.comparison.configs import Options, overridden
 from hybrid.comparison.run import run_comparison
 from hybrid.comparison.summary import failures
 from hybrid.comparison.words import summary_sentences
@@ -255,9 +255,9 @@ def _refuse_dealer(loaded: LoadedConfig) -> None:
         )
 
 
-def plan(config_path: Path) -> None:
+def plan(config_path: Path, link: str | None, tokens: int | None) -> None:
     """`hybrid plan`."""
-    console, loaded = make_console(), load_config(config_path)
+    console, loaded = make_console(), overridden(load_config(config_path), link, tokens)
     calibrated(loaded, console)
     made = make_plan(loaded)
     seconds = predicted_seconds(made, prices_for_reports(), loaded.run.scheduled_link())

@@ -73,8 +73,8 @@ def check_protocol(
 
     x: numbers inside the protocol's bounds, in a shape it takes; put the edges of every piece
     among them. Checked: shape, distance from `reference` (max_error) and of that from the true
-    function (approximation_error), exact bytes and rounds, exact correlations both raw and
-    prepared, failure probability, and that no message repeats when the same shares come again.
+    function (approximation_error of rows this long), exact bytes and rounds, exact correlations
+    both raw and prepared, failure probability, and that no message repeats when the same shares come again.
     """
     place = place_of(protocol, ("source", "max_error", "approximation_error"))
     parties = parties or InsecureLocalParties()
@@ -99,7 +99,8 @@ def check_protocol(
     within(error, protocol.max_error, f"{place}: distance from reference()", "max_error")
     far = magnitude(reference - true)
     label = f"{place}: distance of reference() from true_function()"
-    within(far, protocol.approximation_error, label, "approximation_error")
+    declared = protocol.approximation_error_of_rows(x.shape[-1])
+    within(far, declared, label, "approximation_error")
     return ProtocolCheck(
         protocol.name, x.shape, cost.traffic, cost.ots, error, far, second.seconds, second.output
     )

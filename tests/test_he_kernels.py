@@ -20,7 +20,7 @@ def residues(rng, shape, p):
 
 
 @pytest.mark.parametrize("p", [*PRIMES, LARGEST])
-@pytest.mark.parametrize("n", [2, 4, 32, 1024])
+@pytest.mark.parametrize("n", [2, 4, 32, 64, 128, 1024])
 def test_ntt_is_evaluation_at_bit_reversed_odd_powers(p, n):
     rng = np.random.default_rng(n)
     for a in (residues(rng, n, p), np.full(n, p - 1, np.uint64), np.full(n, p // 2, np.uint64)):
@@ -32,13 +32,14 @@ def test_ntt_is_evaluation_at_bit_reversed_odd_powers(p, n):
 
 
 @pytest.mark.parametrize("p", [*PRIMES, LARGEST])
-def test_inverse_undoes_forward_for_extreme_rows(p):
+@pytest.mark.parametrize("n", [8, 64, 128, N])
+def test_inverse_undoes_forward_for_extreme_rows(p, n):
     rows = np.stack(
         [
-            np.full(N, p - 1, np.uint64),
-            np.full(N, (p - 1) // 2, np.uint64),
-            np.full(N, (p + 1) // 2, np.uint64),
-            residues(np.random.default_rng(1), N, p),
+            np.full(n, p - 1, np.uint64),
+            np.full(n, (p - 1) // 2, np.uint64),
+            np.full(n, (p + 1) // 2, np.uint64),
+            residues(np.random.default_rng(1), n, p),
         ]
     )[:, None]
     before = rows.copy()
@@ -123,3 +124,27 @@ def test_key_switching_is_exact():
             off = (back - expected[poly, k]) % p
             assert np.isin(off, [0, 1, p - 1]).all()
             assert np.mean(off == 0) > 0.95
+
+
+@pytest.mark.parametrize("n", [2, 8, 32, 64, 128, 512, N])
+def test_transforms_of_rows_that_lie_apart(n):
+    p = PRIMES[0]
+    table, rng = ntt.tables(p, n), np.random.default_rng(n)
+    x = rng.integers(-(p // 2), p // 2, (n, 3)).astype(float)
+    expected = np.ascontiguousarray(x.T)
+    table.forward(expected)
+    turned = x.copy().T
+    table.forward(turned)
+    assert (turned == expected).all()
+    table.inverse(turned)
+    assert ((turned - x.T) % p == 0).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_signed_integers_become_residues(data):
+    primes = (PRIMES[0], LARGEST)
+    limit = data.draw(st.sampled_from([21, min(primes) - 1, min(primes), 2**63 - 1]))
+    values = data.draw(st.lists(st.integers(-limit, limit), min_size=1, max_size=8))
+    got = kernels.reduce_signed(np.array(values, np.int64), primes)
+    assert got.tolist() == [[v % p for v in values] for p in primes]

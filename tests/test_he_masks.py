@@ -71,21 +71,22 @@ def test_a_short_mask_is_noticed(ciphertexts, monkeypatch):
     "test", [test_masks_and_messages_are_fresh, test_every_ciphertext_has_its_own_zero]
 )
 def test_a_missing_fresh_zero_is_noticed(ciphertexts, monkeypatch, test):
-    def nothing(_key, _rng, count, p):
-        return np.zeros((count, 2, len(p.primes), p.poly_degree), np.uint64)
+    def nothing(_rng, count, p):
+        n = p.poly_degree
+        return np.zeros((count, n), np.int64), np.zeros((count, 2, n), np.int64)
 
-    monkeypatch.setattr(sampling, "draw_zero_encryption", nothing)
+    monkeypatch.setattr(sampling, "draw_zero", nothing)
     with pytest.raises(AssertionError):
         test(ciphertexts)
 
 
 def test_a_reused_fresh_zero_is_noticed(ciphertexts, monkeypatch):
-    draw = sampling.draw_zero_encryption
-    monkeypatch.setattr(
-        sampling,
-        "draw_zero_encryption",
-        lambda key, rng, count, p: np.repeat(draw(key, rng, 1, p), count, axis=0),
-    )
+    draw = sampling.draw_zero
+
+    def repeated(rng, count, p):
+        return tuple(np.repeat(part, count, axis=0) for part in draw(rng, 1, p))
+
+    monkeypatch.setattr(sampling, "draw_zero", repeated)
     with pytest.raises(AssertionError):
         test_every_ciphertext_has_its_own_zero(ciphertexts)
 

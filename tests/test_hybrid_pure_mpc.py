@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests.test_private_inference import KEYS, run
 from tests.tiny_model import write_tiny_config, write_tiny_model
+
+ROOT = Path(__file__).resolve().parent.parent
 
 PURE = {
     "linear: token_periodic": "linear: beaver",
@@ -65,3 +70,22 @@ def test_products_of_a_dealer_need_a_dealer(tmp_path, without, words):
     code, output = run("plan", config, cwd=tmp_path)
     assert code == 2
     assert words in " ".join(output.split())
+
+
+def test_the_error_of_one_layer(tmp_path):
+    script = [sys.executable, ROOT / "experiments" / "layer_error.py"]
+    config = pure_config(tmp_path)
+    command = [*script, config, "--shape", "minilm-l6", "--tokens", "6", "--runs", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["config"], found["tokens"]) == ("tiny", 6)
+    assert 0 < found["mean_error"] < found["max_error"] < 5e-3 < found["largest_value"]
+    assert found["total_s"] == pytest.approx(found["offline_s"] + found["online_s"])
+    assert found["MB"] > 0.1
+    assert found["rounds"] > 100
+    command[2] = tmp_path / "none.yaml"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -232,3 +232,20 @@ def test_a_scheduled_run_between_processes(tmp_path, prices):
     code, output = run("plan", config, cwd=tmp_path)
     assert code == 0
     assert "layer0.gelu: even_polynomial" in output
+
+
+def test_plans_for_another_link_and_length(tmp_path, prices):
+    write_tiny_model(tmp_path / "model")
+    config = write_tiny_config(tmp_path)
+    config.write_text(config.read_text() + "\nscheduler: {policy: fastest}\n")
+    save(prices, cache_file())
+    chosen = {}
+    for link in ("none", "wan3"):
+        code, output = run("plan", config, "--link", link, "--tokens", "5", cwd=tmp_path)
+        assert code == 0, output
+        assert "5x8" in output.replace(" ", "").replace("×", "x"), output
+        chosen[link] = [line for line in output.splitlines() if "layer0." in line]
+    assert chosen["none"] != chosen["wan3"]
+    code, output = run("plan", config, "--link", "wan9", cwd=tmp_path)
+    assert code == 2
+    assert "--link wan9: no such link" in output

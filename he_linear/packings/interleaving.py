@@ -81,9 +81,8 @@ def _merge(rows: list[Floats], gap: int, group: int, keys: RingServerKeys) -> Fl
                     plus[half, index],
                     minus[half, index],
                 )
-    extended = switcher.switch(switcher.decompose(minus[1]), key)
-    body = switcher.divide(extended[0], minus[0], key.order)
-    moved = np.stack([body, switcher.divide(extended[1])])
+    moved = np.empty(minus.shape)
+    switcher.rotated(switcher.decompose(minus[1]), minus[0], key, moved)
     for half in range(2):
         for index, p in enumerate(primes):
             _add(plus[half, index], float(p), moved[half, index])

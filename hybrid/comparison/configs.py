@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hybrid.config import LINK_PROFILES, CustomLink, LoadedConfig, load_config
+from hybrid.config import LINK_PROFILES, CustomLink, LoadedConfig, RunConfig, load_config
 from hybrid.texts import read_texts
 from transport.errors import ConfigError
 
@@ -73,8 +73,7 @@ class PlannedRun:
 def plan_runs(paths: Sequence[Path], options: Options) -> list[PlannedRun]:
     """Write DIR/configs/*.yaml, every config over every link, links outermost."""
     for link in options.links:
-        if link not in LINK_NAMES:
-            raise ConfigError(f"--link {link}: no such link; choose among {', '.join(LINK_NAMES)}")
+        _check_link(link)
     sources = [load_config(path) for path in paths]
     names = unique_names([(s.run.name, s.path.stem) for s in sources])
     links: tuple[str | None, ...] = tuple(dict.fromkeys(options.links)) or (None,)
@@ -89,6 +88,19 @@ def plan_runs(paths: Sequence[Path], options: Options) -> list[PlannedRun]:
             loaded = load_config(path)
             runs.append(PlannedRun(name, link_label(loaded), loaded))
     return runs
+
+
+def overridden(source: LoadedConfig, link: str | None, tokens: int | None) -> LoadedConfig:
+    """The config with what the command line says instead."""
+    if link is not None:
+        _check_link(link)
+    config = resolved(source, source.run.name, link, tokens)
+    return LoadedConfig(RunConfig.model_validate(config), source.path)
+
+
+def _check_link(link: str) -> None:
+    if link not in LINK_NAMES:
+        raise ConfigError(f"--link {link}: no such link; choose among {', '.join(LINK_NAMES)}")
 
 
 def resolved(
