@@ -140,7 +140,10 @@ def _fold_four(code: _Code, cells: list[Any], at: Any) -> None:
 
 def _split_two(code: _Code, cells: list[Any], at: Any) -> None:
     """Block e^(it) into two: twiddle of t/2."""
-    x, y = code.regrid(code.load_cell(cells[0])), code.times(code.load_cell(cells[1]), code.twiddle(at, 0))
+    x, y = (
+        code.regrid(code.load_cell(cells[0])),
+        code.times(code.load_cell(cells[1]), code.twiddle(at, 0)),
+    )
     code.store_cell(cells[0], code.add(x, y))
     code.store_cell(cells[1], code.subtract(x, y))
 

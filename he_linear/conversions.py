@@ -20,13 +20,11 @@ from he_linear.kernels import (
     Residues,
     add,
     from_centred,
-    intt,
     mulhi,
     mulmod,
-    multiply,
-    ntt,
     randomised,
     shoup,
+    words_times,
 )
 from he_linear.keys import (
     ClientKeys,
@@ -175,14 +173,9 @@ def unmask(data: bytes, count: int, keys: ClientKeys) -> Residues:
     words = np.frombuffer(data, np.uint64, 2 * count * n)
     body, second = words[: count * n].reshape(count, n), words[count * n :].reshape(count, n)
     low = unpack_bits(data[16 * count * n :], count * n, EXTRA_BITS)
-    residues = np.empty((count, len(p.primes), n), np.uint64)
-    for index, prime in enumerate(p.primes):
-        # second * 2^extra + low, below 2^70; |c1' s| <= N 2^70 < Q / 2.
-        shifted = (second % np.uint64(prime)) << np.uint64(EXTRA_BITS)
-        residues[:, index] = (shifted + low.reshape(count, n)) % np.uint64(prime)
-    product = intt(
-        multiply(ntt(residues, p.primes), keys.base_secret_residues[None], p.primes), p.primes
-    )
+    # second * 2^extra + low, below 2^70; |c1' s| <= N 2^70 < Q / 2.
+    low = low.reshape(count, n)
+    product = words_times(second, low, EXTRA_BITS, keys.base_secret_residues, p.primes)
     return body + _round_product(product, p)
 
 

@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 
 from he_linear.butterflies import (
     CELL,
-    LANES,
     fold_four,
     fold_four_panels,
     fold_two,
@@ -38,6 +37,7 @@ from he_linear.butterflies import (
     split_two_panels,
 )
 from he_linear.ntt import odd_power
+from he_linear.vectors import LANES
 from transport.errors import ParameterError
 
 Doubles = NDArray[np.float64]

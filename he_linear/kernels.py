@@ -10,23 +10,24 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from he_linear.ntt import Floats, Residues, centre, tables, times
+from he_linear.ntt import Floats, Residues, centre, centred, tables, times
 
 __all__ = [
     "Floats",
     "Residues",
     "add",
+    "encrypted",
     "from_centred",
     "intt",
     "mulhi",
     "mulmod",
     "multiply",
-    "negate",
     "ntt",
     "randomised",
     "reduce_signed",
     "shoup",
     "to_centred",
+    "words_times",
 ]
 
 
@@ -149,14 +150,6 @@ def add(a: Residues, b: Residues, primes: tuple[int, ...]) -> Residues:
     return reduced
 
 
-def negate(a: Residues, primes: tuple[int, ...]) -> Residues:
-    """Elementwise negative modulo each prime."""
-    moduli = np.array(primes, np.uint64)[:, None]
-    flipped: Residues = moduli - a
-    reduced: Residues = np.minimum(flipped, flipped - moduli)
-    return reduced
-
-
 def reduce_signed(values: NDArray[np.int64], primes: tuple[int, ...]) -> Residues:
     """Signed integers (..., N) to residues (..., primes, N)."""
     moduli = np.array(primes, np.int64)[:, None]
@@ -166,6 +159,80 @@ def reduce_signed(values: NDArray[np.int64], primes: tuple[int, ...]) -> Residue
     values = values[..., None, :]
     reduced: Residues = (values + (values >> 63 & moduli)).view(np.uint64)
     return reduced
+
+
+@njit(cache=True, nogil=True)
+def _masked_rows(message, uniform, secret, errors, p, out):  # type: ignore[no-untyped-def]
+    """Out (n, N) = message - uniform * secret (N) - errors; secret and errors centred."""
+    inv = 1.0 / p
+    for i in range(out.shape[0]):
+        plain, a, error, target = message[i], uniform[i], errors[i], out[i]
+        for j in range(target.size):
+            x = times(np.float64(np.int64(a[j])), secret[j], secret[j] * inv, p)
+            x = centre(np.float64(np.int64(plain[j])) - x - error[j], p, inv)
+            target[j] = np.uint64(np.int64(x + p if x < 0.0 else x))
+
+
+def encrypted(
+    message: Residues,
+    uniform: Residues,
+    secret: Residues,
+    errors: NDArray[np.int64],
+    primes: tuple[int, ...],
+) -> Residues:
+    """Bodies m - (a s + e), (n, primes, N) in NTT form, for small integers e (n, N)."""
+    out = np.empty(uniform.shape, np.uint64)
+    for index, p in enumerate(primes):
+        noise = errors.astype(np.float64)
+        tables(p, uniform.shape[-1]).forward(noise)
+        s = to_centred(secret[index : index + 1], (p,))[0]
+        bodies = np.empty(noise.shape, np.uint64)
+        plain, a = (np.ascontiguousarray(part[:, index]) for part in (message, uniform))
+        _masked_rows(plain, a, s, noise, float(p), bodies)
+        out[:, index] = bodies
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _lift_words(high, low, bits, shift, p, out):  # type: ignore[no-untyped-def]
+    """Out = high * 2^bits + low modulo p, centred; shift = 2^(32 + bits) mod p."""
+    inv = 1.0 / p
+    quotient = shift * inv
+    half, unit = np.uint64(32), np.float64(np.int64(1) << bits)
+    for i in range(high.size):
+        upper = np.float64(np.int64(high[i] >> half))
+        lower = np.float64(np.int64(high[i] & np.uint64(0xFFFFFFFF)))
+        x = lower * unit + np.float64(np.int64(low[i]))
+        out[i] = centre(times(upper, shift, quotient, p) + x, p, inv)
+
+
+@njit(cache=True, nogil=True)
+def _scale_rows(rows, factors, p):  # type: ignore[no-untyped-def]
+    inv = 1.0 / p
+    for i in range(rows.shape[0]):
+        for j in range(factors.size):
+            w = factors[j]
+            rows[i, j] = centre(times(rows[i, j], w, w * inv, p), p, inv)
+
+
+def words_times(
+    high: Residues, low: Residues, bits: int, factor: Residues, primes: tuple[int, ...]
+) -> Residues:
+    """Polynomials of words high * 2^bits + low, (n, N), times one in NTT form (primes, N).
+
+    Coefficient form, (n, primes, N).
+    """
+    count, n = high.shape
+    out = np.empty((count, len(primes), n), np.uint64)
+    for index, p in enumerate(primes):
+        rows = np.empty((count, n))
+        shift = centred(1 << (32 + bits), p)
+        _lift_words(high.reshape(-1), low.reshape(-1), bits, shift, float(p), rows.reshape(-1))
+        tables(p, n).forward(rows)
+        _scale_rows(rows, to_centred(factor[index : index + 1], (p,))[0], float(p))
+        tables(p, n).inverse(rows)
+        out[:, index] = from_centred(rows[:, None], (p,))[:, 0]
+    return out
 
 
 @njit(cache=True, nogil=True)

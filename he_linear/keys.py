@@ -19,10 +19,10 @@ from he_linear import sampling
 from he_linear.kernels import (
     Residues,
     add,
+    encrypted,
     from_centred,
     intt,
     multiply,
-    negate,
     ntt,
     reduce_signed,
 )
@@ -139,7 +139,7 @@ class ClientKeys:
         p, n = self.parameters, self.parameters.poly_degree
         seed = sampling.fresh_seed(self._rng)
         uniform = sampling.expand_uniform(seed, _PUBLIC_DOMAIN, 1, p.primes, n)
-        public = self._mask_uniform(uniform, p.primes)
+        public = self._mask_uniform(uniform)
         secret = _signed(intt(self._secret, p.all_primes)[0], p.all_primes[0])
         targets = [_automorphism(secret, galois_element(step, n)) for step in galois_steps]
         residues = [ntt(reduce_signed(t, p.all_primes), p.all_primes) for t in targets]
@@ -149,7 +149,7 @@ class ClientKeys:
         uniform = sampling.expand_uniform(
             seed, _SWITCH_DOMAIN, len(residues) * digits, p.all_primes, n
         )
-        switching = self._mask_uniform(uniform, p.all_primes)
+        switching = self._mask_uniform(uniform)
         special = p.all_primes[-1]
         for index, target in enumerate(residues):
             for digit, prime in enumerate(p.primes):
@@ -159,18 +159,16 @@ class ClientKeys:
                 row[...] = add(row[None], lifted, (prime,))[0]
         return seed + pack_residues(public, p.primes) + pack_residues(switching, p.all_primes)
 
-    def _mask_uniform(self, uniform: Residues, primes: tuple[int, ...]) -> Residues:
+    def _mask_uniform(self, uniform: Residues) -> Residues:
         """-(a s + e) for every row a of `uniform` (count, primes, N), NTT form."""
-        count, _, n = uniform.shape
-        error = sampling.noise(self._rng, (count, n))
-        secret = self._secret[: len(primes)]
-        product = multiply(uniform, secret[None], primes)
-        return negate(add(product, ntt(reduce_signed(error, primes), primes), primes), primes)
+        return self.encrypt_rows(uniform, np.zeros_like(uniform))
 
     def encrypt_rows(self, uniform: Residues, message: Residues) -> Residues:
         """-(a s + e) + m for each row, NTT form, fresh noise."""
-        primes = self.parameters.primes[: message.shape[1]]
-        return add(self._mask_uniform(uniform, primes), message, primes)
+        count, level, n = uniform.shape
+        errors = sampling.noise(self._rng, (count, n))
+        primes = self.parameters.all_primes[:level]
+        return encrypted(message, uniform, self._secret[:level], errors, primes)
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,10 @@ def _own_layers_back(panel, size, w, w_over_p, p, inv):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
-def _forward(rows, r, w, w_over_p, late, late_over_p, p, turned, panel):  # type: ignore[no-untyped-def]
-    """In place over (count, N); late: twiddles of the layers over panels of rows."""
+def _forward(rows, r, early, late, p, room):  # type: ignore[no-untyped-def]
+    """In place over (count, N); early: twiddles of layers over panels of columns, late: of rows."""
     c = rows.shape[1] // r
+    turned, panel = room
     inv = 1.0 / p
     block = LANES * c
     for index in range(rows.shape[0]):
@@ -164,22 +165,23 @@ def _forward(rows, r, w, w_over_p, late, late_over_p, p, turned, panel):  # type
         for start in range(0, c, LANES):
             for i in range(r):
                 moved(a, i * c + start, panel, i * LANES)
-            _shared_layers(panel, r, w, w_over_p, p, inv)
+            _shared_layers(panel, r, early[0], early[1], p, inv)
             for q in range(r // LANES):
                 to = q * block + start * LANES
                 turn(panel, q * LANES * LANES, LANES, turned, to, LANES, p, inv)
         for q in range(r // LANES):
             part = slice(q * block, (q + 1) * block)
-            _own_layers(turned[part], c, late[part], late_over_p[part], p, inv)
+            _own_layers(turned[part], c, late[0][part], late[1][part], p, inv)
             for start in range(0, c, LANES):
                 at = q * block + start * LANES
                 turn(turned, at, LANES, a, q * block + start, c, p, inv)
 
 
 @njit(cache=True, nogil=True)
-def _inverse(rows, r, w, w_over_p, late, late_over_p, p, turned, panel, shrink):  # type: ignore[no-untyped-def]
+def _inverse(rows, r, early, late, p, room, shrink):  # type: ignore[no-untyped-def]
     """In place over (count, N); shrink: 1 / N mod p, centred."""
     c = rows.shape[1] // r
+    turned, panel = room
     inv = 1.0 / p
     block = LANES * c
     for index in range(rows.shape[0]):
@@ -189,12 +191,12 @@ def _inverse(rows, r, w, w_over_p, late, late_over_p, p, turned, panel, shrink):
                 at = q * block + start * LANES
                 turn(a, q * block + start, c, turned, at, LANES, p, inv)
             part = slice(q * block, (q + 1) * block)
-            _own_layers_back(turned[part], c, late[part], late_over_p[part], p, inv)
+            _own_layers_back(turned[part], c, late[0][part], late[1][part], p, inv)
         for start in range(0, c, LANES):
             for q in range(r // LANES):
                 at = q * block + start * LANES
                 turn(turned, at, LANES, panel, q * LANES * LANES, LANES, p, inv)
-            _shared_layers_back(panel, r, w, w_over_p, p, inv)
+            _shared_layers_back(panel, r, early[0], early[1], p, inv)
             for i in range(r):
                 scaled(panel, i * LANES, a, i * c + start, shrink, shrink / p, p)
 
@@ -282,8 +284,8 @@ class _Twiddles:
             m *= 2
         # (panels, columns, 8)
         lanes = min(rows, LANES)
-        late = np.ascontiguousarray(late.reshape(columns, -1, lanes).transpose(1, 0, 2)).reshape(-1)
-        self.late = late, late / p
+        panels = late.reshape(columns, -1, lanes).transpose(1, 0, 2).reshape(-1)
+        self.late = panels, panels / p
 
     def scratch(self) -> tuple[Floats, Floats]:
         """Room for all numbers, turned, and for a panel of columns."""
@@ -306,7 +308,7 @@ class PrimeTables:
         if self._short:
             _forward_short(values, *f.early, self.p)
         else:
-            _forward(values, f.rows, *f.early, *f.late, self.p, *f.scratch())
+            _forward(values, f.rows, f.early, f.late, self.p, f.scratch())
         if values is not rows:
             rows[...] = values
 
@@ -316,7 +318,7 @@ class PrimeTables:
         if self._short:
             _inverse_short(values, *f.early, self.p, self.shrink)
         else:
-            _inverse(values, f.rows, *f.early, *f.late, self.p, *f.scratch(), self.shrink)
+            _inverse(values, f.rows, f.early, f.late, self.p, f.scratch(), self.shrink)
         if values is not rows:
             rows[...] = values
 

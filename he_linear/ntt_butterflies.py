@@ -20,7 +20,7 @@ ROUND = 6755399441055744.0
 """1.5 * 2^52: adding and subtracting it rounds |x| < 2^51 to the nearest integer."""
 
 
-class _Code(VectorCode):
+class ModularCode(VectorCode):
     """Emits arithmetic modulo p; see `he_linear.ntt.times` and `centre`."""
 
     def __init__(self, builder: Any, p: Any, inverse: Any | None = None) -> None:
@@ -44,12 +44,14 @@ class _Code(VectorCode):
         return self.fma(b.fneg(quotient), self._p, v)
 
 
-def _forward_two(code: _Code, x: list[Any], w: Callable[[int], tuple[Any, Any]]) -> list[Any]:
+def _forward_two(code: ModularCode, x: list[Any], w: Callable[[int], tuple[Any, Any]]) -> list[Any]:
     b, v = code.builder, code.times(x[1], w(0))
     return [b.fadd(x[0], v), b.fsub(x[0], v)]
 
 
-def _forward_four(code: _Code, x: list[Any], w: Callable[[int], tuple[Any, Any]]) -> list[Any]:
+def _forward_four(
+    code: ModularCode, x: list[Any], w: Callable[[int], tuple[Any, Any]]
+) -> list[Any]:
     b = code.builder
     v2, v3 = code.times(x[2], w(0)), code.times(x[3], w(0))
     y0, y2 = b.fadd(x[0], v2), b.fsub(x[0], v2)
@@ -58,12 +60,12 @@ def _forward_four(code: _Code, x: list[Any], w: Callable[[int], tuple[Any, Any]]
     return [b.fadd(y0, y1), b.fsub(y0, y1), b.fadd(y2, y3), b.fsub(y2, y3)]
 
 
-def _back_two(code: _Code, x: list[Any], w: Callable[[int], tuple[Any, Any]]) -> list[Any]:
+def _back_two(code: ModularCode, x: list[Any], w: Callable[[int], tuple[Any, Any]]) -> list[Any]:
     b = code.builder
     return [code.centre(b.fadd(*x)), code.times(b.fsub(*x), w(0))]
 
 
-def _back_four(code: _Code, x: list[Any], w: Callable[[int], tuple[Any, Any]]) -> list[Any]:
+def _back_four(code: ModularCode, x: list[Any], w: Callable[[int], tuple[Any, Any]]) -> list[Any]:
     # Sums grow to 4 times p / 2 before they are reduced: below 2^51.
     b = code.builder
     y0, y1 = b.fadd(x[0], x[1]), code.times(b.fsub(x[0], x[1]), w(1))
@@ -90,10 +92,8 @@ def _made(emit: Any, radix: int, *, shared: bool) -> Any:
         signature = types.void(panel, whole, whole, w, w_over_p, whole, real, real)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            numbers, *factors = (
-                data_of(context, builder, signature, args, k) for k in (0, 3, 4)
-            )
-            code, at = _Code(builder, args[6], args[7]), args[5]
+            numbers, *factors = (data_of(context, builder, signature, args, k) for k in (0, 3, 4))
+            code, at = ModularCode(builder, args[6], args[7]), args[5]
             double = builder.add(at, at)
 
             def twiddle(number: int) -> tuple[Any, Any]:
@@ -140,7 +140,7 @@ def _turn(
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         start, end = (data_of(context, builder, signature, args, k) for k in (0, 3))
-        code, at, to = _Code(builder, args[6], args[7]), args[1], args[4]
+        code, at, to = ModularCode(builder, args[6], args[7]), args[1], args[4]
         rows = []
         for _ in range(LANES):
             rows.append(code.centre(code.load(start, at)))
@@ -156,13 +156,13 @@ def _turn(
 def _scaled(
     _typing: Any, source: Any, _at: Any, target: Any, _to: Any, _w: Any, _w_over_p: Any, _p: Any
 ) -> Any:
-    """8 numbers of the target = those of the source times w mod p: (source, at, target, to, ...)"""
+    """Target = 8 numbers of the source times w mod p: (source, at, target, to, w, ...)."""
     whole, real = types.int64, types.float64
     signature = types.void(source, whole, target, whole, real, real, real)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         start, end = (data_of(context, builder, signature, args, k) for k in (0, 2))
-        code = _Code(builder, args[6])
+        code = ModularCode(builder, args[6])
         twiddle = code.splat(args[4]), code.splat(args[5])
         code.store(code.times(code.load(start, args[1]), twiddle), end, args[3])
         return context.get_dummy_value()
@@ -170,17 +170,24 @@ def _scaled(
     return signature, generate
 
 
-def _moved(_typing: Any, source: Any, _at: Any, target: Any, _to: Any) -> Any:
+def _mover(*, backwards: bool) -> Any:
     """8 numbers of the target = those of the source: (source, at, target, to)."""
-    signature = types.void(source, types.int64, target, types.int64)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        start, end = (data_of(context, builder, signature, args, k) for k in (0, 2))
-        code = VectorCode(builder)
-        code.store(code.load(start, args[1]), end, args[3])
-        return context.get_dummy_value()
+    def move(_typing: Any, source: Any, _at: Any, target: Any, _to: Any) -> Any:
+        signature = types.void(source, types.int64, target, types.int64)
 
-    return signature, generate
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            start, end = (data_of(context, builder, signature, args, k) for k in (0, 2))
+            code = VectorCode(builder)
+            value = code.load(start, args[1])
+            code.store(code.reversed(value) if backwards else value, end, args[3])
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return intrinsic(move)
 
 
-turn, scaled, moved = (intrinsic(f) for f in (_turn, _scaled, _moved))
+turn: Any = intrinsic(_turn)
+scaled: Any = intrinsic(_scaled)
+moved, moved_backwards = (_mover(backwards=b) for b in (False, True))

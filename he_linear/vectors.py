@@ -50,6 +50,10 @@ class VectorCode:
         """A * b + c with one rounding."""
         return self.builder.call(self._fused, [a, b, c])
 
+    def reversed(self, value: Any) -> Any:
+        """The last lane first."""
+        return self.builder.shuffle_vector(value, value, _lanes(list(range(LANES))[::-1]))
+
     def turned(self, rows: Sequence[Any]) -> list[Any]:
         """The transpose of 8 vectors."""
         rows = list(rows)

@@ -74,7 +74,8 @@ def check_protocol(
     x: numbers inside the protocol's bounds, in a shape it takes; put the edges of every piece
     among them. Checked: shape, distance from `reference` (max_error) and of that from the true
     function (approximation_error of rows this long), exact bytes and rounds, exact correlations
-    both raw and prepared, failure probability, and that no message repeats when the same shares come again.
+    both raw and prepared, failure probability, and that no message repeats when the same shares
+    come again.
     """
     place = place_of(protocol, ("source", "max_error", "approximation_error"))
     parties = parties or InsecureLocalParties()

@@ -65,7 +65,6 @@ def test_elementwise_arithmetic(data):
     a, b = (np.array(x, np.uint64)[None] for x in zip(*pairs, strict=True))
     assert kernels.multiply(a, b, (p,))[0].tolist() == [x * y % p for x, y in pairs]
     assert kernels.add(a, b, (p,))[0].tolist() == [(x + y) % p for x, y in pairs]
-    assert kernels.negate(a, (p,))[0].tolist() == [-x % p for x, _ in pairs]
     back = kernels.from_centred(kernels.to_centred(a, (p,)), (p,))
     assert (back == a).all()
 
@@ -148,3 +147,19 @@ def test_signed_integers_become_residues(data):
     values = data.draw(st.lists(st.integers(-limit, limit), min_size=1, max_size=8))
     got = kernels.reduce_signed(np.array(values, np.int64), primes)
     assert got.tolist() == [[v % p for v in values] for p in primes]
+
+
+def test_words_times_a_polynomial():
+    rng = np.random.default_rng(6)
+    n, primes = 64, PARAMETERS.primes
+    high, low = rng.integers(0, 2**64, (2, n), np.uint64), rng.integers(0, 2**6, (2, n), np.uint64)
+    high[0, :2] = 0, 2**64 - 1
+    factor = rng.integers(-1, 2, n)
+    residue = kernels.ntt(kernels.reduce_signed(factor, primes), primes)
+    got = kernels.words_times(high, low, 6, residue, primes)
+    words = high.astype(object) * 64 + low.astype(object)
+    for row, values in enumerate(words):
+        product = np.convolve(values, factor.astype(object))
+        folded = product[:n] - np.append(product[n:], 0)
+        for index, p in enumerate(primes):
+            assert (folded % p == got[row, index].astype(object)).all()

@@ -21,6 +21,7 @@ class ColumnPackedPacking(DiagonalPacking):
 
     name = "column_bsgs"
     source = "[Pang24] BOLT, eprint 2023/1893, column packing with baby-step giant-step"
+    _real = True
 
     def __init__(
         self,

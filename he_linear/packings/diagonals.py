@@ -12,15 +12,16 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isqrt
+from typing import ClassVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from he_linear.diagonal_sums import accumulate_diagonals, empty_weights, in_order_of_use, mirrored
 from he_linear.embedding import slots_to_coefficients
 from he_linear.kernels import Floats, Residues, from_centred, multiply, to_centred
 from he_linear.keys import ServerKeys
-from he_linear.ntt import centre, tables, times
+from he_linear.ntt import tables
 from he_linear.packings.base import LinearPacking, Weights, power_of_two, rounded_weights
 from he_linear.packings.work import EvaluationWork
 from he_linear.params import CkksParameters
@@ -28,10 +29,17 @@ from he_linear.rotation import rotations
 from transport.errors import UsageError
 from transport.work import units
 
+_ROWS = 32
+"""Sums that are made together, in one pass over the rotated inputs."""
+
 
 @dataclass(frozen=True, slots=True)
 class DiagonalWeights:
-    """Centred NTT values (outputs * giants, inputs * babies, primes, N), column factors."""
+    """Centred NTT values of the diagonals, column factors.
+
+    values (outputs * giants, primes, M / 8, inputs * babies, 8), see `diagonal_sums`: M is N / 2
+    where slots are real, else N.
+    """
 
     values: Floats
     diagonal: Residues | None
@@ -41,25 +49,6 @@ class DiagonalWeights:
     def nbytes(self) -> int:
         """Memory of the encoded weights."""
         return self.values.nbytes + (0 if self.diagonal is None else self.diagonal.nbytes)
-
-
-@njit(cache=True, nogil=True)
-def accumulate_diagonals(inputs, weights, moduli, out):  # type: ignore[no-untyped-def]
-    """Out (rows, 2, primes, N) = sum over i of weights (rows, inner, primes, N) * inputs[i]."""
-    rows, inner, primes, n = weights.shape
-    for r in range(rows):
-        for k in range(primes):
-            p = moduli[k]
-            inv = 1.0 / p
-            first, second = out[r, 0, k], out[r, 1, k]
-            first[:] = 0.0
-            second[:] = 0.0
-            for i in range(inner):
-                w, a, b = weights[r, i, k], inputs[i, 0, k], inputs[i, 1, k]
-                for j in range(n):
-                    quotient = w[j] * inv
-                    first[j] = centre(first[j] + times(a[j], w[j], quotient, p), p, inv)
-                    second[j] = centre(second[j] + times(b[j], w[j], quotient, p), p, inv)
 
 
 class DiagonalPacking(LinearPacking):
@@ -74,6 +63,8 @@ class DiagonalPacking(LinearPacking):
     _inputs: int
     _products: int
     """Ciphertexts in and out of one matrix product."""
+    _real: ClassVar[bool]
+    """Whether diagonals have no imaginary part."""
     _repeats: int = 1
     """Matrix products, one after the other, with the same weights."""
     _babies: int
@@ -112,21 +103,38 @@ class DiagonalPacking(LinearPacking):
         }
         products = self._products * self._count * self._inputs
         factors = self.input_ciphertexts if self.diagonal else 0
+        kind = "real" if self._real else "complex"
+        summed = times * products * 2 * len(p.primes) * p.poly_degree
+        # The first outputs' sums come before any answer leaves.
+        first = min(1.0, self._summed_together / self._products)
         returned = {
-            "diagonal_multiply_add": times * products * 2 * len(p.primes) * p.poly_degree,
+            f"{kind}_diagonal_multiply_add": (1 - first) * summed,
             self.unit("horner_step"): times * self._products * (self._giants - 1),
             self.unit("horner_end"): times * self._products if self._giants > 1 else 0,
             self.unit("plain_multiply"): 2 * factors,
         }
-        return EvaluationWork((), units(turned), units(returned))
+        before = units({f"{kind}_diagonal_multiply_add": first * summed})
+        return EvaluationWork(units(turned), before, units(returned))
+
+    @property
+    def _summed_together(self) -> int:
+        """Outputs whose sums are made in one pass over the rotated inputs."""
+        return max(1, _ROWS // self._giants)
 
     @property
     def encoded_bytes(self) -> int:
-        """Eight bytes for each residue of each diagonal."""
+        """Eight bytes for each residue of each diagonal, for half of them where slots are real."""
         p = self.parameters
         polynomial = 8 * len(p.primes) * p.poly_degree
         factors = self._inputs if self.diagonal else 0
-        return polynomial * (self._products * self._count * self._inputs + factors)
+        diagonals = self._products * self._count * self._inputs
+        return polynomial * factors + self._kept * 8 * len(p.primes) * diagonals
+
+    @property
+    def _kept(self) -> int:
+        """Values that are kept of a diagonal's N."""
+        n = self.parameters.poly_degree
+        return n // 2 if self._real else n
 
     @abstractmethod
     def _diagonals(self, weights: Weights, giant: int) -> NDArray[np.complex128]:
@@ -139,25 +147,29 @@ class DiagonalPacking(LinearPacking):
     def encode_weights(self, weights: Weights, diagonal: Weights | None = None) -> DiagonalWeights:
         """Every diagonal over the whole ring, in NTT form."""
         self.check_weights(weights, diagonal)
-        p = self.parameters
-        shape = (self._products, self._giants, self._inputs, self._babies)
-        values = np.empty((*shape, len(p.primes), p.poly_degree))
+        inner, primes = self._inputs * self._babies, len(self.parameters.primes)
+        rows = self._products * self._giants
+        values = empty_weights(rows, primes, self._kept, inner)
+        by_output = values.reshape(self._products, self._giants, *values.shape[1:])
         for giant in range(self._giants):
             # The giant step's own rotation comes after the product.
             slots = np.roll(
                 self._diagonals(weights, giant), giant * self._babies * self._step, axis=-1
             )
-            values[:, giant] = self._encode(slots)
+            encoded = self._encode(slots)[..., : self._kept]
+            inner_shape = (self._products, inner, *encoded.shape[3:])
+            by_output[:, giant] = in_order_of_use(encoded.reshape(inner_shape))
         factors = None
         if diagonal is not None:
-            factors = from_centred(self._encode(self._factors(diagonal)), p.primes)
-        inner = self._inputs * self._babies
-        return DiagonalWeights(values.reshape(-1, inner, *values.shape[4:]), factors)
+            factors = from_centred(self._encode(self._factors(diagonal)), self.parameters.primes)
+        return DiagonalWeights(values, factors)
 
     def _encode(self, slots: NDArray[np.complex128]) -> Floats:
         """Slots (..., N/2) to centred NTT values (..., primes, N) at the weight scale."""
         p = self.parameters
         scaled = rounded_weights(slots_to_coefficients(slots), self.weight_scale_bits)
+        if self._real:
+            scaled = mirrored(scaled)
         out = np.empty((*slots.shape[:-1], len(p.primes), p.poly_degree))
         for index, prime in enumerate(p.primes):
             rows = scaled.reshape(-1, p.poly_degree).copy()
@@ -174,18 +186,22 @@ class DiagonalPacking(LinearPacking):
     def stream(
         self, inputs: Iterator[Residues], encoded: DiagonalWeights, keys: ServerKeys
     ) -> Iterator[Residues]:
-        """`evaluate`, ciphertext by ciphertext."""
+        """`evaluate`, ciphertext by ciphertext: rotates while others arrive."""
         received: list[Residues] = []
+
+        def arriving() -> Iterator[Residues]:
+            for ciphertext in itertools.islice(inputs, self._inputs):
+                received.append(ciphertext)
+                yield ciphertext
+
         for _ in range(self._repeats):
-            part = list(itertools.islice(inputs, self._inputs))
-            yield from self._multiply(part, encoded, keys)
-            received += part
+            yield from self._multiply(arriving(), encoded, keys)
         if encoded.diagonal is not None:
             for ciphertext, factor in zip(received, encoded.diagonal, strict=True):
                 yield multiply(ciphertext, factor[None], self.parameters.primes)
 
     def _multiply(
-        self, ciphertexts: list[Residues], encoded: DiagonalWeights, keys: ServerKeys
+        self, ciphertexts: Iterator[Residues], encoded: DiagonalWeights, keys: ServerKeys
     ) -> Iterator[Residues]:
         p: CkksParameters = self.parameters
         steps = [self._step * b for b in range(self._babies)]
@@ -197,11 +213,17 @@ class DiagonalPacking(LinearPacking):
         moduli = np.array(p.primes, np.float64)
         key = keys.rotation_key(self._step * self._babies) if self._giants > 1 else None
 
-        def output(index: int) -> Residues:
-            part = encoded.values[index * self._giants : (index + 1) * self._giants]
-            sums = np.empty((self._giants, *babies.shape[1:]))
-            accumulate_diagonals(babies, part, moduli, sums)
+        outputs = self._summed_together
+
+        def output(sums: Floats) -> Residues:
             total = sums[0] if key is None else keys.switcher.horner(sums, key)
             return from_centred(total, p.primes)
 
-        yield from keys.workers.map(output, range(self._products))
+        def summed() -> Iterator[Floats]:
+            for start in range(0, self._products, outputs):
+                part = encoded.values[start * self._giants : (start + outputs) * self._giants]
+                sums = np.empty((len(part), *babies.shape[1:]))
+                accumulate_diagonals(babies, part, moduli, sums)
+                yield from sums.reshape(-1, self._giants, *sums.shape[1:])
+
+        yield from keys.workers.map(output, summed())

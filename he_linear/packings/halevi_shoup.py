@@ -35,6 +35,7 @@ class DiagonalVectorPacking(DiagonalPacking):
         "[Halevi14] diagonals, rectangular and replicated as in [Juvekar18] Gazelle; "
         "sums on shares: project"
     )
+    _real = False
 
     def __init__(
         self,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from he_linear import conversions as he
+from he_linear.diagonal_sums import accumulate_diagonals, empty_weights
 from he_linear.kernels import Floats, Residues, intt, multiply, to_centred
 from he_linear.keys import ClientKeys, ServerKeys
 from he_linear.modular_matmul import LimbMatrices, modular_matmul
-from he_linear.packings.diagonals import accumulate_diagonals
 from he_linear.packings.token_periodic import permuted_sum
 from he_linear.packings.work import unit
 from he_linear.params import CkksParameters
@@ -162,7 +163,16 @@ def matrix_prices(parameters: CkksParameters) -> Prices:
     total = np.empty((2, n))
     seconds = seconds_of(lambda: permuted_sum(rows_of, order, moduli, total))
     yield "permuted_residue", seconds / rows_of.size
-    inputs, weights = np.zeros((8, 2, 2, n)), np.zeros((4, 8, 2, n))
-    out = np.empty((4, 2, 2, n))
-    seconds = seconds_of(lambda: accumulate_diagonals(inputs, weights, moduli, out))
-    yield "diagonal_multiply_add", seconds / (4 * 8 * 2 * 2 * n)
+    yield from _diagonal_prices(moduli)
+
+
+def _diagonal_prices(moduli: Floats) -> Prices:
+    """Products with full-size diagonals of real slots, and of complex ones."""
+    n = 8192
+    # More weights than the caches hold: they come from memory in a run.
+    inputs, out = np.zeros((64, 2, 2, n)), np.empty((16, 2, 2, n))
+    for name, kept in (("real_diagonal", n // 2), ("complex_diagonal", n)):
+        weights = empty_weights(16, 2, kept, 64)
+        weights[...] = 0.0
+        seconds = seconds_of(partial(accumulate_diagonals, inputs, weights, moduli, out))
+        yield f"{name}_multiply_add", seconds / (16 * inputs.size)
