@@ -81,7 +81,7 @@ def test_the_error_of_one_layer(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["config"], found["tokens"]) == ("tiny", 6)
     assert 0 < found["mean_error"] < found["max_error"] < 5e-3 < found["largest_value"]
-    assert found["total_s"] == pytest.approx(found["offline_s"] + found["online_s"])
+    assert found["total_s"] >= found["offline_s"] + found["online_s"] > 0
     assert found["MB"] > 0.1
     assert found["rounds"] > 100
     command[2] = tmp_path / "none.yaml"

@@ -209,7 +209,8 @@ class DiagonalPacking(LinearPacking):
         def rotated(ciphertext: Residues) -> Floats:
             return rotations(to_centred(ciphertext, p.primes), steps, keys)
 
-        babies = np.concatenate(list(keys.workers.map(rotated, ciphertexts)))
+        parts = list(keys.workers.map(rotated, ciphertexts))
+        babies = parts[0] if len(parts) == 1 else np.concatenate(parts)
         moduli = np.array(p.primes, np.float64)
         key = keys.rotation_key(self._step * self._babies) if self._giants > 1 else None
 

@@ -340,8 +340,9 @@ class TokenPeriodicPacking(LinearPacking):
         def rotated(ciphertext: Residues) -> Floats:
             return rotations(to_centred(ciphertext, primes), self._shifts, keys)
 
-        babies = list(keys.workers.map(rotated, arriving()))
-        sums = self._multiply(np.stack(babies), encoded)
+        parts = list(keys.workers.map(rotated, arriving()))
+        babies = parts[0][None] if len(parts) == 1 else np.stack(parts)
+        sums = self._multiply(babies, encoded)
         yield from keys.workers.map(
             lambda rows: from_centred(self._giant_steps(rows, keys), primes), sums
         )

@@ -21,7 +21,7 @@ from hybrid.machine.fit import corrected
 from hybrid.machine.local import local_prices
 from hybrid.machine.prices import MachinePrices
 from hybrid.machine.steps import Observation, StepTimer
-from hybrid.machine.timing import fitted
+from hybrid.machine.timing import fitted, forget_caches
 from hybrid.processes import LOOPBACK, dealer_process
 from mpc_nonlinear.compare import Width, less_than_constants, less_than_constants_cost
 from mpc_nonlinear.correlations import SOURCES
@@ -49,8 +49,6 @@ _TIMEOUT_S = 300.0
 """The dealer waits from the start for what comes last; heartbeats tell a dead process."""
 _PINGS, _BULK_BYTES = 200, 4 << 20
 _SIZES = (400, 4000, 40000)
-_NEAR = np.zeros(8 << 20, np.uint8)
-"""Larger than the caches near a core."""
 _PRODUCTION = {
     "ferret": (1 << 15, 700_000, 1_400_000, 2_200_000),
     "softspoken": (20_000, 200_000, 600_000),
@@ -161,7 +159,7 @@ class _Timer:
                 self._wait()
                 making = time.perf_counter() - start
                 # In a run other steps have used the caches since the randomness was made.
-                _NEAR[:] += 1
+                forget_caches()
                 self._wait()
                 middle = time.perf_counter()
                 case.run(session)

@@ -25,6 +25,7 @@ from hybrid.conversions import HomomorphicParty
 from hybrid.folding import LinearMap
 from hybrid.graph import Node, build_graph
 from hybrid.key_exchange import Rings, receive_keys, send_keys
+from hybrid.machine.timing import forget_caches
 from hybrid.operators.base import EncodedLinear, RunState, WeightedOperator
 from hybrid.parties import products_of, with_keys
 from hybrid.plan import Plan, Step
@@ -49,8 +50,6 @@ _LEFT_OUT = ("halevi_shoup",)
 """Counts units of another packing only, and takes keys of its own."""
 _LARGE = "layer0.intermediate"
 """Exact products count the same units here as in the smaller product."""
-_FORGOTTEN = np.zeros(32 << 20, np.uint8)
-"""As large as a cache that cores share."""
 _CONFIG: Mapping[str, Any] = {
     "name": "calibration",
     "model": {
@@ -90,11 +89,6 @@ class _Study:
 
     steps: tuple[tuple[str, Step], ...]
     plan: Plan
-
-
-def forget_caches() -> None:
-    """Use the caches for something else, as other steps of a run do."""
-    _FORGOTTEN[:] += 1
 
 
 def _study(source: type[CorrelationSource]) -> _Study:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import nnls
 
+_FORGOTTEN = np.zeros(32 << 20, np.uint8)
+"""As large as a cache that cores share."""
 _LEAST_RUNS, _MOST_RUNS, _ENOUGH_S = 4, 200, 0.05
 
 
@@ -21,6 +23,11 @@ def seconds_of(call: Callable[[], object]) -> float:
         call()
         taken.append(time.perf_counter() - start)
     return statistics.median(taken)
+
+
+def forget_caches() -> None:
+    """Use the caches for something else, as other steps of a run do."""
+    _FORGOTTEN[:] += 1
 
 
 def fitted(names: tuple[str, ...], cases: list[tuple[list[float], float]]) -> dict[str, float]:
