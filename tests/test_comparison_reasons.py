@@ -116,6 +116,19 @@ def test_a_slower_config_names_what_costs_most():
     assert line.startswith("slow takes 5.00 s more than ours (2.00 times as long): linear +7.40 s")
 
 
+def test_steps_that_both_carry_alike_are_told_apart():
+    (other,) = entry(BLB)["others"]
+    # Correlations and softmax; the linear layer takes another packing.
+    assert other["alike_s"] == pytest.approx(0.1)
+    _, line = sentences(entry(BLB), seconds)
+    assert "Of this +0.100 s in steps that both carry alike: the machine" in line
+    more = [{**s, "measured": {**s["measured"], "rounds": 3}} for s in BLB["steps"]]
+    (other,) = entry({**BLB, "steps": more})["others"]
+    assert other["alike_s"] == 0
+    _, line = sentences(entry({**BLB, "steps": more}), seconds)
+    assert "alike" not in line
+
+
 def test_links_are_apart_and_need_the_reference():
     there = {**BLB, "link": "wan2"}
     assert [e["link"] for e in reasons([OURS, BLB, there], "ours")] == ["lan"]

@@ -44,6 +44,7 @@ def compared(base: Row, other: Row) -> Json:
         "online_s": other["online"]["seconds"] - base["online"]["seconds"],
         "ratio": other["total"]["seconds"] / base["total"]["seconds"],
         "groups": dict(sorted(groups.items(), key=lambda item: -abs(item[1]))),
+        "alike_s": _alike(base, other),
         "choices": _different_choices(base, other),
         "encoded_bytes": [base.get("encoded_bytes"), other.get("encoded_bytes")],
         "weaker_trust": relies_on_dealer(other) and not relies_on_dealer(base),
@@ -54,6 +55,22 @@ def compared(base: Row, other: Row) -> Json:
 def relies_on_dealer(row: Row) -> bool:
     """Whether a third party is trusted."""
     return any(line.startswith(_WEAKER) for line in row["trust_model"])
+
+
+def _alike(base: Row, other: Row) -> float:
+    """Part of the difference from steps that both carry in the same way, byte for byte."""
+    ours = {step["name"]: step for step in base["steps"]}
+    pairs = [(ours[step["name"]], step) for step in other["steps"] if step["name"] in ours]
+    return sum(
+        second["measured"]["seconds"] - first["measured"]["seconds"]
+        for first, second in pairs
+        if _carried(first) == _carried(second)
+    )
+
+
+def _carried(step: Row) -> list[Any]:
+    measured = {key: value for key, value in step["measured"].items() if key != "seconds"}
+    return [*(step[key] for key in ("op", "phase", "protocol", "multiply")), measured]
 
 
 def _different_choices(base: Row, other: Row) -> list[Json]:
@@ -140,7 +157,13 @@ def _groups(other: Row, seconds: Any) -> str:
         for key, value in other["groups"].items()
         if abs(value) >= least and value
     ]
-    return ", ".join(parts[:_SHOWN_GROUPS])
+    line = ", ".join(parts[:_SHOWN_GROUPS]) + "."
+    if abs(other["alike_s"]) >= least and other["alike_s"]:
+        line += (
+            f" Of this {_signed(other['alike_s'], seconds)} in steps that both carry alike: "
+            "the machine, not the schedule."
+        )
+    return line
 
 
 def _faster(reference: str, other: Row, seconds: Any) -> str:
@@ -148,7 +171,7 @@ def _faster(reference: str, other: Row, seconds: Any) -> str:
     line = (
         f"{name} is faster than {reference} by {seconds(-other['difference_s'])} s "
         f"({other['ratio']:.2f} times as long; offline {_signed(other['offline_s'], seconds)}, "
-        f"online {_signed(other['online_s'], seconds)}): {_groups(other, seconds)}."
+        f"online {_signed(other['online_s'], seconds)}): {_groups(other, seconds)}"
     )
     if other["choices"]:
         chosen = "; ".join(
@@ -172,7 +195,7 @@ def _faster(reference: str, other: Row, seconds: Any) -> str:
 def _slower(reference: str, other: Row, seconds: Any) -> str:
     line = (
         f"{other['name']} takes {seconds(other['difference_s'])} s more than {reference} "
-        f"({other['ratio']:.2f} times as long): {_groups(other, seconds)}."
+        f"({other['ratio']:.2f} times as long): {_groups(other, seconds)}"
     )
     if other["stronger_trust"]:
         line += f" It trusts nobody else, {reference} trusts a third party."
