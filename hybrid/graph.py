@@ -104,19 +104,7 @@ class _Builder:
         linear, heads = self._linear(layer), a.heads * self._batch
         return [
             linear("qkv", normalised, kept, 3 * a.hidden, f"{name}.input", projections),
-            Node(
-                f"{name}.scores",
-                layer,
-                "scores",
-                (f"{name}.qkv",),
-                (f"{name}.scores",),
-                (heads, t, a.head_size, t),
-                {
-                    "left": self._bound(f"{name}.query"),
-                    "right": self._bound(f"{name}.key"),
-                    "output": self._bound(f"{name}.scores"),
-                },
-            ),
+            self._scores(layer, heads),
             Node(
                 f"{name}.softmax",
                 layer,
@@ -149,6 +137,22 @@ class _Builder:
             ),
             self._norm(layer, "attention_norm", "attention_output", residual if first else kept[0]),
         ]
+
+    def _scores(self, layer: int, heads: int) -> Node:
+        a, t, name = self._a, self._tokens, f"layer{layer}"
+        return Node(
+            f"{name}.scores",
+            layer,
+            "scores",
+            (f"{name}.qkv",),
+            (f"{name}.scores",),
+            (heads, t, a.head_size, t),
+            {
+                "left": self._bound(f"{name}.query"),
+                "right": self._bound(f"{name}.key"),
+                "output": self._bound(f"{name}.scores"),
+            },
+        )
 
     def _feed_forward(self, layer: int) -> list[Node]:
         a, name = self._a, f"layer{layer}"

@@ -45,28 +45,7 @@ def print_plan(
     seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Every step of a plan; seconds: predicted, where the machine is calibrated."""
-    head = ["step", "phase", "engine", "protocol", "shape", "bounds", "client MB", "server MB"]
-    head += ["rounds", "OTs", "log2 failure", "seconds"]
-    rows = []
-    for row in plan.rows():
-        predicted, failure = row["predicted"], row["failure_probability"]
-        rows.append(
-            [
-                row["name"],
-                row["phase"],
-                row["engine"],
-                row["protocol"],
-                "x".join(str(n) for n in row["shape"]),
-                ", ".join(f"{k}={_number(v)}" for k, v in row["parameters"].items()),
-                f"{predicted['client_sent_bytes'] / 1e6:.3f}",
-                f"{predicted['server_sent_bytes'] / 1e6:.3f}",
-                str(predicted["rounds"]),
-                str(row["correlations"]),
-                f"{log2(failure):.1f}" if failure else "",
-                "" if seconds is None else f"{seconds[row['name']]:.4f}",
-            ]
-        )
-    console.print(_table(head, rows))
+    console.print(_plan_table(plan, seconds))
     for name, traffic in (
         ("offline", plan.offline_traffic + plan.prepared_traffic),
         ("online", plan.cost.traffic),
@@ -99,6 +78,31 @@ def print_plan(
         f"runtime.weights_memory_gb = {memory_gb:g}, the others encoded at every use"
     )
     console.print(f"plan hash: {plan.digest()}")
+
+
+def _plan_table(plan: Plan, seconds: Mapping[str, float] | None) -> Table:
+    head = ["step", "phase", "engine", "protocol", "shape", "bounds", "client MB", "server MB"]
+    head += ["rounds", "OTs", "log2 failure", "seconds"]
+    rows = []
+    for row in plan.rows():
+        predicted, failure = row["predicted"], row["failure_probability"]
+        rows.append(
+            [
+                row["name"],
+                row["phase"],
+                row["engine"],
+                row["protocol"],
+                "x".join(str(n) for n in row["shape"]),
+                ", ".join(f"{k}={_number(v)}" for k, v in row["parameters"].items()),
+                f"{predicted['client_sent_bytes'] / 1e6:.3f}",
+                f"{predicted['server_sent_bytes'] / 1e6:.3f}",
+                str(predicted["rounds"]),
+                str(row["correlations"]),
+                f"{log2(failure):.1f}" if failure else "",
+                "" if seconds is None else f"{seconds[row['name']]:.4f}",
+            ]
+        )
+    return _table(head, rows)
 
 
 def _number(value: Any) -> str:

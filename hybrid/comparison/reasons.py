@@ -61,11 +61,12 @@ def _alike(base: Row, other: Row) -> float:
     """Part of the difference from steps that both carry in the same way, byte for byte."""
     ours = {step["name"]: step for step in base["steps"]}
     pairs = [(ours[step["name"]], step) for step in other["steps"] if step["name"] in ours]
-    return sum(
+    differences = (
         second["measured"]["seconds"] - first["measured"]["seconds"]
         for first, second in pairs
         if _carried(first) == _carried(second)
     )
+    return float(sum(differences))
 
 
 def _carried(step: Row) -> list[Any]:
