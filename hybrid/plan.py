@@ -25,6 +25,7 @@ from hybrid.operators.base import Operator, PlanContext, RingKeySet, WeightedOpe
 from hybrid.operators.nonlinear import NonlinearOperator
 from hybrid.schedule import Schedule, check_complete, schedule_of
 from mpc_nonlinear.correlations.base import CorrelationSource
+from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.cost import NO_COST, Cost, OtCount
 from mpc_nonlinear.ot_products import OtProducts
 from mpc_nonlinear.products import Products
@@ -242,7 +243,17 @@ def build_plan(
         worst = max(steps, key=lambda s: s.cost.failure_probability)
         raise ConfigError(
             f"plan: failure probability {plan.cost.failure_probability:.1e} exceeds "
-            f"{MAX_FAILURE_PROBABILITY:.1e}, most of it in {worst.node.name}; lower "
-            "calibration.margin or model.tokens"
+            f"{MAX_FAILURE_PROBABILITY:.1e}, most of it in {worst.node.name}; "
+            f"{_surer(config, schedule)}"
         )
     return plan
+
+
+def _surer(config: RunConfig, schedule: Schedule) -> str:
+    """What makes failures less likely."""
+    lower = "lower calibration.margin or model.tokens"
+    if config.model.batch > 1:
+        lower = "lower model.batch, calibration.margin or model.tokens"
+    # Where a dealer does without ciphertexts there are no lifts to be made exact.
+    may_be_exact = not config.ckks.exact and schedule.correlations != TrustedDealer.name
+    return f"set ckks.exact: true, or {lower}" if may_be_exact else lower

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import yaml
 
+from hybrid import plan
 from hybrid.config import load_config
-from hybrid.launch import Client, Server, outputs_of
+from hybrid.launch import Client, Server, make_plan, outputs_of
 from hybrid.plan import build_plan
 from hybrid.reference import PlainEncoder
 from tests.test_private_inference import run
 from tests.tiny_model import write_tiny_config
+from transport.errors import ConfigError
 from transport.local import run_both
 from transport.traffic import Party
 
@@ -131,3 +133,21 @@ def test_wrong_batches_are_refused(batch, message, tmp_path):
     assert code == 2
     assert "model.batch: input should be" in " ".join(output.split())
     assert message in output
+
+
+@pytest.mark.parametrize(
+    ("batch", "exact", "remedy"),
+    [
+        (2, False, "set ckks.exact: true, or lower model.batch, calibration.margin"),
+        (1, True, "; lower calibration.margin or model.tokens"),
+    ],
+)
+def test_too_likely_failures_name_what_would_help(batch, exact, remedy, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "MAX_FAILURE_PROBABILITY", 1e-12)
+    config = batched(tmp_path, batch)
+    made = yaml.safe_load(config.read_text())
+    made["ckks"]["exact"] = exact
+    config.write_text(yaml.safe_dump(made))
+    with pytest.raises(ConfigError, match=r"most of it in \w+") as raised:
+        make_plan(load_config(config))
+    assert remedy in str(raised.value)
