@@ -42,6 +42,7 @@ from hybrid.exact_products import (
 from hybrid.folding import LinearMap
 from hybrid.graph import Node
 from hybrid.operators.base import EncodedLinear, PlanContext, RunState
+from hybrid.operators.beaver import BeaverAttention, BeaverLinear
 from hybrid.operators.exact import RING_SET
 from hybrid.pads import LinearPad
 from hybrid.products import CkksProducts
@@ -270,12 +271,13 @@ def report(case: Case, outcome: Outcome) -> None:
 
 
 def cases(arguments: argparse.Namespace) -> list[Case]:
-    """What the command line asks for."""
+    """What the command line asks for; what needs a dealer is no product of this engine."""
     catalog = load_catalog()
     found = [
         Case("matmul", shape, name + suffix, arguments.baby_steps)
         for shape in parse_shapes(arguments.shapes or LINEAR_SHAPES)
         for name in catalog.names("linear")
+        if catalog["linear", name] is not BeaverLinear
         for suffix in ("", PREPARED)
         if not suffix or name == "token_periodic"
     ]
@@ -290,6 +292,7 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
             Case("attention", shape, name)
             for shape in parse_shapes(ATTENTION_SHAPES)
             for name in catalog.names("attention")
+            if catalog["attention", name] is not BeaverAttention
         ]
         found += [Case("multiply", shape, "slots") for shape in parse_shapes(MULTIPLY_SHAPES)]
     if arguments.only:
