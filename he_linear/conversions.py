@@ -24,7 +24,7 @@ from he_linear.kernels import (
     mulmod,
     randomised,
     shoup,
-    words_times,
+    to_centred,
 )
 from he_linear.keys import (
     ClientKeys,
@@ -35,6 +35,7 @@ from he_linear.keys import (
 )
 from he_linear.ntt import tables
 from he_linear.params import CkksParameters
+from he_linear.ring_kernels import words_times
 from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.errors import FrameError
 from transport.randomness import SEED_BYTES, SecureRandom
@@ -112,7 +113,7 @@ def mask_for_client(
     is pseudorandom by the fresh encryption of zero.
     """
     p = keys.parameters.base
-    u, errors = sampling.draw_zero(rng, len(ciphertexts), p)
+    u, errors = sampling.draw_zero(rng, len(ciphertexts), p.poly_degree)
     fresh = randomised(ciphertexts, keys.base_public_key, u, errors, p.primes)
     body, _ = switch_modulus(fresh[:, 0], p)
     second, low = switch_modulus(fresh[:, 1], p, EXTRA_BITS)
@@ -173,10 +174,11 @@ def unmask(data: bytes, count: int, keys: ClientKeys) -> Residues:
     words = np.frombuffer(data, np.uint64, 2 * count * n)
     body, second = words[: count * n].reshape(count, n), words[count * n :].reshape(count, n)
     low = unpack_bits(data[16 * count * n :], count * n, EXTRA_BITS)
-    # second * 2^extra + low, below 2^70; |c1' s| <= N 2^70 < Q / 2.
-    low = low.reshape(count, n)
-    product = words_times(second, low, EXTRA_BITS, keys.base_secret_residues, p.primes)
-    return body + _round_product(product, p)
+    # second * 2^extra + low, signed, below 2^69; |c1' s| <= N 2^69 < Q / 2.
+    signed, low_bits = second.view(np.int64), low.view(np.int64).reshape(count, n)
+    secret = to_centred(keys.base_secret_residues, p.primes)
+    product = words_times(signed, low_bits, EXTRA_BITS, secret, p.primes)
+    return body + _round_product(from_centred(product.transpose(1, 0, 2), p.primes), p)
 
 
 def _round_product(product: Residues, parameters: CkksParameters) -> Residues:

@@ -10,7 +10,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from he_linear.ntt import Floats, Residues, centre, centred, tables, times
+from he_linear.ntt import Floats, Residues, centre, tables, times
 
 __all__ = [
     "Floats",
@@ -27,7 +27,6 @@ __all__ = [
     "reduce_signed",
     "shoup",
     "to_centred",
-    "words_times",
 ]
 
 
@@ -190,48 +189,6 @@ def encrypted(
         plain, a = (np.ascontiguousarray(part[:, index]) for part in (message, uniform))
         _masked_rows(plain, a, s, noise, float(p), bodies)
         out[:, index] = bodies
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _lift_words(high, low, bits, shift, p, out):  # type: ignore[no-untyped-def]
-    """Out = high * 2^bits + low modulo p, centred; shift = 2^(32 + bits) mod p."""
-    inv = 1.0 / p
-    quotient = shift * inv
-    half, unit = np.uint64(32), np.float64(np.int64(1) << bits)
-    for i in range(high.size):
-        upper = np.float64(np.int64(high[i] >> half))
-        lower = np.float64(np.int64(high[i] & np.uint64(0xFFFFFFFF)))
-        x = lower * unit + np.float64(np.int64(low[i]))
-        out[i] = centre(times(upper, shift, quotient, p) + x, p, inv)
-
-
-@njit(cache=True, nogil=True)
-def _scale_rows(rows, factors, p):  # type: ignore[no-untyped-def]
-    inv = 1.0 / p
-    for i in range(rows.shape[0]):
-        for j in range(factors.size):
-            w = factors[j]
-            rows[i, j] = centre(times(rows[i, j], w, w * inv, p), p, inv)
-
-
-def words_times(
-    high: Residues, low: Residues, bits: int, factor: Residues, primes: tuple[int, ...]
-) -> Residues:
-    """Polynomials of words high * 2^bits + low, (n, N), times one in NTT form (primes, N).
-
-    Coefficient form, (n, primes, N).
-    """
-    count, n = high.shape
-    out = np.empty((count, len(primes), n), np.uint64)
-    for index, p in enumerate(primes):
-        rows = np.empty((count, n))
-        shift = centred(1 << (32 + bits), p)
-        _lift_words(high.reshape(-1), low.reshape(-1), bits, shift, float(p), rows.reshape(-1))
-        tables(p, n).forward(rows)
-        _scale_rows(rows, to_centred(factor[index : index + 1], (p,))[0], float(p))
-        tables(p, n).inverse(rows)
-        out[:, index] = from_centred(rows[:, None], (p,))[:, 0]
     return out
 
 

@@ -25,6 +25,7 @@ from he_linear.ring_kernels import (
     lift,
     reduce_words,
     transform,
+    words_times,
 )
 from he_linear.ring_keys import RingClientKeys, RingServerKeys, prime_major, residues_of
 from he_linear.ring_params import RingParameters
@@ -131,8 +132,8 @@ def draw_ring_zero(
     Ternary u in NTT form, (primes, count, N), and errors (count, 2, N): (pk0 u + e0, pk1 u + e1).
     """
     primes, n = keys.parameters.primes, keys.parameters.poly_degree
-    u = transform(reduce_words(sampling.ternary(rng, (count, n)), primes), primes)
-    return u, sampling.noise(rng, (count, 2, n))
+    u, errors = sampling.draw_zero(rng, count, n)
+    return transform(reduce_words(u, primes), primes), errors
 
 
 def _randomised(ciphertexts: Floats, keys: RingServerKeys, rng: SecureRandom) -> Floats:
@@ -178,10 +179,7 @@ def ring_unmask(data: bytes, count: int, useful: Positions, keys: RingClientKeys
         packed = data[at + 8 * words :]
         low = unpack_bits(packed, words, p.extra_bits).view(np.int64).reshape(count, n)
     primes = p.lift_primes
-    second = transform(reduce_words(high, primes, 1 << p.extra_bits, low), primes)
-    product = np.zeros(second.shape)
-    add_product(second, keys.secret[: len(primes)], primes, product)
-    transform(product, primes, inverse=True)
+    product = words_times(high, low, p.extra_bits, keys.secret[: len(primes)], primes)
     chosen = product.reshape(len(primes), words)[:, useful.reshape(-1)]
     # c1 s at second_bits, down to l bits with rounding.
     upper, lower = lift(chosen, primes)

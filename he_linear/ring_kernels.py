@@ -110,6 +110,19 @@ def add_product(
             _add_product(row, b[index], sign, float(p), target)
 
 
+def words_times(
+    high: Integers, low: Integers | None, bits: int, factor: Floats, primes: Sequence[int]
+) -> Floats:
+    """Signed words high * 2^bits + low, (..., N), times one polynomial in NTT form (primes, N).
+
+    Coefficient form, (primes, ..., N), centred.
+    """
+    words = transform(reduce_words(high, primes, 1 << bits, low), primes)
+    product = np.zeros(words.shape)
+    add_product(words, factor, primes, product)
+    return transform(product, primes, inverse=True)
+
+
 @njit(cache=True, nogil=True)
 def _accumulate(values, modulus, crt, weight, rest, high, low, turns):  # type: ignore[no-untyped-def]
     """(high, low) += t * (weight + rest) modulo 2^128 and turns += t / p.

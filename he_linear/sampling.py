@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_linear.kernels import Residues
-from he_linear.params import CkksParameters
 from transport.randomness import SEED_BYTES, SecureRandom
 
 _COINS = 21
@@ -73,12 +72,9 @@ def draw_mask(rng: SecureRandom, shape: tuple[int, ...]) -> Residues:
     return rng.uint64(shape)
 
 
-def draw_zero(
-    rng: SecureRandom, count: int, parameters: CkksParameters
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def draw_zero(rng: SecureRandom, count: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Randomness of fresh public-key encryptions of zero, new for each ciphertext.
 
     Ternary u (count, N) and centred binomial errors (count, 2, N): (pk0 u + e0, pk1 u + e1).
     """
-    n = parameters.poly_degree
     return ternary(rng, (count, n)), noise(rng, (count, 2, n))

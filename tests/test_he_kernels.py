@@ -9,6 +9,7 @@ from he_linear import kernels, ntt
 from he_linear.key_switching import KeySwitcher, SwitchingKey
 from he_linear.modular_matmul import LimbMatrices, max_inner, modular_matmul
 from he_linear.params import CkksParameters
+from he_linear.ring_kernels import words_times
 from tests.he_setup import PARAMETERS, N
 
 PRIMES = PARAMETERS.all_primes
@@ -156,8 +157,11 @@ def test_words_times_a_polynomial():
     high[0, :2] = 0, 2**64 - 1
     factor = rng.integers(-1, 2, n)
     residue = kernels.ntt(kernels.reduce_signed(factor, primes), primes)
-    got = kernels.words_times(high, low, 6, residue, primes)
-    words = high.astype(object) * 64 + low.astype(object)
+    product = words_times(
+        high.view(np.int64), low.view(np.int64), 6, kernels.to_centred(residue, primes), primes
+    )
+    got = kernels.from_centred(product.transpose(1, 0, 2), primes)
+    words = high.view(np.int64).astype(object) * 64 + low.astype(object)
     for row, values in enumerate(words):
         product = np.convolve(values, factor.astype(object))
         folded = product[:n] - np.append(product[n:], 0)

@@ -71,8 +71,7 @@ def test_a_short_mask_is_noticed(ciphertexts, monkeypatch):
     "test", [test_masks_and_messages_are_fresh, test_every_ciphertext_has_its_own_zero]
 )
 def test_a_missing_fresh_zero_is_noticed(ciphertexts, monkeypatch, test):
-    def nothing(_rng, count, p):
-        n = p.poly_degree
+    def nothing(_rng, count, n):
         return np.zeros((count, n), np.int64), np.zeros((count, 2, n), np.int64)
 
     monkeypatch.setattr(sampling, "draw_zero", nothing)
@@ -83,8 +82,8 @@ def test_a_missing_fresh_zero_is_noticed(ciphertexts, monkeypatch, test):
 def test_a_reused_fresh_zero_is_noticed(ciphertexts, monkeypatch):
     draw = sampling.draw_zero
 
-    def repeated(rng, count, p):
-        return tuple(np.repeat(part, count, axis=0) for part in draw(rng, 1, p))
+    def repeated(rng, count, n):
+        return tuple(np.repeat(part, count, axis=0) for part in draw(rng, 1, n))
 
     monkeypatch.setattr(sampling, "draw_zero", repeated)
     with pytest.raises(AssertionError):

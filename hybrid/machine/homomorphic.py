@@ -163,12 +163,11 @@ def matrix_prices(parameters: CkksParameters) -> Prices:
     total = np.empty((2, n))
     seconds = seconds_of(lambda: permuted_sum(rows_of, order, moduli, total))
     yield "permuted_residue", seconds / rows_of.size
-    yield from _diagonal_prices(moduli)
+    yield from _diagonal_prices(moduli, n)
 
 
-def _diagonal_prices(moduli: Floats) -> Prices:
+def _diagonal_prices(moduli: Floats, n: int) -> Prices:
     """Products with full-size diagonals of real slots, and of complex ones."""
-    n = 8192
     # More weights than the caches hold: they come from memory in a run.
     inputs, out = np.zeros((64, 2, 2, n)), np.empty((16, 2, 2, n))
     for name, kept in (("real_diagonal", n // 2), ("complex_diagonal", n)):
