@@ -68,4 +68,4 @@ $(VENV)/.tested: requirements/test.txt $(VENV)/.installed
 
 # The last file that the fetch puts in place.
 $(MODEL)/1_Pooling/config.json: | $(VENV)/.installed
-	$(BIN)/python -m hybrid.fetch $(MODEL)
+	$(BIN)/python -m hybrid.models.fetching $(MODEL)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
 
+from transport.computing import NO_WORK, Units, Work, add_units, units
 from transport.traffic import NO_TRAFFIC, Party, Traffic
-from transport.work import NO_WORK, Units, Work, add_units, units
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class OtCount:
 
 
 class Form(IntEnum):
-    """What raw OTs are made into before the input is known; see `mpc_nonlinear.preprocessing`."""
+    """What raw OTs are made into before the input is known; see `correlations.preprocessing`."""
 
     PRODUCT = 0
     TABLE = 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hybrid.config import LoadedConfig
-from hybrid.environment import describe
-from hybrid.launch import make_plan
-from hybrid.plan import OFFLINE, ONLINE, Plan
-from hybrid.report import add_phases, phase_row, step_rows, totals, trust_model
-from hybrid.runner import Measured
+from hybrid.config.schema import LoadedConfig
+from hybrid.machine.environment import describe
+from hybrid.planning.plan import OFFLINE, ONLINE, Plan
+from hybrid.reports.run_report import add_phases, phase_row, step_rows, totals, trust_model
+from hybrid.runtime.launch import make_plan
+from hybrid.runtime.runner import Measured
 from tests.tiny_model import write_tiny_config
 from transport.traffic import Traffic
 

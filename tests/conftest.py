@@ -26,7 +26,7 @@ def private_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="session")
 def prices(tmp_path_factory):
     """Of this machine, measured for real, once for all tests."""
-    from hybrid.machine.calibrate import calibrate
+    from hybrid.calibration.calibrate import calibrate
     from hybrid.machine.prices import cache_file, known_prices, load
 
     with pytest.MonkeyPatch.context() as patch:
@@ -52,5 +52,7 @@ def tiny_config(tmp_path) -> Path:
 def minilm() -> Path:
     """The real model's folder, fetched when it is not there yet; a failure when it cannot be."""
     folder = ROOT / "models" / "all-MiniLM-L6-v2"
-    subprocess.run([sys.executable, "-m", "hybrid.fetch", str(folder)], check=True, cwd=ROOT)
+    subprocess.run(
+        [sys.executable, "-m", "hybrid.models.fetching", str(folder)], check=True, cwd=ROOT
+    )
     return folder

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from he_linear import conversions as he
-from he_linear.kernels import Residues, add, intt, multiply
-from he_linear.keys import ClientKeys, ServerKeys
-from he_linear.params import PARAMETER_SETS
+from he_linear.ckks import ciphertexts as he
+from he_linear.ckks.keys import ClientKeys, ServerKeys
+from he_linear.ckks.parameters import PARAMETER_SETS
+from he_linear.kernels.residues import Residues, add, intt, multiply
 from transport.randomness import SecureRandom
 
 PARAMETERS = PARAMETER_SETS["n8192_q88"]

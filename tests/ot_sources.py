@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.correlations import (
     FerretSource,
     IknpSource,
@@ -18,7 +19,6 @@ from mpc_nonlinear.correlations import (
 )
 from mpc_nonlinear.correlations.stock import StockedSource
 from mpc_nonlinear.fixed_point import FixedPoint
-from mpc_nonlinear.session import Context, Session
 from transport.local import memory_pair
 from transport.randomness import SEED_BYTES, SecureRandom
 from transport.traffic import NO_TRAFFIC, Party

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from he_linear.keys import ClientKeys, ServerKeys
-from he_linear.params import PARAMETER_SETS, CkksParameters
-from hybrid.conversions import HomomorphicClient, HomomorphicServer
+from he_linear.ckks.keys import ClientKeys, ServerKeys
+from he_linear.ckks.parameters import PARAMETER_SETS, CkksParameters
 from hybrid.operators.base import EncodedLinear, PlanContext, RunState
-from hybrid.products import CkksProducts
+from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicServer
+from hybrid.operators.slot_products import CkksProducts
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.fixed_point import FixedPoint
-from mpc_nonlinear.session import Context, Session
 from transport.channel import Channel
 from transport.local import run_both
 from transport.randomness import SecureRandom

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hybrid.comparison.reasons import reasons, sentences
-from hybrid.comparison.words import seconds
+from hybrid.reports.comparison.reasons import reasons, sentences
+from hybrid.reports.comparison.words import seconds
 
 DEALER = ["WEAKER TRUST: a third party", "semi-honest"]
 

@@ -9,18 +9,18 @@ import pytest
 
 import he_linear
 from he_linear.packings.base import LinearPacking
-from he_linear.packings.column_packed import ColumnPackedPacking
-from he_linear.packings.halevi_shoup import DiagonalVectorPacking
-from hybrid.contracts import (
+from he_linear.packings.column_bsgs import ColumnBsgsPacking
+from he_linear.packings.halevi_shoup import HaleviShoupPacking
+from hybrid.testing.contracts import (
     ContractError,
     InsecureLocalParties,
     check_packing,
     check_protocol,
 )
 from mpc_nonlinear import PROTOCOLS
-from mpc_nonlinear.ot_products import OtProducts
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.select import select_cost
 from mpc_nonlinear.protocols.relu import ExactRelu
-from mpc_nonlinear.select import select_cost
 from transport.errors import UsageError
 from transport.traffic import Party, Traffic
 
@@ -52,13 +52,13 @@ def test_built_in_packings_keep_their_contract(cls, shape, parties):
 
 
 def test_a_packing_with_column_factors_keeps_its_contract(parties):
-    check = check_packing(ColumnPackedPacking, 3, 20, 9, diagonal=True, parties=parties)
+    check = check_packing(ColumnBsgsPacking, 3, 20, 9, diagonal=True, parties=parties)
     assert check.ciphertexts == (1, 2)
 
 
 @pytest.mark.parametrize("shape", [(1, 768, 768), (1, 384, 1536), (2, 40, 5000)])
 def test_the_packing_for_one_token_asks_for_the_keys_it_uses(shape, parties):
-    assert check_packing(DiagonalVectorPacking, *shape, parties=parties).unused_steps == ()
+    assert check_packing(HaleviShoupPacking, *shape, parties=parties).unused_steps == ()
 
 
 # -- broken protocols ----------------------------------------------------------------------
@@ -149,42 +149,42 @@ def test_a_broken_protocol_is_named(cls, words, parties):
 # -- broken packings -----------------------------------------------------------------------
 
 
-class ForgetsAKey(ColumnPackedPacking):
+class ForgetsAKey(ColumnBsgsPacking):
     galois_steps = ()
 
 
-class WantsMoreKeys(ColumnPackedPacking):
+class WantsMoreKeys(ColumnBsgsPacking):
     @property
     def galois_steps(self):
         return (*super().galois_steps, 1000)
 
 
-class UnderstatesMemory(ColumnPackedPacking):
+class UnderstatesMemory(ColumnBsgsPacking):
     encoded_bytes = 1
 
 
-class PacksTwice(ColumnPackedPacking):
+class PacksTwice(ColumnBsgsPacking):
     def pack(self, x):
         return tuple(np.concatenate([part, part]) for part in super().pack(x))
 
 
-class LosesAResult(ColumnPackedPacking):
+class LosesAResult(ColumnBsgsPacking):
     def stream(self, inputs, encoded, keys):
         results = list(super().stream(inputs, encoded, keys))
         return iter(results[:-1])
 
 
-class WrongOrder(ColumnPackedPacking):
+class WrongOrder(ColumnBsgsPacking):
     def unpack(self, real, imag):
         return tuple(part[::-1].copy() for part in super().unpack(real, imag))
 
 
-class WrongShape(ColumnPackedPacking):
+class WrongShape(ColumnBsgsPacking):
     def unpack(self, real, imag):
         return tuple(part[:-1].copy() for part in super().unpack(real, imag))
 
 
-class TakesAnything(ColumnPackedPacking):
+class TakesAnything(ColumnBsgsPacking):
     def encode_weights(self, weights, diagonal=None):
         full = np.zeros((self.d_in, self.d_out))
         full[: weights.shape[0], : weights.shape[1]] = weights

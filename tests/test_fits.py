@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from mpc_nonlinear import functions
+from mpc_nonlinear.blocks import functions
 from mpc_nonlinear.protocols import gelu
 
 
 @pytest.fixture(autouse=True)
 def experiments_on_path(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent.parent / "experiments"), *sys.path])
+    monkeypatch.setattr(
+        sys, "path", [str(Path(__file__).parent.parent / "experiments" / "fits"), *sys.path]
+    )
 
 
 def same(polynomial, found):

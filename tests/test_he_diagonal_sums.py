@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 
-from he_linear import kernels
-from he_linear.diagonal_sums import accumulate_diagonals, empty_weights, in_order_of_use, mirrored
-from he_linear.embedding import slots_to_coefficients
-from he_linear.ntt import tables
-from he_linear.packings.column_packed import ColumnPackedPacking
-from he_linear.params import CkksParameters
+from he_linear.ckks.canonical_embedding import slots_to_coefficients
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.kernels import residues as kernels
+from he_linear.kernels.diagonal_sums import (
+    accumulate_diagonals,
+    empty_weights,
+    in_order_of_use,
+    mirrored,
+)
+from he_linear.kernels.ntt import tables
+from he_linear.packings.column_bsgs import ColumnBsgsPacking
 from tests.he_setup import PARAMETERS, SLOTS, N
 
 LARGEST = CkksParameters(8192, (49, 49), 49).primes
@@ -57,6 +62,6 @@ def test_half_of_a_real_diagonals_values_stands_for_all():
 
 
 def test_encoded_columns_are_half_as_many_bytes_as_their_residues():
-    packing = ColumnPackedPacking(PARAMETERS, 16, 64, 64)
+    packing = ColumnBsgsPacking(PARAMETERS, 16, 64, 64)
     encoded = packing.encode_weights(np.eye(64))
     assert encoded.nbytes == packing.encoded_bytes == 64 * len(PARAMETERS.primes) * N // 2 * 8

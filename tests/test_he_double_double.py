@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from he_linear import conversions as he
-from he_linear.double_double import MIN_LENGTH, Grid, _roots, plan
-from he_linear.embedding import (
+from he_linear.ckks import ciphertexts as he
+from he_linear.ckks.canonical_embedding import (
     WRAP_BITS,
     coefficients_to_slots,
     decode_slots,
@@ -18,7 +17,8 @@ from he_linear.embedding import (
     reduce_integers,
     slots_to_coefficients,
 )
-from he_linear.kernels import intt, to_centred
+from he_linear.kernels.double_double import MIN_LENGTH, Grid, _roots, plan
+from he_linear.kernels.residues import intt, to_centred
 from tests.he_setup import PARAMETERS, SLOTS, N, centre_modulo
 from transport.errors import ParameterError
 from transport.randomness import SecureRandom

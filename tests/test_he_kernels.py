@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from he_linear import kernels, ntt
-from he_linear.key_switching import KeySwitcher, SwitchingKey
-from he_linear.modular_matmul import LimbMatrices, max_inner, modular_matmul
-from he_linear.params import CkksParameters
-from he_linear.ring_kernels import words_times
+from he_linear.ckks.key_switching import KeySwitcher, SwitchingKey
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.kernels import ntt
+from he_linear.kernels import residues as kernels
+from he_linear.kernels.modular_matmul import LimbMatrices, max_inner, modular_matmul
+from he_linear.kernels.ring_words import words_times
 from tests.he_setup import PARAMETERS, N
 
 PRIMES = PARAMETERS.all_primes

@@ -7,8 +7,8 @@ learns is c0 + c1 s: that is what must be uniform.
 import numpy as np
 import pytest
 
-from he_linear import conversions as he
-from he_linear import sampling
+from he_linear.ckks import ciphertexts as he
+from he_linear.kernels import sampling
 from tests.he_setup import PARAMETERS, SLOTS, N, Operand, encode, keys, looks_uniform, upload
 from transport.randomness import SecureRandom
 

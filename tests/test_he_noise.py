@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from he_linear import conversions as he
-from he_linear.kernels import add, from_centred, intt, multiply, to_centred
-from he_linear.keys import ClientKeys, ServerKeys, _signed
-from he_linear.noise import NoiseModel
+from he_linear.ckks import ciphertexts as he
+from he_linear.ckks.keys import ClientKeys, ServerKeys, _signed
+from he_linear.ckks.noise import NoiseModel
+from he_linear.ckks.parameters import PARAMETER_SETS
+from he_linear.ckks.rotation import rotate
+from he_linear.kernels.residues import add, from_centred, intt, multiply, to_centred
 from he_linear.packings.token_periodic import TokenPeriodicPacking
-from he_linear.params import PARAMETER_SETS
-from he_linear.rotation import rotate
 from tests.he_setup import (
     FRACTION_BITS,
     PARAMETERS,

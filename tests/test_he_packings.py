@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import he_linear
-from he_linear import conversions as he
+from he_linear.ckks import ciphertexts as he
 from he_linear.packings.base import LinearPacking, Packing, ProductPacking
-from he_linear.packings.halevi_shoup import DiagonalVectorPacking
+from he_linear.packings.halevi_shoup import HaleviShoupPacking
 from he_linear.packings.ring_base import RingPacking
-from he_linear.packings.rotated_slots import BatchedProductPacking
+from he_linear.packings.rotated_slots import RotatedSlotsPacking
 from he_linear.packings.slot_product import SlotProductPacking
 from he_linear.packings.token_periodic import TokenPeriodicPacking
 from tests.he_setup import FRACTION_BITS, PARAMETERS, UNIT, Operand, decode, encode, keys, trip
@@ -16,7 +16,7 @@ from transport.errors import HybridError
 
 # The packing for single vectors has tests of its own, in test_he_packings_compared.
 LINEAR = [
-    p for p in he_linear.PACKINGS if issubclass(p, LinearPacking) and p is not DiagonalVectorPacking
+    p for p in he_linear.PACKINGS if issubclass(p, LinearPacking) and p is not HaleviShoupPacking
 ]
 PRODUCTS = [p for p in he_linear.PACKINGS if issubclass(p, ProductPacking)]
 BABIES = 8
@@ -118,7 +118,7 @@ def test_batched_products(cls, batch, rows, inner, columns):
 
 
 def test_attention_of_minilm_takes_24_ciphertexts():
-    packing = BatchedProductPacking(PARAMETERS, 12, 32, 32, 32)
+    packing = RotatedSlotsPacking(PARAMETERS, 12, 32, 32, 32)
     count = packing.left_ciphertexts + packing.right_ciphertexts + packing.output_ciphertexts
     assert count <= 24
     assert packing.upload_bytes == he.encrypted_bytes(8, PARAMETERS) * 2
@@ -150,8 +150,8 @@ def test_slot_products_and_squares(count):
         (lambda: TokenPeriodicPacking(PARAMETERS, 8193, 1, 1), "tokens"),
         (lambda: TokenPeriodicPacking(PARAMETERS, 1, 0, 1), "d_in"),
         (lambda: TokenPeriodicPacking(PARAMETERS, 1, 1, 1, baby_steps=12), "baby_steps"),
-        (lambda: BatchedProductPacking(PARAMETERS, 1, 4097, 1, 1), "4097"),
-        (lambda: BatchedProductPacking(PARAMETERS, 1, 1, 0, 1), "at least"),
+        (lambda: RotatedSlotsPacking(PARAMETERS, 1, 4097, 1, 1), "4097"),
+        (lambda: RotatedSlotsPacking(PARAMETERS, 1, 1, 0, 1), "at least"),
         (lambda: SlotProductPacking(PARAMETERS, 0), "count"),
     ],
 )

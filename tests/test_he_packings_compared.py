@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from he_linear.key_switching import KeySwitcher
-from he_linear.packings.column_packed import ColumnPackedPacking
-from he_linear.packings.halevi_shoup import DiagonalVectorPacking
+from he_linear.ckks.key_switching import KeySwitcher
+from he_linear.packings.column_bsgs import ColumnBsgsPacking
+from he_linear.packings.halevi_shoup import HaleviShoupPacking
 from he_linear.packings.token_periodic import TokenPeriodicPacking
 from tests.he_setup import FRACTION_BITS, PARAMETERS, Operand, decode, encode, keys, trip
 from transport.errors import UsageError
 
-PACKINGS = (TokenPeriodicPacking, ColumnPackedPacking, DiagonalVectorPacking)
+PACKINGS = (TokenPeriodicPacking, ColumnBsgsPacking, HaleviShoupPacking)
 SHAPES = [(1, 1, 1), (1, 5, 7), (3, 17, 9), (2, 130, 33), (5, 40, 100), (1, 300, 200), (33, 20, 6)]
 
 
@@ -53,7 +53,7 @@ def test_products(cls, shape, monkeypatch):
     "shape", [(1, 768, 3072), (1, 3072, 768), (1, 3, 5000), (1, 5000, 3), (2, 8200, 3)]
 )
 def test_long_and_wide_vectors(shape):
-    packing = DiagonalVectorPacking(PARAMETERS, *shape)
+    packing = HaleviShoupPacking(PARAMETERS, *shape)
     x, weights = numbers(*shape)
     (got,) = product(packing, x, weights)
     assert np.abs(got - x @ weights).max() < 2**-9
@@ -69,7 +69,7 @@ def test_any_split_gives_the_same(cls, babies):
 
 
 def test_column_factors():
-    packing = ColumnPackedPacking(PARAMETERS, 3, 20, 9, diagonal=True)
+    packing = ColumnBsgsPacking(PARAMETERS, 3, 20, 9, diagonal=True)
     x, weights = numbers(3, 20, 9)
     factors = np.linspace(-2, 2, 20)
     got, scaled = product(packing, x, weights, factors)
@@ -78,14 +78,14 @@ def test_column_factors():
 
 
 def test_one_token_takes_few_rotations():
-    vector = DiagonalVectorPacking(PARAMETERS, 1, 768, 768)
+    vector = HaleviShoupPacking(PARAMETERS, 1, 768, 768)
     periodic = TokenPeriodicPacking(PARAMETERS, 1, 768, 768)
     assert vector.rotations <= periodic.rotations / 5
 
 
 @pytest.mark.parametrize(("d_in", "d_out"), [(768, 768), (768, 3072), (3072, 768), (384, 1536)])
 def test_layers_on_one_token_take_one_ciphertext_each_way(d_in, d_out):
-    vector = DiagonalVectorPacking(PARAMETERS, 1, d_in, d_out)
+    vector = HaleviShoupPacking(PARAMETERS, 1, d_in, d_out)
     assert vector.operand_ciphertexts == (1,)
     assert vector.output_ciphertexts == 1
     assert vector.upload_bytes + vector.download_bytes < 250_000
@@ -110,8 +110,8 @@ def test_wrong_shapes_are_refused(cls):
 
 def test_what_a_packing_cannot_do_is_refused():
     with pytest.raises(UsageError, match="cannot scale them apart"):
-        DiagonalVectorPacking(PARAMETERS, 1, 5, 7, diagonal=True)
+        HaleviShoupPacking(PARAMETERS, 1, 5, 7, diagonal=True)
     with pytest.raises(UsageError, match="no evaluation on plaintexts"):
-        ColumnPackedPacking(PARAMETERS, 1, 5, 7).evaluate_plain(np.zeros(1, np.uint64), None)
+        ColumnBsgsPacking(PARAMETERS, 1, 5, 7).evaluate_plain(np.zeros(1, np.uint64), None)
     with pytest.raises(UsageError, match="exceed"):
-        ColumnPackedPacking(PARAMETERS, 10_000, 5, 7)
+        ColumnBsgsPacking(PARAMETERS, 10_000, 5, 7)

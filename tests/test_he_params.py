@@ -6,8 +6,8 @@ import pickle
 import pytest
 import tenseal.sealapi as seal
 
-from he_linear.keys import ClientKeys
-from he_linear.params import (
+from he_linear.ckks.keys import ClientKeys
+from he_linear.ckks.parameters import (
     MAX_MODULUS_BITS,
     PARAMETER_SETS,
     CkksParameters,

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from he_linear import conversions as he
-from he_linear.key_switching import KeySwitcher
-from he_linear.keys import ClientKeys, ServerKeys
+from he_linear.ckks import ciphertexts as he
+from he_linear.ckks.key_switching import KeySwitcher
+from he_linear.ckks.keys import ClientKeys, ServerKeys
+from he_linear.ckks.parameters import PARAMETER_SETS
 from he_linear.packings.slot_polynomial import Circuit, SlotPolynomialPacking
-from he_linear.params import PARAMETER_SETS
 from transport.errors import ParameterError
 from transport.randomness import SecureRandom
 
@@ -106,7 +106,7 @@ def test_rescaling_divides_with_rounding(pair):
     rng = np.random.default_rng(0)
     numbers = [int(v) << 20 for v in rng.integers(-(2**50), 2**50, DEEP.poly_degree)]
     residues = np.array([[n % p for n in numbers] for p in primes], np.uint64)
-    from he_linear.kernels import from_centred, intt, ntt, to_centred
+    from he_linear.kernels.residues import from_centred, intt, ntt, to_centred
 
     rescaled = switcher.rescale(to_centred(ntt(residues, primes), primes))
     back = intt(from_centred(rescaled, primes[:2]), primes[:2])

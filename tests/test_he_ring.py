@@ -6,16 +6,9 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from he_linear import ring_encryption, sampling
-from he_linear.key_switching import KeySwitcher
-from he_linear.packings.coefficient import (
-    RING_LINEAR_PACKINGS,
-    CoefficientPacking,
-    InterleavedCoefficientPacking,
-)
-from he_linear.packings.coefficient_product import RING_PRODUCT_PACKINGS
-from he_linear.packings.interleaving import interleave, merge_elements, merge_switches
-from he_linear.ring_encryption import (
+from he_linear.ckks.key_switching import KeySwitcher
+from he_linear.exact import ring_encryption
+from he_linear.exact.ring_encryption import (
     ring_encrypt,
     ring_mask_for_client,
     ring_masked_bytes,
@@ -23,9 +16,17 @@ from he_linear.ring_encryption import (
     ring_unmask,
     signed,
 )
-from he_linear.ring_kernels import ring_matmul, transform
-from he_linear.ring_keys import RingClientKeys, RingServerKeys, ring_public_key_bytes
-from he_linear.ring_params import RING_SETS, RingParameters
+from he_linear.exact.ring_keys import RingClientKeys, RingServerKeys, ring_public_key_bytes
+from he_linear.exact.ring_parameters import RING_SETS, RingParameters
+from he_linear.kernels import sampling
+from he_linear.kernels.ring_words import ring_matmul, transform
+from he_linear.packings.coefficients import (
+    RING_LINEAR_PACKINGS,
+    CoefficientsInterleavedPacking,
+    CoefficientsPacking,
+)
+from he_linear.packings.coefficients_product import RING_PRODUCT_PACKINGS
+from he_linear.packings.interleaving import interleave, merge_elements, merge_switches
 from tests.he_setup import looks_uniform
 from transport.bitpack import low_mask
 from transport.errors import FrameError, ParameterError, UsageError
@@ -114,7 +115,7 @@ def test_several_returned_ciphertexts(cls):
 
 
 def test_off_by_one_happens_about_as_often_as_declared():
-    packing = CoefficientPacking(SMALL, 64, 128, 256)
+    packing = CoefficientsPacking(SMALL, 64, 128, 256)
     x, w = rng.uint64((64, 128)), uniform_integers((128, 256), 25)
     chance = packing.off_by_one_probability(packing.square_sum(w))
     wrong = errors(packing, packing.pack(x), packing.encode_weights(w),
@@ -134,7 +135,7 @@ def test_merging_adds_little_noise():
 
 
 def test_plaintexts_too_large_for_the_modulus_are_refused():
-    packing = CoefficientPacking(SMALL, 2, 64, 64)
+    packing = CoefficientsPacking(SMALL, 2, 64, 64)
     with pytest.raises(ParameterError, match="off by one with chance 1, more than 0.062"):
         packing.encode_weights(uniform_integers((64, 64), 40))
     # Shares have 64 bits, which a modulus of 98 bits has no room for.
@@ -143,7 +144,7 @@ def test_plaintexts_too_large_for_the_modulus_are_refused():
 
 
 def test_weights_beyond_the_plain_modulus_count_modulo_it():
-    packing = CoefficientPacking(SMALL_L40, 2, 3, 4)
+    packing = CoefficientsPacking(SMALL_L40, 2, 3, 4)
     w = uniform_integers((3, 4), 20)
     far = w + (np.int64(5) << np.int64(45))
     assert packing.square_sum(w) == packing.square_sum(far)
@@ -154,8 +155,8 @@ def test_weights_beyond_the_plain_modulus_count_modulo_it():
 
 def test_declared_sizes():
     tokens, d_in, d_out = 32, 384, 384
-    plain = CoefficientPacking(L64, tokens, d_in, d_out)
-    merged = InterleavedCoefficientPacking(L64, tokens, d_in, d_out)
+    plain = CoefficientsPacking(L64, tokens, d_in, d_out)
+    merged = CoefficientsInterleavedPacking(L64, tokens, d_in, d_out)
     assert plain.automorphisms == ()
     assert (plain.key_switches, plain.rotations, plain.levels) == (0, 0, 1)
     assert merged.key_switches > 0
@@ -183,7 +184,7 @@ def test_partly_filled_groups_switch_less(count, switches, monkeypatch):
 
 
 def test_wrong_shapes_are_refused():
-    packing = CoefficientPacking(SMALL, 2, 3, 4)
+    packing = CoefficientsPacking(SMALL, 2, 3, 4)
     with pytest.raises(UsageError, match=r"input of shape \(3, 2\); expected \(2, 3\)"):
         packing.pack(rng.uint64((3, 2)))
     with pytest.raises(UsageError, match="weights of shape"):
@@ -192,7 +193,7 @@ def test_wrong_shapes_are_refused():
     with pytest.raises(UsageError, match="operands of shapes"):
         product.pack(rng.uint64((1, 2, 3)), rng.uint64((1, 4, 3)))
     with pytest.raises(UsageError, match="d_in is 0"):
-        CoefficientPacking(SMALL, 1, 0, 4)
+        CoefficientsPacking(SMALL, 1, 0, 4)
 
 
 # -- parameters and untrusted bytes ------------------------------------------------------
@@ -225,10 +226,10 @@ def test_sets_survive_pickling_and_keep_their_primes():
 
 
 def test_interleaving_without_special_prime_is_refused():
-    packing = InterleavedCoefficientPacking(SMALL, 8, 64, 64)
+    packing = CoefficientsInterleavedPacking(SMALL, 8, 64, 64)
     with pytest.raises(ParameterError, match="no special prime"):
         RingClientKeys(SMALL, packing.automorphisms, SecureRandom())
-    packing = InterleavedCoefficientPacking(L64, 8, 64, 64)
+    packing = CoefficientsInterleavedPacking(L64, 8, 64, 64)
     _, server = made_keys(L64, ())
     with pytest.raises(UsageError, match="the client sent no such key"):
         packing.evaluate(

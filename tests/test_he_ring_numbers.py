@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from he_linear import sampling
-from he_linear.ring_encryption import encode_message
-from he_linear.ring_kernels import fractions, lift, reduce_words, ring_matmul
-from he_linear.ring_params import RING_SETS
+from he_linear.exact.ring_encryption import encode_message
+from he_linear.exact.ring_parameters import RING_SETS
+from he_linear.kernels import sampling
+from he_linear.kernels.ring_words import fractions, lift, reduce_words, ring_matmul
 from transport.randomness import SecureRandom
 
 L64, L64_WIDE, SMALL = (RING_SETS[name] for name in ("n8192_l64", "n8192_l64_q180", "n4096_l64"))

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tenseal.sealapi as seal
 
-from he_linear import conversions as he
-from he_linear import kernels
-from he_linear.embedding import slots_to_coefficients
-from he_linear.keys import galois_element
-from he_linear.rotation import relinearise, rotate
+from he_linear.ckks import ciphertexts as he
+from he_linear.ckks.canonical_embedding import slots_to_coefficients
+from he_linear.ckks.keys import galois_element
+from he_linear.ckks.rotation import relinearise, rotate
+from he_linear.kernels import residues as kernels
 from tests.he_setup import PARAMETERS, SLOTS, N, Operand, centre_modulo, decrypt, keys, upload
 
 SCALE = 2.0**30

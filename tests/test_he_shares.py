@@ -5,9 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from he_linear import conversions as he
-from he_linear.embedding import coefficients_to_slots, reduce_integers, round_modulo_2_64
-from he_linear.kernels import intt, ntt
+from he_linear.ckks import ciphertexts as he
+from he_linear.ckks.canonical_embedding import (
+    coefficients_to_slots,
+    reduce_integers,
+    round_modulo_2_64,
+)
+from he_linear.kernels.residues import intt, ntt
 from tests.he_setup import (
     FRACTION_BITS,
     PARAMETERS,

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from he_linear import conversions as he
-from he_linear.keys import ClientKeys, ServerKeys, public_key_bytes
-from he_linear.rotation import relinearise, rotate
+from he_linear.ckks import ciphertexts as he
+from he_linear.ckks.keys import ClientKeys, ServerKeys, public_key_bytes
+from he_linear.ckks.rotation import relinearise, rotate
 from tests.he_setup import PARAMETERS, SLOTS, N, Operand, keys, upload
 from transport.errors import FrameError, HybridError, UsageError
 from transport.randomness import SecureRandom

@@ -5,9 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from he_linear.keys import ServerKeys
+from he_linear.ckks.keys import ServerKeys
+from he_linear.kernels.workers import SERIAL, Workers
 from he_linear.packings.token_periodic import TokenPeriodicPacking
-from he_linear.workers import SERIAL, Workers
 from tests.he_setup import PARAMETERS, keys
 from transport.errors import UsageError
 

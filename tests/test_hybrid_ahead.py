@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybrid.catalog import load_catalog
-from hybrid.config import load_config
-from hybrid.launch import load_server_model
-from hybrid.parties import ClientSession, ServerSession
-from hybrid.plan import OFFLINE
-from hybrid.reference import PlainEncoder
+from hybrid.config.schema import load_config
+from hybrid.models.reference import PlainEncoder
+from hybrid.planning.catalog import load_catalog
+from hybrid.planning.plan import OFFLINE
+from hybrid.runtime.launch import load_server_model
+from hybrid.runtime.parties import ClientSession, ServerSession
 from tests.tiny_model import write_tiny_config
 from transport.errors import FrameError
 from transport.local import run_both

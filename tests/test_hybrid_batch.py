@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import yaml
 
-from hybrid import plan
-from hybrid.config import load_config
-from hybrid.launch import Client, Server, make_plan, outputs_of
-from hybrid.plan import build_plan
-from hybrid.reference import PlainEncoder
+from hybrid.config.schema import load_config
+from hybrid.models.reference import PlainEncoder
+from hybrid.planning import plan
+from hybrid.planning.plan import build_plan
+from hybrid.runtime.launch import Client, Server, make_plan, outputs_of
 from tests.test_private_inference import run
 from tests.tiny_model import write_tiny_config
 from transport.errors import ConfigError

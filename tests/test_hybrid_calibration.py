@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hybrid.machine.fit import corrected, predicted
+from hybrid.calibration.fit import corrected, predicted
+from hybrid.calibration.steps import Observation
 from hybrid.machine.prices import MachinePrices
-from hybrid.machine.steps import Observation
-from transport.work import Trip, Work, units
+from transport.computing import Trip, Work, units
 
 MEASURED = {"a": 1e-3, "b": 2e-3, "c": 5e-4, "unused": 7e-3, "zero": 0.0}
 TRUE = {"a": 2e-3, "b": 1.5e-3, "c": 5e-4, "unused": 7e-3, "zero": 0.0}

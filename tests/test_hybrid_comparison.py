@@ -9,14 +9,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from hybrid import commands
-from hybrid.cli import app
-from hybrid.comparison.configs import Options, plan_runs, unique_names
-from hybrid.comparison.groups import GROUPS, by_group, group_of, sent
-from hybrid.comparison.run import run_comparison
-from hybrid.comparison.summary import failures, finished, spread
-from hybrid.comparison.words import megabytes, seconds, summary_sentences
-from hybrid.config import load_config
+from hybrid.cli import commands
+from hybrid.cli.app import app
+from hybrid.config.schema import load_config
+from hybrid.reports.comparison.configs import Options, plan_runs, unique_names
+from hybrid.reports.comparison.groups import GROUPS, by_group, group_of, sent
+from hybrid.reports.comparison.run import run_comparison
+from hybrid.reports.comparison.summary import failures, finished, spread
+from hybrid.reports.comparison.words import megabytes, seconds, summary_sentences
 from tests.comparison_data import made_reports, write_pair
 from tests.test_private_inference import run
 from transport.errors import ConfigError, PeerLostError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hybrid.config import load_config
+from hybrid.config.schema import load_config
 from transport.errors import ConfigError
 
 

@@ -6,13 +6,13 @@ from threading import Lock
 import numpy as np
 import pytest
 
-from he_linear.packings.coefficient import RING_LINEAR_PACKINGS, CoefficientPacking
-from he_linear.packings.coefficient_product import RING_PRODUCT_PACKINGS
-from he_linear.ring_encryption import signed
-from he_linear.ring_kernels import ring_matmul
-from he_linear.ring_keys import RingClientKeys, RingServerKeys
-from he_linear.ring_params import RING_SETS
-from hybrid.exact_products import (
+from he_linear.exact.ring_encryption import signed
+from he_linear.exact.ring_keys import RingClientKeys, RingServerKeys
+from he_linear.exact.ring_parameters import RING_SETS
+from he_linear.kernels.ring_words import ring_matmul
+from he_linear.packings.coefficients import RING_LINEAR_PACKINGS, CoefficientsPacking
+from he_linear.packings.coefficients_product import RING_PRODUCT_PACKINGS
+from hybrid.operators.exact_products import (
     ExactWeights,
     RingClient,
     RingServer,
@@ -23,7 +23,7 @@ from hybrid.exact_products import (
     prepare_rows,
     prepared_traffic,
 )
-from mpc_nonlinear.truncate import truncate, truncate_cost
+from mpc_nonlinear.blocks.truncate import truncate, truncate_cost
 from tests.he_setup import looks_uniform
 from tests.ot_sources import quick_session
 from transport.errors import UsageError
@@ -118,7 +118,7 @@ def test_products_of_shared_matrices(cls, parameters, shape):
 
 def test_a_linear_layer_and_its_truncation():
     bits = 12
-    packing = CoefficientPacking(SMALL, 4, 60, 10)
+    packing = CoefficientsPacking(SMALL, 4, 60, 10)
     reals = np.random.default_rng(0).normal(size=(4, 60))
     weight = np.random.default_rng(1).normal(0, 0.1, (60, 10))
     x = np.rint(reals * 2**bits).astype(np.int64).view(np.uint64)
@@ -152,7 +152,7 @@ class StopError(Exception):
 
 def prepared(tokens, d_in, d_out, online):
     """Prepare pads, then call online(channel, pads, weights) under a step of its own."""
-    packing = CoefficientPacking(SMALL, tokens, d_in, d_out)
+    packing = CoefficientsPacking(SMALL, tokens, d_in, d_out)
     w = small_integers((d_in, d_out), 14)
     weights = ExactWeights.encode(w, packing)
 
@@ -241,7 +241,7 @@ def test_an_input_that_does_not_fit_burns_its_pad_and_sends_nothing():
 
 
 def test_pads_need_the_whole_word():
-    packing = CoefficientPacking(SMALL_L40, 2, 4, 3)
+    packing = CoefficientsPacking(SMALL_L40, 2, 4, 3)
 
     def role(channel):
         with pytest.raises(UsageError, match="40 bits; choose a set of 64 bits"):
@@ -251,7 +251,7 @@ def test_pads_need_the_whole_word():
 
 
 def test_the_server_brings_its_weights():
-    packing = CoefficientPacking(SMALL, 2, 4, 3)
+    packing = CoefficientsPacking(SMALL, 2, 4, 3)
 
     def role(channel):
         if channel.party is Party.SERVER:

@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from he_linear import conversions as he
-from he_linear.embedding import WRAP_BITS, coefficients_to_slots
-from hybrid.conversions import Conversion
-from hybrid.exact_lift import WideShare, decode_exactly, lift_exactly, lift_exactly_cost
+from he_linear.ckks import ciphertexts as he
+from he_linear.ckks.canonical_embedding import WRAP_BITS, coefficients_to_slots
+from hybrid.operators.conversion import Conversion
+from hybrid.operators.exact_lift import WideShare, decode_exactly, lift_exactly
+from mpc_nonlinear.blocks.oblivious_transfer import correlated_ot_cost
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.correlations import SoftSpokenSource
 from mpc_nonlinear.cost import OtCount
-from mpc_nonlinear.oblivious_transfer import correlated_ot_cost
-from mpc_nonlinear.ot_products import OtProducts
-from mpc_nonlinear.session import Context, Session
 from tests.he_setup import PARAMETERS, N, Operand, encode, keys, looks_uniform, upload
 from tests.ot_sources import quick_session
 from tests.parties import FIXED_POINT
@@ -127,7 +127,7 @@ def test_shares_are_uniform_and_nothing_else_is_sent():
     """With real oblivious transfers: each party's share alone says nothing."""
     values = np.full((1, N), 12345)
     client, server = shared(values, SecureRandom().uint64(values.shape))
-    cost = lift_exactly_cost(CONVERSION, 1.0)
+    cost = CONVERSION.exact_lift_cost(1.0)
     frames = {}
 
     def role(channel):
@@ -177,7 +177,7 @@ def test_a_ciphertext_returns_through_an_exact_lift():
 
 def test_declared_failures_are_2_32_times_rarer():
     conversion = Conversion(PARAMETERS, (3,), 5, 2.0**50, 16, parts=2)
-    cost = lift_exactly_cost(conversion, 2.0)
+    cost = conversion.exact_lift_cost(2.0)
     plain = conversion.cost((), 2.0)
     assert cost.failure_probability == plain.failure_probability * 2.0**-WRAP_BITS > 0
     assert cost.ots == OtCount(0, 5 * N)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from hybrid.architecture import read_architecture
-from hybrid.config import load_config
-from hybrid.launch import load_server_model
-from hybrid.models import text_encoder
-from hybrid.random_model import architecture_of, random_weights
-from hybrid.reference import PlainEncoder
-from hybrid.weights import load_weights
+from hybrid.config.schema import load_config
+from hybrid.models.architecture import read_architecture
+from hybrid.models.loading import text_encoder
+from hybrid.models.random_weights import architecture_of, random_weights
+from hybrid.models.reference import PlainEncoder
+from hybrid.models.weights import load_weights
+from hybrid.runtime.launch import load_server_model
 from tests.test_private_inference import run
 from tests.tiny_model import CONFIG, TEXT, write_tiny_config
 from transport.errors import ConfigError

@@ -7,18 +7,18 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from hybrid.architecture import Architecture, read_architecture
-from hybrid.calibration import (
+from hybrid.models.architecture import Architecture, read_architecture
+from hybrid.models.folding import fold
+from hybrid.models.graph import build_graph
+from hybrid.models.ranges import (
     bounds_from_public,
     bounds_to_public,
     calibrate,
     default_sentences,
 )
-from hybrid.folding import fold
-from hybrid.graph import build_graph
-from hybrid.reference import PlainEncoder
-from hybrid.tokenize import TextEncoder
-from hybrid.weights import load_weights
+from hybrid.models.reference import PlainEncoder
+from hybrid.models.tokenizing import TextEncoder
+from hybrid.models.weights import load_weights
 from transport.errors import ConfigError
 
 SENTENCES = ["Hello", "How do I reset my online banking password?", "zx 77 ##! é"]

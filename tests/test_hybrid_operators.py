@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from he_linear.packings.rotated_slots import BatchedProductPacking
+from he_linear.packings.rotated_slots import RotatedSlotsPacking
 from he_linear.packings.token_periodic import TokenPeriodicPacking
-from hybrid.calibration import Bound
-from hybrid.folding import LinearMap
-from hybrid.graph import Node
+from hybrid.models.folding import LinearMap
+from hybrid.models.graph import Node
+from hybrid.models.ranges import Bound
 from hybrid.operators.attention import AttentionProductOperator
 from hybrid.operators.linear import LinearOperator
-from mpc_nonlinear.products import Bounds
+from mpc_nonlinear.blocks.products import Bounds
 from tests.parties import plan_context, run_states, shares, value
 from transport.traffic import Party
 
@@ -72,7 +72,7 @@ def test_attention_products_on_shares(heads, tokens, size):
     }
     for op, (shape, inputs, expected) in cases.items():
         node = Node("p", 0, op, ("x",), ("y",), shape, bounds)
-        operator = AttentionProductOperator(node, plan_context(), BatchedProductPacking)
+        operator = AttentionProductOperator(node, plan_context(), RotatedSlotsPacking)
         client, server, traffic = run_on_shares(operator, inputs)
         assert np.abs(value(client[0], server[0]) - expected).max() < 2**-7
         assert traffic == operator.cost().traffic

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from he_linear.packings.token_periodic import TokenPeriodicPacking
-from hybrid.calibration import Bound
-from hybrid.folding import LinearMap
-from hybrid.graph import Node
+from hybrid.models.folding import LinearMap
+from hybrid.models.graph import Node
+from hybrid.models.ranges import Bound
 from hybrid.operators.linear import LinearOperator
-from hybrid.pads import LinearPad
+from hybrid.operators.pads import LinearPad
 from mpc_nonlinear.cost import NO_COST
 from tests.he_setup import looks_uniform
 from tests.parties import plan_context, run_states, shares, value

@@ -73,7 +73,7 @@ def test_products_of_a_dealer_need_a_dealer(tmp_path, without, words):
 
 
 def test_the_error_of_one_layer(tmp_path):
-    script = [sys.executable, ROOT / "experiments" / "layer_error.py"]
+    script = [sys.executable, ROOT / "experiments" / "benchmarks" / "layer_error.py"]
     config = pure_config(tmp_path)
     command = [*script, config, "--shape", "minilm-l6", "--tokens", "6", "--runs", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from hybrid.catalog import load_catalog
-from hybrid.config import LINK_PROFILES, load_config
-from hybrid.launch import load_server_model
-from hybrid.machine.calibrate import calibrate
+from hybrid.calibration.calibrate import calibrate
+from hybrid.config.schema import LINK_PROFILES, load_config
 from hybrid.machine.predict import predicted_seconds
 from hybrid.machine.prices import cache_file, known_prices, save
-from hybrid.plan import build_plan
-from hybrid.schedule import Choice, Schedule
-from hybrid.scheduler import Scheduler, schedule_for
+from hybrid.planning.catalog import load_catalog
+from hybrid.planning.plan import build_plan
+from hybrid.planning.schedule import Choice, Schedule
+from hybrid.planning.search import Scheduler, schedule_for
+from hybrid.runtime.launch import load_server_model
 from mpc_nonlinear.correlations import FerretSource
 from tests.test_private_inference import run
 from tests.tiny_model import write_tiny_config, write_tiny_model

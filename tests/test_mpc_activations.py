@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpc_nonlinear.ot_products import OtProducts
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.session import Context
 from mpc_nonlinear.protocols import silu, tanh
 from mpc_nonlinear.protocols.gelu_tanh import TanhFormGelu
 from mpc_nonlinear.protocols.relu import ExactRelu
 from mpc_nonlinear.protocols.rmsnorm import OctaveRmsNorm
 from mpc_nonlinear.protocols.silu import MagnitudePolynomialSilu
 from mpc_nonlinear.protocols.tanh import MagnitudePolynomialTanh
-from mpc_nonlinear.session import Context
 from tests.test_mpc_contract import FIXED, private, run, slot_products
 from tests.test_mpc_protocols import check
 from transport.errors import UsageError
@@ -194,7 +194,9 @@ def test_equal_inputs_send_different_bytes(op, in_slots):
 
 @pytest.fixture
 def experiments_on_path(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent.parent / "experiments"), *sys.path])
+    monkeypatch.setattr(
+        sys, "path", [str(Path(__file__).parent.parent / "experiments" / "fits"), *sys.path]
+    )
 
 
 @pytest.mark.usefixtures("experiments_on_path")

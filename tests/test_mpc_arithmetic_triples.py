@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpc_nonlinear.arithmetic_triples import (
+from mpc_nonlinear.blocks.arithmetic_triples import (
     ArithmeticTriples,
     arithmetic_triples,
     arithmetic_triples_cost,

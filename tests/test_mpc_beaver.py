@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from mpc_nonlinear.beaver import (
+from mpc_nonlinear.blocks.beaver import (
     DealerProducts,
     masked_weights,
     matrix_product,
@@ -16,6 +16,8 @@ from mpc_nonlinear.beaver import (
     weight_product,
     weight_product_cost,
 )
+from mpc_nonlinear.blocks.products import Bounds
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.correlations import dealer
 from mpc_nonlinear.correlations.dealt import (
     DEAL,
@@ -28,9 +30,7 @@ from mpc_nonlinear.correlations.dealt import (
 )
 from mpc_nonlinear.cost import Demand, Form, Kind, OtCount
 from mpc_nonlinear.fixed_point import FixedPoint
-from mpc_nonlinear.products import Bounds
 from mpc_nonlinear.ring_matmul import Limbs
-from mpc_nonlinear.session import Context, Session
 from tests.ot_sources import source_factory
 from transport.channel import Channel
 from transport.errors import FrameError, TransportError, UsageError

@@ -7,21 +7,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpc_nonlinear.compare import (
+from mpc_nonlinear.blocks.compare import (
     Width,
     less_than_constants,
     less_than_constants_cost,
     less_than_zero,
     less_than_zero_cost,
 )
+from mpc_nonlinear.blocks.opening import (
+    masked_sum,
+    masked_sum_cost,
+    open_to_client,
+    open_to_client_cost,
+)
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.products import Bounds
+from mpc_nonlinear.blocks.select import (
+    bit_to_arithmetic,
+    bit_to_arithmetic_cost,
+    select,
+    select_cost,
+)
+from mpc_nonlinear.blocks.session import Context, Session
+from mpc_nonlinear.blocks.truncate import MAX_ABS_BITS, truncate, truncate_cost
 from mpc_nonlinear.correlations import SoftSpokenSource
 from mpc_nonlinear.cost import NO_COST, OtCount
-from mpc_nonlinear.opening import masked_sum, masked_sum_cost, open_to_client, open_to_client_cost
-from mpc_nonlinear.ot_products import OtProducts
-from mpc_nonlinear.products import Bounds
-from mpc_nonlinear.select import bit_to_arithmetic, bit_to_arithmetic_cost, select, select_cost
-from mpc_nonlinear.session import Context, Session
-from mpc_nonlinear.truncate import MAX_ABS_BITS, truncate, truncate_cost
 from tests.ot_sources import quick_session, run_misbehaving
 from tests.test_mpc_contract import FIXED, ring, run, signed
 from transport.errors import FrameError, UsageError

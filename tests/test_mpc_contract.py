@@ -9,30 +9,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid.conversions import HomomorphicClient, HomomorphicServer
-from hybrid.products import CkksProducts
+from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicServer
+from hybrid.operators.slot_products import CkksProducts
 from mpc_nonlinear import PROTOCOLS
-from mpc_nonlinear.compare import Width, carry, carry_cost, less_than_constants
-from mpc_nonlinear.compare import less_than_constants_cost as compare_cost
-from mpc_nonlinear.correlations import SoftSpokenSource
-from mpc_nonlinear.cost import Cost, OtCount
-from mpc_nonlinear.fixed_point import FixedPoint
-from mpc_nonlinear.opening import (
+from mpc_nonlinear.blocks.compare import Width, carry, carry_cost, less_than_constants
+from mpc_nonlinear.blocks.compare import less_than_constants_cost as compare_cost
+from mpc_nonlinear.blocks.opening import (
     masked_sum,
     masked_sum_cost,
     open_to_client,
     open_to_client_cost,
 )
-from mpc_nonlinear.ot_products import OtProducts
-from mpc_nonlinear.products import Bounds
-from mpc_nonlinear.select import (
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.products import Bounds
+from mpc_nonlinear.blocks.select import (
     bit_to_arithmetic,
     bit_to_arithmetic_cost,
     select,
     select_cost,
 )
-from mpc_nonlinear.session import Context, Session
-from mpc_nonlinear.truncate import round_exactly, round_exactly_cost, truncate, truncate_cost
+from mpc_nonlinear.blocks.session import Context, Session
+from mpc_nonlinear.blocks.truncate import round_exactly, round_exactly_cost, truncate, truncate_cost
+from mpc_nonlinear.correlations import SoftSpokenSource
+from mpc_nonlinear.cost import Cost, OtCount
+from mpc_nonlinear.fixed_point import FixedPoint
 from tests.parties import DEEP, PARAMETERS, keys
 from transport.local import run_both
 from transport.randomness import SecureRandom

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from mpc_nonlinear.decoding import GreedyDecoding, TemperatureSampling
-from mpc_nonlinear.ot_products import OtProducts
-from mpc_nonlinear.session import Context
+from mpc_nonlinear.blocks.decoding import GreedyDecoding, TemperatureSampling
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.session import Context
 from tests.ot_sources import quick_session
 from tests.test_mpc_contract import FIXED, run
 from transport.errors import UsageError

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpc_nonlinear.compare import Width
-from mpc_nonlinear.extrema import (
+from mpc_nonlinear.blocks.compare import Width
+from mpc_nonlinear.blocks.extrema import (
     argmax,
     argmax_cost,
     maximum,
     maximum_cost,
 )
-from mpc_nonlinear.top_k import top_k, top_k_cost, top_k_mask, top_k_mask_cost
+from mpc_nonlinear.blocks.top_k import top_k, top_k_cost, top_k_mask, top_k_mask_cost
 from tests.test_mpc_blocks import client_share, few_examples, run_on_chosen_shares
 from tests.test_mpc_contract import ring, run, signed
 from transport.errors import UsageError

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpc_nonlinear.functions import (
+from mpc_nonlinear.blocks.functions import (
     divide,
     divide_cost,
     exponential,
@@ -17,8 +17,8 @@ from mpc_nonlinear.functions import (
     reciprocal,
     reciprocal_cost,
 )
-from mpc_nonlinear.ot_products import OtProducts
-from mpc_nonlinear.session import Context
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.session import Context
 from tests.test_mpc_blocks import client_share, few_examples, run_on_chosen_shares
 from tests.test_mpc_contract import FIXED, run
 from transport.errors import UsageError

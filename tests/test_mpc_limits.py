@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mpc_nonlinear import PROTOCOLS
-from mpc_nonlinear.compare import Width
+from mpc_nonlinear.blocks.compare import Width
 from mpc_nonlinear.protocols.gelu import THRESHOLD
 from tests.test_mpc_contract import private
 from transport.errors import UsageError

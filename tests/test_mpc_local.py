@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpc_nonlinear.local import scale, scale_cost
+from mpc_nonlinear.blocks.local import scale, scale_cost
 from transport.errors import UsageError
 from transport.randomness import SecureRandom
 from transport.traffic import NO_TRAFFIC

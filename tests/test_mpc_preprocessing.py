@@ -7,22 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpc_nonlinear import oblivious_transfer as ot
-from mpc_nonlinear.compare import (
+from mpc_nonlinear.blocks import oblivious_transfer as ot
+from mpc_nonlinear.blocks.compare import (
     Width,
     carry_cost,
     less_than_constants,
     less_than_constants_cost,
 )
-from mpc_nonlinear.cost import NO_COST, Cost, Demand, Form, Kind, OtCount
-from mpc_nonlinear.digits import digit_sizes
-from mpc_nonlinear.opening import masked_sum, masked_sum_cost
-from mpc_nonlinear.ot_products import OtProducts
-from mpc_nonlinear.preprocessing import leaf_kind, product_kind, table_kind, triple_kind
-from mpc_nonlinear.products import Bounds
-from mpc_nonlinear.select import bit_to_arithmetic, bit_to_arithmetic_cost, select, select_cost
-from mpc_nonlinear.session import Context, Session
-from mpc_nonlinear.truncate import (
+from mpc_nonlinear.blocks.digits import digit_sizes
+from mpc_nonlinear.blocks.opening import masked_sum, masked_sum_cost
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.products import Bounds
+from mpc_nonlinear.blocks.select import (
+    bit_to_arithmetic,
+    bit_to_arithmetic_cost,
+    select,
+    select_cost,
+)
+from mpc_nonlinear.blocks.session import Context, Session
+from mpc_nonlinear.blocks.truncate import (
     round_exactly,
     round_exactly_cost,
     truncate,
@@ -30,6 +33,13 @@ from mpc_nonlinear.truncate import (
     widen,
     widen_cost,
 )
+from mpc_nonlinear.correlations.preprocessing import (
+    leaf_kind,
+    product_kind,
+    table_kind,
+    triple_kind,
+)
+from mpc_nonlinear.cost import NO_COST, Cost, Demand, Form, Kind, OtCount
 from tests.ot_sources import quick_session, source_factory, stocked
 from tests.test_mpc_contract import FIXED, ring, signed
 from tests.test_ot_sources import assert_uniform, recorded

@@ -9,16 +9,16 @@ from math import prod
 import numpy as np
 import pytest
 
-from hybrid.catalog import load_catalog
+from hybrid.planning.catalog import load_catalog
 from mpc_nonlinear import PROTOCOLS
+from mpc_nonlinear.blocks.functions import CLIP
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.select import select, select_cost
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.functions import CLIP
-from mpc_nonlinear.ot_products import OtProducts
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.gelu import THRESHOLD
-from mpc_nonlinear.select import select, select_cost
-from mpc_nonlinear.session import Context, Session
 from tests.test_mpc_contract import FIXED, private, run, slot_products
 from transport.errors import ConfigError
 

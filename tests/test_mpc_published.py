@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpc_nonlinear.compare import Width
-from mpc_nonlinear.ot_products import OtProducts
+from mpc_nonlinear.blocks.compare import Width
+from mpc_nonlinear.blocks.lookup import lookup, lookup_cost, split, split_cost
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.session import Context
 from mpc_nonlinear.protocols import bolt, bumblebee
 from mpc_nonlinear.protocols.bolt import BoltGelu, BoltSoftmax
 from mpc_nonlinear.protocols.bumblebee import BumbleBeeGelu, BumbleBeeSoftmax
@@ -18,8 +20,6 @@ from mpc_nonlinear.protocols.causal_softmax import CausalSoftmax
 from mpc_nonlinear.protocols.goldschmidt import refine, refine_cost, refined
 from mpc_nonlinear.protocols.softmax import SquaredPolynomialSoftmax
 from mpc_nonlinear.protocols.visible_rows import VisibleRows
-from mpc_nonlinear.session import Context
-from mpc_nonlinear.tables import lookup, lookup_cost, split, split_cost
 from tests.test_mpc_activations import sends_fresh_bytes
 from tests.test_mpc_contract import FIXED, private, ring, run, signed, slot_products
 from tests.test_mpc_protocols import adversarial_rows, check

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpc_nonlinear.compare import Width
-from mpc_nonlinear.relations import (
+from mpc_nonlinear.blocks.compare import Width
+from mpc_nonlinear.blocks.relations import (
     equal,
     equal_cost,
     equal_to,

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hybrid.catalog import load_catalog
-from hybrid.config import load_config
-from hybrid.launch import load_server_model, make_plan
+from hybrid.config.schema import load_config
 from hybrid.machine.prices import cache_file, save
-from hybrid.plan import MAX_FAILURE_PROBABILITY, build_plan
-from hybrid.report import trust_model
+from hybrid.planning.catalog import load_catalog
+from hybrid.planning.plan import MAX_FAILURE_PROBABILITY, build_plan
+from hybrid.reports.run_report import trust_model
+from hybrid.runtime.launch import load_server_model, make_plan
 from tests.test_private_inference import KEYS, run
 from tests.tiny_model import write_tiny_config
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from transport.link import LinkModel
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments" / "network"
 
 
 @pytest.fixture(autouse=True)

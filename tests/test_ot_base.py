@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl import bindings as sodium
 
-from mpc_nonlinear import hashing
-from mpc_nonlinear.correlations import bit_matrix, puncturable
+from mpc_nonlinear.correlations import bit_matrix, hashing, puncturable
 from mpc_nonlinear.correlations.base_ot import POINT_BYTES, base_ot_both, base_ot_traffic
 from tests.ot_sources import run_misbehaving
 from transport.errors import FrameError

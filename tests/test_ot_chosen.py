@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpc_nonlinear import oblivious_transfer as ot
+from mpc_nonlinear.blocks import oblivious_transfer as ot
+from mpc_nonlinear.blocks.bit_triples import and_bits, and_cost, bit_triples
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import NO_COST, OtCount
 from mpc_nonlinear.fixed_point import FixedPoint
-from mpc_nonlinear.session import Context, Session
-from mpc_nonlinear.triples import and_bits, and_cost, bit_triples
 from tests.ot_sources import quick_session, run_misbehaving, source_factory, stocked
 from tests.test_ot_sources import assert_uniform, recorded
 from transport.errors import FrameError, UsageError

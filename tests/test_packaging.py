@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from hybrid import fetch
+from hybrid.models import fetching as fetch
 from transport import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent

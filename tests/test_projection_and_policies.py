@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def experiment(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        name, ROOT / "experiments" / "benchmarks" / f"{name}.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -64,7 +66,7 @@ def test_a_report_without_layers_is_refused(tmp_path):
         experiment("projection").projected(STEPS[:1], 12)
     path = tmp_path / "report.json"
     path.write_text(json.dumps({"steps": STEPS[:1]}))
-    command = [sys.executable, ROOT / "experiments" / "projection.py", path]
+    command = [sys.executable, ROOT / "experiments" / "benchmarks" / "projection.py", path]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 2
     assert "not a report of `hybrid run`" in done.stderr

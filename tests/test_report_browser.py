@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-from hybrid.comparison.configs import Options
-from hybrid.comparison.run import run_comparison
+from hybrid.reports.comparison.configs import Options
+from hybrid.reports.comparison.run import run_comparison
 from tests.comparison_data import made_reports, write_pair
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")

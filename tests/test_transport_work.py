@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transport.traffic import Party
-from transport.work import (
+from transport.computing import (
     NO_WORK,
     Clocks,
     Message,
@@ -20,6 +19,7 @@ from transport.work import (
     add_units,
     units,
 )
+from transport.traffic import Party
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from hybrid.config import load_config  # noqa: E402
-from hybrid.launch import Client, Server, finish_embedding  # noqa: E402
-from hybrid.machine.calibrate import calibrate, needs_prices  # noqa: E402
-from hybrid.reference import PlainEncoder  # noqa: E402
-from hybrid.report import compare  # noqa: E402
+from hybrid.calibration.calibrate import calibrate, needs_prices  # noqa: E402
+from hybrid.config.schema import load_config  # noqa: E402
+from hybrid.models.reference import PlainEncoder  # noqa: E402
+from hybrid.reports.run_report import compare  # noqa: E402
+from hybrid.runtime.launch import Client, Server, finish_embedding  # noqa: E402
 from transport.channel import Channel  # noqa: E402
 from transport.local import run_both  # noqa: E402
 from transport.traffic import Party  # noqa: E402

@@ -26,15 +26,15 @@ from tiny import TEXT, run_session, tiny_yaml
 from my_packing import RepeatedTokenPacking  # isort: skip
 
 from he_linear.packings.base import LinearPacking
-from he_linear.packings.halevi_shoup import DiagonalVectorPacking
+from he_linear.packings.halevi_shoup import HaleviShoupPacking
 from he_linear.packings.token_periodic import TokenPeriodicPacking
-from hybrid.config import load_config
-from hybrid.contracts import InsecureLocalParties, check_packing
+from hybrid.config.schema import load_config
+from hybrid.testing.contracts import InsecureLocalParties, check_packing
 
 PACKINGS: tuple[type[LinearPacking], ...] = (
     RepeatedTokenPacking,
     TokenPeriodicPacking,
-    DiagonalVectorPacking,
+    HaleviShoupPacking,
 )
 SHAPES = [(1, 24, 72), (1, 256, 256), (8, 64, 64)]
 

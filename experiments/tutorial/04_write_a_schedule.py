@@ -22,9 +22,9 @@ from pathlib import Path
 
 from tiny import tiny_yaml
 
-from hybrid.config import LINK_PROFILES, load_config
-from hybrid.launch import make_plan
-from hybrid.plan import Plan
+from hybrid.config.schema import LINK_PROFILES, load_config
+from hybrid.planning.plan import Plan
+from hybrid.runtime.launch import make_plan
 from transport.errors import ConfigError
 
 SCHEDULE = """

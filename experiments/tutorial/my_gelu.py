@@ -13,14 +13,14 @@ from math import prod, sqrt
 import numpy as np
 from scipy.special import erf
 
-from mpc_nonlinear.compare import Width, less_than_constants, less_than_constants_cost
+from mpc_nonlinear.blocks.compare import Width, less_than_constants, less_than_constants_cost
+from mpc_nonlinear.blocks.local import scale, scale_cost
+from mpc_nonlinear.blocks.products import Bounds
+from mpc_nonlinear.blocks.select import select, select_cost
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.local import scale, scale_cost
-from mpc_nonlinear.products import Bounds
 from mpc_nonlinear.protocols.base import NonlinearProtocol
-from mpc_nonlinear.select import select, select_cost
-from mpc_nonlinear.session import Context, Session
 from transport.traffic import Party
 
 # Least largest error of this form: 0.0537, the same inside and at t (scan of t, then of b).

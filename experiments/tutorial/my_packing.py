@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from he_linear.embedding import slots_to_coefficients
-from he_linear.kernels import Residues, multiply, ntt, reduce_signed
-from he_linear.keys import ServerKeys
+from he_linear.ckks.canonical_embedding import slots_to_coefficients
+from he_linear.ckks.keys import ServerKeys
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.kernels.residues import Residues, multiply, ntt, reduce_signed
 from he_linear.packings.base import (
     Integers,
     LinearPacking,
@@ -21,10 +22,9 @@ from he_linear.packings.base import (
     power_of_two,
     rounded_weights,
 )
-from he_linear.packings.work import EvaluationWork
-from he_linear.params import CkksParameters
+from he_linear.packings.evaluation_work import EvaluationWork
+from transport.computing import Units, units
 from transport.errors import UsageError
-from transport.work import Units, units
 
 
 class RepeatedTokenPacking(LinearPacking):

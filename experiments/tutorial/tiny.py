@@ -14,10 +14,10 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from hybrid.config import LoadedConfig  # noqa: E402
-from hybrid.launch import Client, Server, finish_embedding  # noqa: E402
-from hybrid.reference import PlainEncoder  # noqa: E402
-from hybrid.report import compare  # noqa: E402
+from hybrid.config.schema import LoadedConfig  # noqa: E402
+from hybrid.models.reference import PlainEncoder  # noqa: E402
+from hybrid.reports.run_report import compare  # noqa: E402
+from hybrid.runtime.launch import Client, Server, finish_embedding  # noqa: E402
 from transport.channel import Channel  # noqa: E402
 from transport.local import run_both  # noqa: E402
 from transport.traffic import Party  # noqa: E402

@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from he_linear.conversions import encrypted_bytes, masked_bytes
-from he_linear.kernels import Residues
-from he_linear.keys import ServerKeys
-from he_linear.packings.work import EvaluationWork, unit
-from he_linear.params import CkksParameters
+from he_linear.ckks.ciphertexts import encrypted_bytes, masked_bytes
+from he_linear.ckks.keys import ServerKeys
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.kernels.residues import Residues
+from he_linear.packings.evaluation_work import EvaluationWork, unit
+from transport.computing import Units
 from transport.errors import UsageError
-from transport.work import Units
 
 Integers = NDArray[np.int64]
 Weights = NDArray[np.float64]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from he_linear.exact.ring_encryption import ring_encrypted_bytes, ring_masked_bytes
+from he_linear.exact.ring_parameters import RingParameters
 from he_linear.packings.base import power_of_two
-from he_linear.ring_encryption import ring_encrypted_bytes, ring_masked_bytes
-from he_linear.ring_params import RingParameters
 
 Shape = tuple[int, int, int]
 """Rows, inner length, columns."""

@@ -17,17 +17,22 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from he_linear.diagonal_sums import accumulate_diagonals, empty_weights, in_order_of_use, mirrored
-from he_linear.embedding import slots_to_coefficients
-from he_linear.kernels import Floats, Residues, from_centred, multiply, to_centred
-from he_linear.keys import ServerKeys
-from he_linear.ntt import tables
+from he_linear.ckks.canonical_embedding import slots_to_coefficients
+from he_linear.ckks.keys import ServerKeys
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.ckks.rotation import rotations
+from he_linear.kernels.diagonal_sums import (
+    accumulate_diagonals,
+    empty_weights,
+    in_order_of_use,
+    mirrored,
+)
+from he_linear.kernels.ntt import tables
+from he_linear.kernels.residues import Floats, Residues, from_centred, multiply, to_centred
 from he_linear.packings.base import LinearPacking, Weights, power_of_two, rounded_weights
-from he_linear.packings.work import EvaluationWork
-from he_linear.params import CkksParameters
-from he_linear.rotation import rotations
+from he_linear.packings.evaluation_work import EvaluationWork
+from transport.computing import units
 from transport.errors import UsageError
-from transport.work import units
 
 _ROWS = 32
 """Sums that are made together, in one pass over the rotated inputs."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from he_linear.kernels import Residues
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.kernels.residues import Residues
 from he_linear.packings.base import Integers, Weights, check_sizes, power_of_two
 from he_linear.packings.diagonals import DiagonalPacking
-from he_linear.params import CkksParameters
 from transport.errors import UsageError
 
 _ROTATION_S, _PRODUCT_S, _OUTPUT_S = 5e-4, 2e-5, 4e-3
@@ -24,7 +24,7 @@ _MAX_PARTS = 64
 """Slots that are added up for one output: each brings the rounding of two shares."""
 
 
-class DiagonalVectorPacking(DiagonalPacking):
+class HaleviShoupPacking(DiagonalPacking):
     """y = x W for one token; more tokens are taken one after the other, a ciphertext each.
 
     Rounding of shares adds sqrt(slots / R / 6) units rms to an output, at most 3.3.

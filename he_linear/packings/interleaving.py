@@ -15,10 +15,10 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
-from he_linear.kernels import Floats
-from he_linear.ntt import centre, times
-from he_linear.ring_kernels import transform
-from he_linear.ring_keys import RingServerKeys
+from he_linear.exact.ring_keys import RingServerKeys
+from he_linear.kernels.ntt import centre, times
+from he_linear.kernels.residues import Floats
+from he_linear.kernels.ring_words import transform
 
 
 def merge_elements(gap: int, group: int, n: int) -> tuple[int, ...]:

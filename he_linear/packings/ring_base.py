@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from he_linear.kernels import Floats, Residues
-from he_linear.packings.work import unit
-from he_linear.ring_encryption import Positions, ring_encrypted_bytes, ring_masked_bytes
-from he_linear.ring_kernels import Integers
-from he_linear.ring_keys import RingServerKeys
-from he_linear.ring_params import RingParameters
+from he_linear.exact.ring_encryption import Positions, ring_encrypted_bytes, ring_masked_bytes
+from he_linear.exact.ring_keys import RingServerKeys
+from he_linear.exact.ring_parameters import RingParameters
+from he_linear.kernels.residues import Floats, Residues
+from he_linear.kernels.ring_words import Integers
+from he_linear.packings.evaluation_work import unit
+from transport.computing import Units, units
 from transport.errors import ParameterError
-from transport.work import Units, units
 
 MAX_OFF_BY_ONE = 2.0**-4
 """Sixteen deviations of the error are one unit: nothing is ever off by two."""

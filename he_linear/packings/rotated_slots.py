@@ -14,18 +14,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from he_linear.conversions import encrypted_bytes, masked_bytes
-from he_linear.kernels import Residues, to_centred
-from he_linear.keys import ServerKeys
+from he_linear.ckks.ciphertexts import encrypted_bytes, masked_bytes
+from he_linear.ckks.keys import ServerKeys
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.ckks.rotation import relinearise, rotations
+from he_linear.kernels.residues import Residues, to_centred
 from he_linear.packings.base import Integers, ProductPacking, check_sizes, power_of_two
-from he_linear.packings.work import EvaluationWork
-from he_linear.params import CkksParameters
-from he_linear.rotation import relinearise, rotations
+from he_linear.packings.evaluation_work import EvaluationWork
+from transport.computing import units
 from transport.errors import UsageError
-from transport.work import units
 
 
-class BatchedProductPacking(ProductPacking):
+class RotatedSlotsPacking(ProductPacking):
     """C_b = A_b B_b.
 
     Products are summed over the inner index before relinearisation and, where several inner

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from he_linear.kernels import Floats, Residues, from_centred, to_centred
-from he_linear.key_switching import KeySwitcher
-from he_linear.keys import ServerKeys
-from he_linear.ntt import centred
+from he_linear.ckks.key_switching import KeySwitcher
+from he_linear.ckks.keys import ServerKeys
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.kernels.ntt import centred
+from he_linear.kernels.residues import Floats, Residues, from_centred, to_centred
 from he_linear.packings.base import Integers, Packing, check_sizes
-from he_linear.packings.work import EvaluationWork
-from he_linear.params import CkksParameters
+from he_linear.packings.evaluation_work import EvaluationWork
+from transport.computing import scale_units, units
 from transport.errors import ParameterError
-from transport.work import scale_units, units
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from he_linear.kernels import Residues, to_centred
-from he_linear.keys import ServerKeys
+from he_linear.ckks.keys import ServerKeys
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.ckks.rotation import relinearise
+from he_linear.kernels.residues import Residues, to_centred
 from he_linear.packings.base import Integers, Packing, check_sizes
-from he_linear.packings.work import EvaluationWork
-from he_linear.params import CkksParameters
-from he_linear.rotation import relinearise
-from transport.work import units
+from he_linear.packings.evaluation_work import EvaluationWork
+from transport.computing import units
 
 
 class SlotProductPacking(Packing):

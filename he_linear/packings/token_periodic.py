@@ -23,12 +23,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from he_linear.embedding import slots_to_coefficients
-from he_linear.kernels import Floats, Residues, from_centred, multiply, to_centred
-from he_linear.keys import ServerKeys, galois_element
-from he_linear.modular_matmul import LimbMatrices, modular_matmul
-from he_linear.noise import ROUNDING_VARIANCE, NoiseModel
-from he_linear.ntt import automorphism_order, centre, subring_tables
+from he_linear.ckks.canonical_embedding import slots_to_coefficients
+from he_linear.ckks.keys import ServerKeys, galois_element
+from he_linear.ckks.noise import ROUNDING_VARIANCE, NoiseModel
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.ckks.rotation import rotations
+from he_linear.kernels.modular_matmul import LimbMatrices, modular_matmul
+from he_linear.kernels.ntt import automorphism_order, centre, subring_tables
+from he_linear.kernels.residues import Floats, Residues, from_centred, multiply, to_centred
 from he_linear.packings.base import (
     Integers,
     LinearPacking,
@@ -37,11 +39,9 @@ from he_linear.packings.base import (
     power_of_two,
     rounded_weights,
 )
-from he_linear.packings.work import EvaluationWork
-from he_linear.params import CkksParameters
-from he_linear.rotation import rotations
+from he_linear.packings.evaluation_work import EvaluationWork
+from transport.computing import Units, add_units, units
 from transport.errors import UsageError
-from transport.work import Units, add_units, units
 
 _MAX_COLUMNS = 512
 _BABY_STEPS = (8, 16, 32)

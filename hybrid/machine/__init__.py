@@ -1,1 +1,6 @@
-"""What this machine takes for a unit of counted work, measured once and kept."""
+"""This machine: what it is, and what it takes for a unit of counted work.
+
+Belongs here: environment, prices and where they are kept, seconds predicted from them. May use:
+`config`. Used by `planning` (schedules), `runtime`, `calibration` (which measures prices) and
+`reports`.
+"""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from hybrid.machine.prices import MachinePrices
-from hybrid.plan import Plan
+from hybrid.planning.plan import Plan
+from transport.computing import Clocks
 from transport.link import LinkModel
-from transport.work import Clocks
 
 
 def predicted_seconds(

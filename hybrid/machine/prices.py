@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hybrid.environment import cache_folder, describe
+from hybrid.machine.environment import cache_folder, describe
+from transport.computing import Units
 from transport.errors import ConfigError, UsageError
 from transport.link import LinkModel
-from transport.work import Units
 
 SCHEMA = 1
 """Of the file; raised when units change their meaning."""

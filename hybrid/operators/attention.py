@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from he_linear.keys import ServerKeys
+from he_linear.ckks.keys import ServerKeys
 from he_linear.packings.base import ProductPacking
-from hybrid.conversions import Conversion, Operand, Uploads
-from hybrid.graph import Node
+from hybrid.models.graph import Node
 from hybrid.operators.base import Operator, PlanContext, RunState
+from hybrid.operators.conversion import Conversion, Operand
+from hybrid.operators.homomorphic import Uploads
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 

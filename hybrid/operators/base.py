@@ -9,17 +9,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from he_linear.params import CkksParameters
-from he_linear.ring_params import RingParameters
-from hybrid.conversions import HomomorphicParty
-from hybrid.exact_products import RingParty
-from hybrid.folding import FloatArray, LinearMap
-from hybrid.graph import Node
-from hybrid.pads import LinearPad
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.exact.ring_parameters import RingParameters
+from hybrid.models.folding import FloatArray, LinearMap
+from hybrid.models.graph import Node
+from hybrid.operators.exact_products import RingParty
+from hybrid.operators.homomorphic import HomomorphicParty
+from hybrid.operators.pads import LinearPad
+from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RingArray
-from mpc_nonlinear.products import Products
-from mpc_nonlinear.session import Context, Session
 from transport.traffic import NO_TRAFFIC, Party, Traffic
 
 

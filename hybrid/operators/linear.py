@@ -11,20 +11,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from he_linear import conversions as he
-from he_linear.kernels import intt
-from he_linear.keys import ServerKeys
+from he_linear.ckks import ciphertexts as he
+from he_linear.ckks.keys import ServerKeys
+from he_linear.kernels.residues import intt
 from he_linear.packings.base import LinearPacking
-from hybrid.conversions import Conversion, Evaluate, HomomorphicServer, Operand, Uploads
-from hybrid.folding import LinearMap
-from hybrid.graph import Node
+from hybrid.models.folding import LinearMap
+from hybrid.models.graph import Node
 from hybrid.operators.base import EncodedLinear, PlanContext, RunState, WeightedOperator
-from hybrid.pads import LinearPad
+from hybrid.operators.conversion import Conversion, Operand
+from hybrid.operators.homomorphic import Evaluate, HomomorphicServer, Uploads
+from hybrid.operators.pads import LinearPad
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RING_BYTES, RingArray
+from transport.computing import Message, Work, add_units, units
 from transport.errors import ConfigError
 from transport.traffic import Party, Traffic
-from transport.work import Message, Work, add_units, units
 
 
 class LinearOperator(WeightedOperator):

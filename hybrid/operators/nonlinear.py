@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from hybrid.graph import Node
+from hybrid.models.graph import Node
 from hybrid.operators.base import Operator, PlanContext, RunState
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybrid.graph import Node
+from hybrid.models.graph import Node
 from hybrid.operators.base import Operator, PlanContext, RunState
-from mpc_nonlinear.cost import Cost
-from mpc_nonlinear.fixed_point import RingArray
-from mpc_nonlinear.opening import (
+from mpc_nonlinear.blocks.opening import (
     masked_sum,
     masked_sum_cost,
     open_to_client,
     open_to_client_cost,
 )
-from mpc_nonlinear.products import Bounds
-from mpc_nonlinear.truncate import round_exactly, round_exactly_cost
+from mpc_nonlinear.blocks.products import Bounds
+from mpc_nonlinear.blocks.truncate import round_exactly, round_exactly_cost
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import RingArray
 
 
 class PoolOperator(Operator):

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from mpc_nonlinear.cost import Kind, OtCount
 from transport.channel import Channel
+from transport.computing import Together, Units, Work, units
 from transport.errors import UsageError
 from transport.traffic import Party, Traffic
-from transport.work import Together, Units, Work, units
 
 BlockArray = NDArray[np.uint64]
 """128-bit blocks: shape (n, 2), little-endian words."""

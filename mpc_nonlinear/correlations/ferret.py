@@ -25,10 +25,10 @@ from mpc_nonlinear.correlations.softspoken import SoftSpokenSource
 from mpc_nonlinear.correlations.stock import StockedSource
 from mpc_nonlinear.cost import OtCount
 from transport.channel import Channel
+from transport.computing import Units, units
 from transport.errors import UsageError
 from transport.randomness import SecureRandom
 from transport.traffic import Party, Traffic
-from transport.work import Units, units
 
 _BLOCK_BYTES = 16
 _RESERVE = MEDIUM.consumed

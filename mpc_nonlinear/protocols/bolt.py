@@ -8,17 +8,17 @@ from math import log, prod
 import numpy as np
 from scipy.special import ndtr
 
+from mpc_nonlinear.blocks.local import scale, scale_cost
+from mpc_nonlinear.blocks.lookup import lookup, lookup_cost, split, split_cost
+from mpc_nonlinear.blocks.products import Bounds, FactoredPolynomial
+from mpc_nonlinear.blocks.select import bit_to_arithmetic, bit_to_arithmetic_cost
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.local import scale, scale_cost
-from mpc_nonlinear.products import Bounds, FactoredPolynomial
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.goldschmidt import refine, refine_cost, refined
 from mpc_nonlinear.protocols.row_softmax import RowSoftmax
 from mpc_nonlinear.protocols.segments import segments, segments_cost, width_for
-from mpc_nonlinear.select import bit_to_arithmetic, bit_to_arithmetic_cost
-from mpc_nonlinear.session import Context, Session
-from mpc_nonlinear.tables import lookup, lookup_cost, split, split_cost
 from transport.traffic import Party
 
 THRESHOLD = 2.7

@@ -8,17 +8,22 @@ from math import log, prod
 import numpy as np
 from scipy.special import ndtr
 
-from mpc_nonlinear.compare import Width, less_than_constants, less_than_constants_cost
+from mpc_nonlinear.blocks.compare import Width, less_than_constants, less_than_constants_cost
+from mpc_nonlinear.blocks.local import scale, scale_cost
+from mpc_nonlinear.blocks.products import FactoredPolynomial
+from mpc_nonlinear.blocks.select import (
+    bit_to_arithmetic,
+    bit_to_arithmetic_cost,
+    select,
+    select_cost,
+)
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.local import scale, scale_cost
-from mpc_nonlinear.products import FactoredPolynomial
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.goldschmidt import refine, refine_cost, refined
 from mpc_nonlinear.protocols.row_softmax import RowSoftmax
 from mpc_nonlinear.protocols.segments import COMPARED_BITS, MAX_SLACK
-from mpc_nonlinear.select import bit_to_arithmetic, bit_to_arithmetic_cost, select, select_cost
-from mpc_nonlinear.session import Context, Session
 from transport.traffic import Party
 
 THRESHOLDS = (-4.0, -1.95, 3.0)

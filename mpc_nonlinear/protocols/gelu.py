@@ -8,21 +8,21 @@ from math import prod, sqrt
 import numpy as np
 from scipy.special import erf
 
-from mpc_nonlinear.compare import Width, less_than_constants, less_than_constants_cost
+from mpc_nonlinear.blocks.compare import Width, less_than_constants, less_than_constants_cost
+from mpc_nonlinear.blocks.local import scale, scale_cost
+from mpc_nonlinear.blocks.products import FactoredPolynomial
+from mpc_nonlinear.blocks.select import select, select_cost
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.local import scale, scale_cost
-from mpc_nonlinear.products import FactoredPolynomial
 from mpc_nonlinear.protocols.base import NonlinearProtocol
-from mpc_nonlinear.select import select, select_cost
-from mpc_nonlinear.session import Context, Session
 from transport.traffic import Party
 
 THRESHOLD = 3.3
 COMPARED_BITS = 13
 _MAX_SLACK = 2.0**-6
 """The polynomial holds this far beyond the threshold; wider inputs compare four bits more."""
-# gelu(x) - x/2, minimax on |x| <= 3.32, error 9.6e-4, zero at zero; experiments/fit_gelu.py
+# gelu(x) - x/2, minimax on |x| <= 3.32, error 9.6e-4, zero at zero; experiments/fits/fit_gelu.py
 POLYNOMIAL = FactoredPolynomial(
     leading=11.4654486,
     factors=((-0.173289293887, 0.402820566), (-1.03973576332, 0.190865444)),

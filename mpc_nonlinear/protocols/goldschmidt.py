@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.products import Bounds
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.ot_products import OtProducts
-from mpc_nonlinear.products import Bounds
-from mpc_nonlinear.session import Context, Session
 from transport.traffic import Party
 
 _STEP = Bounds(2.0, 1.0, 2.0, largest=4.0)

@@ -7,12 +7,12 @@ from math import prod
 
 import numpy as np
 
-from mpc_nonlinear.compare import Width, less_than_zero, less_than_zero_cost
+from mpc_nonlinear.blocks.compare import Width, less_than_zero, less_than_zero_cost
+from mpc_nonlinear.blocks.select import select, select_cost
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
 from mpc_nonlinear.protocols.base import NonlinearProtocol
-from mpc_nonlinear.select import select, select_cost
-from mpc_nonlinear.session import Context, Session
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,21 +7,21 @@ from math import ceil, log2, prod, sqrt
 
 import numpy as np
 
-from mpc_nonlinear.cost import Cost
-from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.functions import INVERSE_ROOT
-from mpc_nonlinear.octaves import (
+from mpc_nonlinear.blocks.functions import INVERSE_ROOT
+from mpc_nonlinear.blocks.octaves import (
     find_octave,
     find_octave_cost,
     octaves,
     scale_by_octave,
     scale_by_octave_cost,
 )
-from mpc_nonlinear.ot_products import OtProducts
-from mpc_nonlinear.products import Bounds, Products
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.products import Bounds
+from mpc_nonlinear.blocks.session import Context, Products, Session
+from mpc_nonlinear.blocks.truncate import truncate, truncate_cost
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import FloatArray, RingArray
 from mpc_nonlinear.protocols.base import NonlinearProtocol
-from mpc_nonlinear.session import Context, Session
-from mpc_nonlinear.truncate import truncate, truncate_cost
 from transport.errors import UsageError
 from transport.traffic import Party
 

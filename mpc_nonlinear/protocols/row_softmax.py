@@ -9,21 +9,21 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpc_nonlinear.compare import Width
-from mpc_nonlinear.cost import Cost
-from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.functions import clip_below, clip_below_cost
-from mpc_nonlinear.octaves import (
+from mpc_nonlinear.blocks.compare import Width
+from mpc_nonlinear.blocks.functions import clip_below, clip_below_cost
+from mpc_nonlinear.blocks.octaves import (
     find_octave,
     find_octave_cost,
     octaves,
     scale_by_octave,
     scale_by_octave_cost,
 )
-from mpc_nonlinear.products import Bounds
+from mpc_nonlinear.blocks.products import Bounds
+from mpc_nonlinear.blocks.session import Context, Session
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import FloatArray, RingArray
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.visible_rows import VisibleRows
-from mpc_nonlinear.session import Context, Session
 
 _COMPARED_BITS = 17
 _MAX_SLACK = 2.0**-6

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpc_nonlinear.compare import Width, less_than_constants, less_than_constants_cost
+from mpc_nonlinear.blocks.compare import Width, less_than_constants, less_than_constants_cost
+from mpc_nonlinear.blocks.select import select, select_cost
+from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.correlations.base import BitArray
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
-from mpc_nonlinear.select import select, select_cost
-from mpc_nonlinear.session import Session
 from transport.traffic import Party
 
 COMPARED_BITS = 13

@@ -8,16 +8,16 @@ from math import prod
 import numpy as np
 from scipy.special import expit
 
+from mpc_nonlinear.blocks.products import FactoredPolynomial
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.products import FactoredPolynomial
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.segments import segments, segments_cost, width_for
-from mpc_nonlinear.session import Context, Session
 
 THRESHOLD = 10.0
 # silu(-a) = -a / (1 + e^a), minimax on [-2^-6, 10 + 2^-6], error 5.3e-4, zero at zero;
-# experiments/fit_silu.py
+# experiments/fits/fit_silu.py
 POLYNOMIAL = FactoredPolynomial(
     leading=0.046227194834,
     factors=(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mpc_nonlinear.blocks.functions import CLIP, EXPONENTIAL, RECIPROCAL
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.functions import CLIP, EXPONENTIAL, RECIPROCAL
 from mpc_nonlinear.protocols.row_softmax import RowSoftmax
-from mpc_nonlinear.session import Context, Session
 
 
 @dataclass(frozen=True, slots=True)

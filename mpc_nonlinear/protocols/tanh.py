@@ -7,18 +7,23 @@ from math import prod
 
 import numpy as np
 
+from mpc_nonlinear.blocks.products import FactoredPolynomial
+from mpc_nonlinear.blocks.select import (
+    bit_to_arithmetic,
+    bit_to_arithmetic_cost,
+    select,
+    select_cost,
+)
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.products import FactoredPolynomial
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.segments import segments, segments_cost, width_for
-from mpc_nonlinear.select import bit_to_arithmetic, bit_to_arithmetic_cost, select, select_cost
-from mpc_nonlinear.session import Context, Session
 from transport.traffic import Party
 
 THRESHOLD = 4.125
 # -tanh(a), minimax on [-2^-6, 4.125 + 2^-6], error 5.0e-4, zero at zero;
-# experiments/fit_tanh.py
+# experiments/fits/fit_tanh.py
 POLYNOMIAL = FactoredPolynomial(
     leading=0.117840963538,
     factors=(

@@ -8,11 +8,11 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_nonlinear.compare import Width
+from mpc_nonlinear.blocks.compare import Width
+from mpc_nonlinear.blocks.extrema import tournament, tournament_cost, widened, widened_cost
+from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.cost import NO_COST, Cost
-from mpc_nonlinear.extrema import tournament, tournament_cost, widened, widened_cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.session import Session
 from transport.errors import UsageError
 
 _Indices = NDArray[np.intp]

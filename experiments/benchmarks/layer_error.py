@@ -1,0 +1,158 @@
+"""One encoder layer: time, bytes, and the error of every number of its output.
+
+    python experiments/benchmarks/layer_error.py configs/pure_mpc.yaml --shape minilm-l6 --tokens 32
+
+Seconds and bytes come from two real processes, as `hybrid run` starts them (and a dealer's, where
+the config names one). The error needs both parties' shares of the layer's output, which no party
+ever sees together: for that the layer runs once more with both parties in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from hybrid.machine.environment import limit_threads
+
+limit_threads()
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import yaml  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+from hybrid.cli.commands import make_console, measured_comparison  # noqa: E402
+from hybrid.config.schema import SHAPES, LoadedConfig, load_config  # noqa: E402
+from hybrid.models.loading import text_encoder  # noqa: E402
+from hybrid.models.reference import PlainEncoder  # noqa: E402
+from hybrid.planning.catalog import load_catalog  # noqa: E402
+from hybrid.planning.plan import Plan  # noqa: E402
+from hybrid.reports.comparison.configs import Options, resolved  # noqa: E402
+from hybrid.reports.comparison.groups import sent  # noqa: E402
+from hybrid.runtime.launch import load_server_model, scheduled  # noqa: E402
+from hybrid.runtime.parties import ClientSession, ServerModel, ServerSession  # noqa: E402
+from mpc_nonlinear.correlations.dealer import TrustedDealer, run_dealer  # noqa: E402
+from transport.channel import Channel  # noqa: E402
+from transport.errors import HybridError  # noqa: E402
+from transport.local import memory_pair, run_both  # noqa: E402
+from transport.traffic import Party  # noqa: E402
+
+
+def one_layer(config: Path, shape: str, tokens: int, folder: Path) -> LoadedConfig:
+    """The config's schedule on one layer of a shape, with random weights."""
+    made = resolved(load_config(config), f"{config.stem}_layer", None, tokens)
+    made["model"].pop("path", None)
+    made["model"]["shape"] = {"like": shape, "layers": 1}
+    path = folder / "layer.yaml"
+    path.write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
+    return load_config(path)
+
+
+def tapped(plan: Plan, shares: list[NDArray[np.uint64]]) -> None:
+    """Have the last step keep its input."""
+    operator = plan.steps[-1].operator
+    run = operator.run
+
+    def keeping(inputs: Any, state: Any) -> Any:
+        shares.append(inputs[0].copy())
+        return run(inputs, state)
+
+    operator.run = keeping  # type: ignore[method-assign]
+
+
+def shared_output(
+    loaded: LoadedConfig, model: ServerModel, ids: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The last LayerNorm's result, (tokens, hidden), as both shares have it together."""
+    catalog, shares = load_catalog(loaded.run.plugins), []
+    needs_dealer = loaded.run.mpc.correlations == TrustedDealer.name
+    links = {Party.CLIENT: memory_pair(), Party.SERVER: memory_pair()}
+    if needs_dealer:
+        ends = links[Party.CLIENT][1], links[Party.SERVER][0]
+        threading.Thread(target=run_dealer, args=ends, daemon=True).start()
+
+    def party(channel: Channel) -> None:
+        is_client = channel.party is Party.CLIENT
+        dealer = links[channel.party][0 if is_client else 1] if needs_dealer else None
+        if is_client:
+            client = ClientSession(loaded.run, catalog, channel)
+            tapped(client.setup(model.architecture.vocabulary, dealer), shares)
+            client.query([ids])
+            client.finish()
+        else:
+            server = ServerSession(loaded.run, catalog, channel)
+            tapped(server.setup(model, dealer), shares)
+            list(server.serve())
+        if dealer is not None:
+            dealer.close()
+
+    run_both(party)
+    first, second = shares
+    return (first + second).view(np.int64) * 2.0**-loaded.run.mpc.fraction_bits
+
+
+def error_of(loaded: LoadedConfig, text: str) -> dict[str, float]:
+    """Largest and mean distance of the layer's output from float64, over real tokens."""
+    catalog = load_catalog(loaded.run.plugins)
+    model = scheduled(load_server_model(loaded), loaded, catalog)
+    tokens = loaded.run.model.tokens
+    ids = text_encoder(loaded).encode(text, truncate=True)
+    seen: dict[str, NDArray[np.float64]] = {}
+    plain = PlainEncoder(model.weights, model.architecture, torch.float64)
+    plain.embed(ids, tokens, lambda edge, tensor: seen.update({edge: tensor.double().numpy()}))
+    x = seen["layer0.output_norm.sum"]
+    centred = x - x.mean(-1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + model.architecture.epsilon)
+    norm = model.weights.layers[0].output_norm
+    expected = centred / deviation * norm.weight + norm.bias
+    private = shared_output(loaded, model, ids) * norm.weight + norm.bias
+    distance = np.abs(private - expected)[: len(ids)]
+    return {
+        "max_error": float(distance.max()),
+        "mean_error": float(distance.mean()),
+        "largest_value": float(np.abs(expected).max()),
+    }
+
+
+def main() -> None:
+    """Measure, print one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="minilm-l6")
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
+    text = " ".join(f"word{i}" for i in range(arguments.tokens - 2))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            loaded = one_layer(arguments.config, arguments.shape, arguments.tokens, Path(folder))
+            error = error_of(loaded, text)
+            options = Options(Path(folder) / "out", repetitions=arguments.runs, text=text)
+            console = make_console()
+            console.stderr = True
+            made = measured_comparison([loaded.path], options, console)
+            (row,) = made["runs"]
+            if "error" in row:
+                parser.error(row["error"])
+            seconds = {p: row[p]["seconds"] for p in ("offline", "online", "total")}
+            found = {
+                "config": arguments.config.stem,
+                "shape": arguments.shape,
+                "tokens": arguments.tokens,
+                **{f"{phase}_s": value for phase, value in seconds.items()},
+                "spread_s": [row["total"]["seconds_min"], row["total"]["seconds_max"]],
+                "MB": sent(row["total"]) / 1e6,
+                "rounds": row["total"]["rounds"],
+                **error,
+            }
+    except HybridError as error_:
+        parser.error(str(error_))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

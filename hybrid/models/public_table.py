@@ -1,0 +1,86 @@
+"""The embedding table that `embedding: public_table` gives to the client.
+
+It travels once; the client keeps it by its SHA-256 in its cache folder, and says in the next
+session's set-up that it has it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from hybrid.models.architecture import Architecture
+from hybrid.machine.environment import cache_folder
+from hybrid.models.weights import Affine, EmbeddingTable
+from transport.channel import Channel
+from transport.errors import FrameError
+
+MAX_TABLE_BYTES = 1 << 30
+"""A server that announces more is refused before anything is received."""
+_WANTED, _KNOWN = b"\x01", b"\x00"
+
+
+def send_table(channel: Channel, table: EmbeddingTable) -> None:
+    """Server: send the table if the client asks for it."""
+    if channel.recv(1) == _KNOWN:
+        return
+    for array in table.arrays():
+        channel.send_array(array)
+
+
+def receive_table(channel: Channel, architecture: Architecture, digest: str) -> EmbeddingTable:
+    """Client: the table with this digest, from the cache or from the server."""
+    path = cache_folder() / f"embedding-{digest}.bin"
+    shapes = EmbeddingTable.shapes(architecture)
+    sizes = [math.prod(shape) * 4 for shape in shapes]
+    if sum(sizes) > MAX_TABLE_BYTES:
+        raise FrameError(
+            f"setup: the server announces an embedding table of {sum(sizes)} bytes, more than "
+            f"{MAX_TABLE_BYTES}; is it the right server?"
+        )
+    cached = _read(path, sum(sizes))
+    if cached is not None:
+        table = _build(cached, sizes, architecture)
+        if table.digest() == digest:
+            channel.send(_KNOWN)
+            return table
+    channel.send(_WANTED)
+    data = b"".join(channel.recv(size) for size in sizes)
+    table = _build(data, sizes, architecture)
+    if table.digest() != digest:
+        raise FrameError("setup: the embedding table does not have the announced SHA-256")
+    _write(path, data)
+    return table
+
+
+def _build(data: bytes, sizes: list[int], architecture: Architecture) -> EmbeddingTable:
+    parts = []
+    start = 0
+    for size, shape in zip(sizes, EmbeddingTable.shapes(architecture), strict=True):
+        parts.append(np.frombuffer(data, np.float32, size // 4, start).reshape(shape))
+        start += size
+    words, positions, token_types, gain, bias = parts
+    return EmbeddingTable(words, positions, token_types, Affine(gain, bias), architecture.epsilon)
+
+
+def _read(path: Path, size: int) -> bytes | None:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return data if len(data) == size else None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Keep the table; a folder that cannot be written only costs the next transfer."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(data)
+        os.replace(file.name, path)
+    except OSError:
+        return

@@ -1,0 +1,110 @@
+"""Bounds on every edge of the graph, found by the server on public sample sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hybrid.models.reference import PlainEncoder
+from transport.errors import ConfigError
+
+SMALLEST = 2.0**-20
+LARGEST = 2.0**20
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Magnitudes on one edge, as powers of two: all of them are public."""
+
+    low: float
+    """Lower bound on |x|; meaningful for edges that are positive (variances)."""
+    rms: float
+    max_abs: float
+
+
+Bounds = Mapping[str, Bound]
+
+
+def default_sentences() -> list[str]:
+    """The sample sentences kept with the package."""
+    text = resources.files("hybrid.models").joinpath("data/sentences.txt").read_text(encoding="utf-8")
+    return _lines(text)
+
+
+def read_sentences(path: Path) -> list[str]:
+    """Sample sentences, one a line; blank lines and lines that start with # are skipped."""
+    try:
+        lines = _lines(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(
+            f"calibration.sentences: {path} cannot be read; name a UTF-8 text file, one sentence a "
+            "line, or leave the key out"
+        ) from None
+    if not lines:
+        raise ConfigError(f"calibration.sentences: {path} is empty; write one sentence a line")
+    return lines
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
+
+
+def calibrate(
+    model: PlainEncoder, samples: Iterable[NDArray[np.int64]], tokens: int, margin: float
+) -> dict[str, Bound]:
+    """Bounds of every edge over `samples` (token ids), widened by `margin`."""
+    seen: dict[str, list[tuple[float, float, float]]] = {}
+
+    def observe(edge: str, tensor: Tensor) -> None:
+        x = np.abs(tensor.detach().to("cpu").double().numpy())
+        seen.setdefault(edge, []).append((x.min(), math.sqrt((x**2).mean()), x.max()))
+
+    for token_ids in samples:
+        model.embed(token_ids, tokens, observe)
+    return {
+        edge: Bound(
+            low=_power(min(s[0] for s in stats) / margin, math.floor),
+            rms=_power(max(s[1] for s in stats), math.ceil),
+            max_abs=_power(max(s[2] for s in stats) * margin, math.ceil),
+        )
+        for edge, stats in seen.items()
+    }
+
+
+def _power(value: float, direction: Any) -> float:
+    """The next power of two in `direction`, kept inside a range every protocol can hold."""
+    if not math.isfinite(value):
+        raise ConfigError("calibration: the plain model gives values that are not finite numbers")
+    clipped = min(max(value, SMALLEST), LARGEST)
+    return float(2.0 ** direction(math.log2(clipped)))
+
+
+def bounds_to_public(bounds: Bounds) -> dict[str, list[float]]:
+    """Plain data for the handshake."""
+    return {edge: [b.low, b.rms, b.max_abs] for edge, b in sorted(bounds.items())}
+
+
+def bounds_from_public(data: object) -> dict[str, Bound]:
+    """Rebuild from untrusted plain data."""
+    if not isinstance(data, dict):
+        raise ConfigError("handshake: bounds are not a table; are both parties one version?")
+    return {str(edge): _bound(edge, values) for edge, values in data.items()}
+
+
+def _bound(edge: object, values: object) -> Bound:
+    if (
+        not isinstance(values, list)
+        or len(values) != 3
+        or any(type(v) is not float or not SMALLEST <= v <= LARGEST for v in values)
+        or any(math.frexp(v)[0] != 0.5 for v in values)
+    ):
+        raise ConfigError(f"handshake: bound of edge {str(edge)[:64]!r} is not three powers of two")
+    return Bound(*values)

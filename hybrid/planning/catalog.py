@@ -1,0 +1,85 @@
+"""Finds the implementation a config asks for, by operation and name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import he_linear
+import mpc_nonlinear
+from hybrid.operators.dealt_layers import ENTRIES as DEALT_ENTRIES
+from mpc_nonlinear.correlations import SOURCES
+from transport.errors import ConfigError
+
+Entry = type[Any]
+
+
+class Catalog(Mapping[tuple[str, str], Entry]):
+    """All implementations known to this run, keyed by (op, name); immutable."""
+
+    def __init__(self, entries: Iterable[tuple[str, Entry]]) -> None:
+        self._entries: dict[tuple[str, str], Entry] = {}
+        for op, entry in entries:
+            key = (op, entry.name)
+            if key in self._entries:
+                raise ConfigError(
+                    f"plugins: two implementations are called {op}/{entry.name}: "
+                    f"{self._entries[key].__qualname__} and {entry.__qualname__}; rename one"
+                )
+            self._entries[key] = entry
+
+    def __getitem__(self, key: tuple[str, str]) -> Entry:
+        try:
+            return self._entries[key]
+        except KeyError:
+            op, name = key
+            known = self.names(op)
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ConfigError(
+                f"protocols: no {op} is called {name!r}; {hint}known: {', '.join(known) or 'none'}"
+            ) from None
+
+    def __contains__(self, key: object) -> bool:
+        """Whether an implementation is known; `Mapping`'s own expects a KeyError."""
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def names(self, op: str) -> list[str]:
+        """Names registered for `op`."""
+        return sorted(name for known, name in self._entries if known == op)
+
+
+def load_catalog(plugins: Iterable[str] = ()) -> Catalog:
+    """Built-in packings, protocols and correlation sources plus those of each plugin.
+
+    A plugin is any importable module with a `PROTOCOLS` or a `PACKINGS` tuple.
+    """
+    entries: list[tuple[str, Entry]] = [("correlations", source) for source in SOURCES]
+    entries += _entries_of(he_linear) + _entries_of(mpc_nonlinear)
+    entries += [(entry.op, entry) for entry in DEALT_ENTRIES]
+    for name in plugins:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"plugins: module {name!r} cannot be imported ({error}); "
+                "put its folder on PYTHONPATH"
+            ) from None
+        found = _entries_of(module)
+        if not found:
+            raise ConfigError(f"plugins: module {name!r} has no PROTOCOLS or PACKINGS tuple")
+        entries += found
+    return Catalog(entries)
+
+
+def _entries_of(module: Any) -> list[tuple[str, Entry]]:
+    registered = (*getattr(module, "PROTOCOLS", ()), *getattr(module, "PACKINGS", ()))
+    return [(entry.op, entry) for entry in registered]

@@ -1,0 +1,259 @@
+"""From graph to plan: every operation bound to an engine and a protocol, with exact traffic.
+
+Both parties derive the same plan from public data (config, architecture, bounds) and compare
+`Plan.digest` before anything secret moves. Building one needs no keys and runs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.exact.ring_parameters import RingParameters
+from hybrid.config.schema import RunConfig
+from hybrid.models.architecture import Architecture
+from hybrid.models.graph import Node, build_graph
+from hybrid.models.ranges import Bounds
+from hybrid.operators.base import Operator, PlanContext, RingKeySet, WeightedOperator
+from hybrid.operators.nonlinear import NonlinearOperator
+from hybrid.planning.binding import Binder
+from hybrid.planning.catalog import Catalog
+from hybrid.planning.schedule import Schedule, check_complete, schedule_of
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.session import Products
+from mpc_nonlinear.correlations.base import CorrelationSource
+from mpc_nonlinear.correlations.dealer import TrustedDealer
+from mpc_nonlinear.cost import NO_COST, Cost, OtCount
+from transport.computing import Work
+from transport.errors import ConfigError
+from transport.traffic import NO_TRAFFIC, Traffic
+
+CORRELATIONS_STEP = "correlations"
+OFFLINE, ONLINE = "offline", "online"
+MAX_FAILURE_PROBABILITY = 2.0**-20
+
+
+def offline_name(node: str) -> str:
+    """Name of what a step prepares before the input is known."""
+    return f"prepare {node}"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the plan and of the report."""
+
+    operator: Operator
+    cost: Cost
+    offline: Cost
+    """Of what it prepares before the input is known."""
+
+    @property
+    def node(self) -> Node:
+        """The graph node this step computes."""
+        return self.operator.node
+
+    @property
+    def prepares(self) -> bool:
+        """Whether there is offline work besides correlations."""
+        return self.offline != NO_COST
+
+    @property
+    def offline_name(self) -> str:
+        """Name of the offline row of this step."""
+        return offline_name(self.node.name)
+
+
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """Evaluation keys under one parameter set."""
+
+    parameters: CkksParameters
+    galois_steps: tuple[int, ...]
+    """Rotation steps, ascending."""
+    relinearise: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What both parties will do, in order: the offline step, then one step a node."""
+
+    steps: tuple[Step, ...]
+    context: PlanContext
+    source: type[CorrelationSource]
+    offline_traffic: Traffic
+    """Producing all correlations that the steps consume."""
+    schedule: Schedule
+    products: Mapping[str, Products]
+    """Engines of elementwise products, by name."""
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Online messages, correlations and failure probability of one request."""
+        return sum((step.cost for step in self.steps), NO_COST)
+
+    @property
+    def correlations(self) -> OtCount:
+        """What one request consumes."""
+        return self.cost.ots
+
+    @property
+    def key_sets(self) -> tuple[KeySet, ...]:
+        """Evaluation keys of a session, for each parameter set."""
+        steps = tuple(sorted({s for step in self.steps for s in step.operator.galois_steps}))
+        in_slots = any(
+            not isinstance(step.operator.context.mpc.products, OtProducts)
+            for step in self.steps
+            if isinstance(step.operator, NonlinearOperator)
+        )
+        if not in_slots and not any(step.operator.uses_ckks for step in self.steps):
+            return ()
+        relinearise = in_slots or any(s.operator.needs_relinearisation for s in self.steps)
+        sets = (KeySet(self.context.parameters, steps, relinearise),)
+        return (*sets, KeySet(self.context.deep, (), True)) if in_slots else sets
+
+    @property
+    def ring_sets(self) -> tuple[RingKeySet, ...]:
+        """Keys for exact products, for each parameter set."""
+        wanted: dict[RingParameters, set[int]] = {}
+        for step in self.steps:
+            keys = step.operator.ring_keys
+            if keys is not None:
+                wanted.setdefault(keys.parameters, set()).update(keys.automorphisms)
+        return tuple(RingKeySet(p, tuple(sorted(elements))) for p, elements in wanted.items())
+
+    @property
+    def prepared_traffic(self) -> Traffic:
+        """What steps send before the input is known, besides correlations."""
+        return sum((step.offline.traffic for step in self.steps), NO_TRAFFIC)
+
+    def works(self) -> list[tuple[str, Work]]:
+        """Counted work of every row, in the order in which they run."""
+        made = self.source.production_work(self.correlations)
+        produced = made + Work.together(self.cost.demand.offline_units)
+        prepared = [(s.offline_name, s.offline.work) for s in self.steps if s.prepares]
+        online = [(s.node.name, s.cost.work) for s in self.steps]
+        return [(CORRELATIONS_STEP, produced), *prepared, *online]
+
+    def encoded_bytes(self) -> dict[str, int]:
+        """Memory of every linear layer's encoded weights."""
+        return {
+            step.node.name: step.operator.encoded_bytes
+            for step in self.steps
+            if isinstance(step.operator, WeightedOperator)
+        }
+
+    def kept_weights(self, memory_gb: float) -> set[str]:
+        """Layers, in order, whose encoded weights fit the memory."""
+        kept, used = set(), 0
+        for name, size in self.encoded_bytes().items():
+            if used + size <= memory_gb * 1e9:
+                kept.add(name)
+                used += size
+        return kept
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The plan as plain data: what is printed, hashed and predicted."""
+        offline = {
+            "name": CORRELATIONS_STEP,
+            "layer": -1,
+            "op": "correlations",
+            "engine": "mpc_nonlinear",
+            "protocol": self.source.name,
+            "shape": [self.correlations.client_sends, self.correlations.server_sends],
+            "phase": OFFLINE,
+            "parameters": {},
+            "multiply": "",
+            "predicted": traffic_row(self.offline_traffic),
+            "correlations": 0,
+            "failure_probability": 0.0,
+        }
+        prepared = [_offline_row(step) for step in self.steps if step.prepares]
+        return [offline, *prepared, *(_row(step) for step in self.steps)]
+
+    def digest(self) -> str:
+        """SHA-256 of all rows and keys."""
+        keys = [[k.parameters.prime_bits, k.galois_steps, k.relinearise] for k in self.key_sets]
+        keys += [[k.parameters.prime_bits, k.automorphisms] for k in self.ring_sets]
+        agreed = [self.rows(), keys]
+        return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
+
+
+def traffic_row(traffic: Traffic) -> dict[str, int]:
+    """Bytes (framing included) and rounds as the report writes them."""
+    return {
+        "client_sent_bytes": traffic.client_sent_bytes,
+        "server_sent_bytes": traffic.server_sent_bytes,
+        "rounds": traffic.rounds,
+    }
+
+
+def _offline_row(step: Step) -> dict[str, Any]:
+    return {
+        **_row(step),
+        "name": step.offline_name,
+        "phase": OFFLINE,
+        "predicted": traffic_row(step.offline.traffic),
+        "correlations": 0,
+        "failure_probability": 0.0,
+    }
+
+
+def _row(step: Step) -> dict[str, Any]:
+    node = step.node
+    return {
+        "name": node.name,
+        "layer": node.layer,
+        "op": node.op,
+        "engine": step.operator.engine,
+        "protocol": step.operator.protocol,
+        "shape": list(node.shape),
+        "phase": ONLINE,
+        "parameters": step.operator.parameters(),
+        "multiply": step.operator.multiply,
+        "predicted": traffic_row(step.cost.traffic),
+        "correlations": step.cost.ots.total,
+        "failure_probability": step.cost.failure_probability,
+    }
+
+
+def build_plan(
+    config: RunConfig,
+    architecture: Architecture,
+    bounds: Bounds,
+    catalog: Catalog,
+    schedule: Schedule | None = None,
+) -> Plan:
+    """Bind every node to the implementation that the schedule, or else the config, names."""
+    nodes = build_graph(architecture, config.model.tokens, bounds, config.model.batch)
+    schedule = schedule or schedule_of(config, nodes)
+    check_complete(schedule, nodes)
+    source: type[CorrelationSource] = catalog["correlations", schedule.correlations]
+    binder = Binder(config, architecture, catalog, source)
+    operators = [binder.bind(node, schedule.choices[node.name]) for node in nodes]
+    steps = tuple(Step(o, o.cost(), o.offline_cost()) for o in operators)
+    needed = sum((step.cost.ots for step in steps), OtCount())
+    traffic = source.production_traffic(needed)
+    plan = Plan(steps, binder.context, source, traffic, schedule, binder.products)
+    if plan.cost.failure_probability > MAX_FAILURE_PROBABILITY:
+        worst = max(steps, key=lambda s: s.cost.failure_probability)
+        raise ConfigError(
+            f"plan: failure probability {plan.cost.failure_probability:.1e} exceeds "
+            f"{MAX_FAILURE_PROBABILITY:.1e}, most of it in {worst.node.name}; "
+            f"{_surer(config, schedule)}"
+        )
+    return plan
+
+
+def _surer(config: RunConfig, schedule: Schedule) -> str:
+    """What makes failures less likely."""
+    lower = "lower calibration.margin or model.tokens"
+    if config.model.batch > 1:
+        lower = "lower model.batch, calibration.margin or model.tokens"
+    # Where a dealer does without ciphertexts there are no lifts to be made exact.
+    may_be_exact = not config.ckks.exact and schedule.correlations != TrustedDealer.name
+    return f"set ckks.exact: true, or {lower}" if may_be_exact else lower

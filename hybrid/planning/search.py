@@ -1,0 +1,337 @@
+"""Chooses the implementation of every step: fastest, least traffic or fewest rounds.
+
+Steps are not judged one by one. Both parties' clocks run through the graph in order, so that work
+that hides behind other work costs nothing: the search keeps, after each step, every partial
+schedule that no other beats on both clocks and on memory (a shortest path with several labels a
+node, [Martins84]). Correlations enter at what one more of them takes; the result is then improved
+step by step under exact totals. Ways into ciphertexts and back are part of each step's work.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from hybrid.config.schema import RunConfig
+from hybrid.machine.prices import MachinePrices
+from hybrid.models.architecture import Architecture
+from hybrid.models.graph import build_graph
+from hybrid.models.ranges import Bounds
+from hybrid.planning.binding import Binder
+from hybrid.planning.candidates import Candidate, Candidates, candidates_of
+from hybrid.planning.catalog import Catalog
+from hybrid.planning.plan import CORRELATIONS_STEP
+from hybrid.planning.schedule import Schedule
+from mpc_nonlinear.correlations.base import CorrelationSource
+from mpc_nonlinear.correlations.dealer import TrustedDealer
+from mpc_nonlinear.cost import Cost, OtCount
+from transport.computing import Clocks
+from transport.errors import ConfigError
+from transport.traffic import Traffic
+
+_MANY_OTS = OtCount(1 << 22, 1 << 22)
+_MOST_LABELS = 48
+_PASSES = 3
+_CORRELATION_WEIGHTS = (0.0, 1.0, 8.0)
+"""Batches of correlations are not proportional: searched as if they cost more or less."""
+_STARTS = 3
+"""Of the best ones, improved step by step."""
+_LEAD_DIGITS = 9
+"""Of seconds: leads that differ by less than a nanosecond are one."""
+_TIE = 1e-10
+"""Weight of bytes where rounds decide, and of rounds where bytes do."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Label:
+    """A partial schedule: where both clocks are, or the sum so far; memory; its choices."""
+
+    clocks: Clocks
+    memory: int
+    taken: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """What is to be small, under one source of correlations."""
+
+    policy: str
+    source: type[CorrelationSource]
+    prices: MachinePrices | None
+    counts_offline: bool
+    correlation_weight: float = 1.0
+    """Of correlations' price in bulk while the search runs; exact totals do not use it."""
+    _shifts: dict[int, float] = field(default_factory=dict, compare=False)
+    _making: dict[int, float] = field(default_factory=dict, compare=False)
+    """By candidate, which outlive the objective."""
+    _moves: dict[tuple[int, float], Clocks] = field(default_factory=dict, compare=False)
+    """By cost, which outlives the objective, and lead of the client's clock."""
+
+    def after(self, clocks: Clocks, candidate: Candidate) -> Clocks:
+        """Both clocks, or the sum in both of them, after one more step."""
+        shift = 0.0
+        if self.counts_offline:
+            if id(candidate) not in self._shifts:
+                self._shifts[id(candidate)] = self._offline(candidate)
+            shift = self._shifts[id(candidate)]
+        moved = Clocks(clocks.client + shift, clocks.server + shift)
+        return self._advanced(moved, candidate.step.cost)
+
+    def total(self, taken: Sequence[Candidate]) -> float:
+        """Of a whole schedule, exactly as a plan predicts it."""
+        needed = OtCount(
+            sum(c.step.cost.ots.client_sends for c in taken),
+            sum(c.step.cost.ots.server_sends for c in taken),
+        )
+        clocks = Clocks()
+        offline = 0.0
+        if self.counts_offline:
+            offline = self._produced(needed)
+            if self.policy == "fastest":
+                offline += sum(self._made(c) for c in taken)
+        for candidate in taken:
+            if self.counts_offline:
+                clocks = self._advanced(clocks, candidate.step.offline)
+        for candidate in taken:
+            clocks = self._advanced(clocks, candidate.step.cost)
+        return offline + clocks.client
+
+    def _advanced(self, clocks: Clocks, cost: Cost) -> Clocks:
+        if self.policy == "fastest":
+            # Shifting both clocks shifts both results: only the lead matters.
+            lead = round(clocks.client - clocks.server, _LEAD_DIGITS)
+            start = min(clocks.client, clocks.server)
+            if (moved := self._moves.get((id(cost), lead))) is None:
+                assert self.prices is not None
+                moved = cost.work.advance(Clocks(max(lead, 0.0), max(-lead, 0.0)), self.prices)
+                self._moves[id(cost), lead] = moved
+            return Clocks(start + moved.client, start + moved.server)
+        total = clocks.client + self._scalar(cost.traffic)
+        return Clocks(total, total)
+
+    def _scalar(self, traffic: Traffic) -> float:
+        if self.policy == "fewest_rounds":
+            return traffic.rounds + _TIE * traffic.sent_bytes
+        return traffic.sent_bytes + _TIE * traffic.rounds
+
+    def _produced(self, needed: OtCount) -> float:
+        """Making so many correlations."""
+        if self.policy != "fastest":
+            return self._scalar(self.source.production_traffic(needed))
+        assert self.prices is not None
+        return self.source.production_work(needed).advance(Clocks(), self.prices).client
+
+    def _made(self, candidate: Candidate) -> float:
+        """Making a step's correlations ready."""
+        assert self.prices is not None
+        if id(candidate) not in self._making:
+            units = candidate.step.cost.demand.offline_units
+            self._making[id(candidate)] = self.prices.seconds(units)
+        return self._making[id(candidate)]
+
+    @cached_property
+    def _bulk(self) -> float:
+        return self._produced(_MANY_OTS) / _MANY_OTS.total
+
+    def _offline(self, candidate: Candidate) -> float:
+        """A step's part of the offline phase, its correlations at their price in bulk."""
+        offline = self._advanced(Clocks(), candidate.step.offline).client
+        if self.policy == "fewest_rounds":
+            return offline
+        offline += self.correlation_weight * self._bulk * candidate.step.cost.ots.total
+        return offline + (self._made(candidate) if self.policy == "fastest" else 0.0)
+
+
+class Scheduler:
+    """Solves one config."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        architecture: Architecture,
+        bounds: Bounds,
+        catalog: Catalog,
+        prices: MachinePrices | None,
+    ) -> None:
+        self._config, self._rules = config, config.scheduler
+        self._architecture, self._catalog = architecture, catalog
+        self._nodes = build_graph(architecture, config.model.tokens, bounds, config.model.batch)
+        if self._rules.policy == "fastest" and prices is None:
+            raise ConfigError(
+                "scheduler.policy: 'fastest' needs this machine's prices; run `hybrid calibrate` "
+                "first, or choose least_traffic or fewest_rounds"
+            )
+        self._prices = None if prices is None else prices.over(config.scheduled_link())
+
+    def solve(self) -> Schedule:
+        """The best schedule of all sources that the trust model allows."""
+        found = [self._solve(source) for source in self._sources()]
+        found.sort(key=lambda entry: entry[0])
+        value, objective, options, taken = found[0]
+        why = self._reasons(objective, options, taken, value)
+        why[CORRELATIONS_STEP] = self._compared(
+            objective.source.name, [(v, o.source.name) for v, o, _, _ in found[1:]], value
+        )
+        choices = {n.name: c.choice for n, c in zip(self._nodes, taken, strict=True)}
+        return Schedule(objective.source.name, choices, why)
+
+    def _sources(self) -> Iterator[type[CorrelationSource]]:
+        for name in self._catalog.names("correlations"):
+            source: type[CorrelationSource] = self._catalog["correlations", name]
+            if self._rules.trust == "no_dealer" and issubclass(source, TrustedDealer):
+                continue
+            units = source.production_units(_MANY_OTS)
+            if self._rules.policy != "fastest" or (self._prices and self._prices.knows(units)):
+                yield source
+
+    def _solve(
+        self, source: type[CorrelationSource]
+    ) -> tuple[float, _Objective, list[Candidates], list[Candidate]]:
+        rules = self._rules
+        objective = _Objective(rules.policy, source, self._prices, rules.offline != "free")
+        binder = Binder(self._config, self._architecture, self._catalog, source)
+        wanted = self._prices if rules.policy == "fastest" else None
+        options = [
+            candidates_of(node, binder, self._catalog, self._config, wanted) for node in self._nodes
+        ]
+        starts = [
+            list(self._path(replace(objective, correlation_weight=weight, _shifts={}), options))
+            for weight in _CORRELATION_WEIGHTS
+        ]
+        starts += [s for s in _uniform(options) if _memory(s) <= self._limit]
+        starts.sort(key=objective.total)
+        best = [self._improved(start, objective, options) for start in starts[:_STARTS]]
+        taken = min(best, key=objective.total)
+        return objective.total(taken), objective, options, taken
+
+    def _path(self, objective: _Objective, options: list[Candidates]) -> tuple[Candidate, ...]:
+        limit = self._limit
+        labels = [_Label(Clocks(), 0, ())]
+        for possible in options:
+            following = [
+                _Label(
+                    objective.after(label.clocks, candidate),
+                    label.memory + candidate.encoded_bytes,
+                    (*label.taken, candidate),
+                )
+                for label in labels
+                for candidate in possible.fitting
+                if label.memory + candidate.encoded_bytes <= limit
+            ]
+            if not following:
+                raise ConfigError(self._too_large(options))
+            labels = _undominated(following)
+        return min(labels, key=lambda label: label.clocks.client).taken
+
+    @property
+    def _limit(self) -> float:
+        """Bytes of encoded weights; layers beyond it would be encoded at every use."""
+        return 1e9 * self._config.weights_memory_gb()
+
+    def _too_large(self, options: list[Candidates]) -> str:
+        least = sum(min(c.encoded_bytes for c in possible.fitting) for possible in options)
+        return (
+            f"scheduler.memory_gb: {self._limit / 1e9:g} GB hold no schedule's encoded "
+            f"weights; the smallest takes {least / 1e9:.2f} GB"
+        )
+
+    def _improved(
+        self, taken: list[Candidate], objective: _Objective, options: list[Candidates]
+    ) -> list[Candidate]:
+        """Change one step at a time while the exact total falls."""
+        best = objective.total(taken)
+        for _ in range(_PASSES):
+            before = best
+            for value, index, candidate in self._neighbours(taken, objective, options):
+                if value < best:
+                    best, taken[index] = value, candidate
+            if best == before:
+                break
+        return taken
+
+    def _neighbours(
+        self, taken: list[Candidate], objective: _Objective, options: list[Candidates]
+    ) -> Iterator[tuple[float, int, Candidate]]:
+        """Every schedule that differs in one step and fits the memory, with its total."""
+        for index, possible in enumerate(options):
+            for candidate in possible.fitting:
+                changed = [*taken[:index], candidate, *taken[index + 1 :]]
+                if candidate is not taken[index] and _memory(changed) <= self._limit:
+                    yield objective.total(changed), index, candidate
+
+    def _reasons(
+        self,
+        objective: _Objective,
+        options: list[Candidates],
+        taken: list[Candidate],
+        value: float,
+    ) -> dict[str, str]:
+        """One line a step: what was chosen, the runner-up, the difference."""
+        others: dict[int, list[tuple[float, str]]] = {}
+        for total, index, candidate in self._neighbours(taken, objective, options):
+            others.setdefault(index, []).append((total, candidate.label))
+        why = {}
+        for index, (node, possible) in enumerate(zip(self._nodes, options, strict=True)):
+            line = self._compared(taken[index].label, sorted(others.get(index, [])), value)
+            if possible.refused:
+                line += f"; not considered: {possible.refused}"
+            why[node.name] = line
+        return why
+
+    def _compared(self, chosen: str, others: Sequence[tuple[float, str]], value: float) -> str:
+        if not others:
+            return f"{chosen}: the only one that fits"
+        total, name = others[0]
+        return f"{chosen}; next {name}, {self._difference(total - value)}"
+
+    def _difference(self, amount: float) -> str:
+        if self._rules.policy == "fastest":
+            return f"{amount * 1e3:+.1f} ms"
+        if self._rules.policy == "fewest_rounds":
+            return f"{amount:+.0f} rounds"
+        return f"{amount / 1e6:+.3f} MB"
+
+
+def _memory(taken: Sequence[Candidate]) -> int:
+    return sum(candidate.encoded_bytes for candidate in taken)
+
+
+def _uniform(options: Sequence[Candidates]) -> Iterator[list[Candidate]]:
+    """The same protocols for all steps, as a fixed policy would name them."""
+    labels = sorted({c.label for possible in options for c in possible.fitting})
+    for pair in itertools.combinations_with_replacement(labels, 2):
+        yield [
+            next((c for c in possible.fitting if c.label in pair), possible.fitting[0])
+            for possible in options
+        ]
+
+
+def _undominated(labels: list[_Label]) -> list[_Label]:
+    """Labels that no other beats on both clocks and on memory."""
+    labels.sort(key=lambda label: (label.clocks.client, label.clocks.server, label.memory))
+    kept: list[_Label] = []
+    for label in labels:
+        if not any(
+            k.clocks.server <= label.clocks.server and k.memory <= label.memory for k in kept
+        ):
+            kept.append(label)
+    if len(kept) <= _MOST_LABELS:
+        return kept
+    # Every so many, so that fast and small ones stay.
+    picked = [round(i * (len(kept) - 1) / (_MOST_LABELS - 1)) for i in range(_MOST_LABELS)]
+    return [kept[i] for i in picked]
+
+
+def schedule_for(
+    config: RunConfig,
+    architecture: Architecture,
+    bounds: Bounds,
+    catalog: Catalog,
+    prices: MachinePrices | None,
+) -> Schedule | None:
+    """The schedule that the policy asks for; None for `fixed`, which is the config's own."""
+    if config.scheduler.policy == "fixed":
+        return None
+    return Scheduler(config, architecture, bounds, catalog, prices).solve()

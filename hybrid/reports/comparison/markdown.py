@@ -1,0 +1,119 @@
+"""report.md of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hybrid.reports.comparison.groups import GROUPS, by_group, value
+from hybrid.reports.comparison.summary import PHASE_NAMES, failures, finished
+from hybrid.reports.comparison.words import (
+    accuracy_cells,
+    how_measured,
+    label,
+    models,
+    phase_cells,
+    predictions,
+    reason_lists,
+    seconds,
+    summary_sentences,
+    trust_lines,
+)
+
+Made = Mapping[str, Any]
+
+
+def write_comparison(made: Made, path: Path) -> None:
+    """The comparison for a reader without a browser."""
+    lines = ["# Comparison of protocols", "", " ".join(summary_sentences(made)), ""]
+    lines += [how_measured(made), "", models(made), ""]
+    lines += ["## Totals", "", *_table(*_totals(made)), ""]
+    for place, said in reason_lists(made):
+        lines += _lists(f"{place}: what is faster, and why", said)
+    for what, title in (("seconds", "Seconds"), ("megabytes", "MB"), ("rounds", "Rounds")):
+        lines += [f"## {title} by operator", "", *_table(*_by_operator(made, what)), ""]
+    lines += _lists("Prediction of seconds", [f"{n}: {s}" for n, s in predictions(made)])
+    lines += ["## Accuracy", "", *_table(*_accuracy(made)), ""]
+    shared, own = trust_lines(made)
+    lines += _lists("Trust model and declared leakage", shared)
+    for name, said in own:
+        lines += [f"Only {name}:", "", *(f"- {line}" for line in said), ""]
+    lines += _lists("Failed", [f"{r['name']}, {r['link']}: {r['error']}" for r in failures(made)])
+    lines += [
+        "## Published figures of other systems, on other machines",
+        "",
+        *_table(*_published(made)),
+        "",
+    ]
+    lines += [*(f"- {line}" for line in made["published_relative"]), ""]
+    lines += _lists("Environment", [f"{k}: {v}" for k, v in made["environment"].items()])
+    files = [
+        f"{label(r, made)}: {', '.join([r['config_file'], *r['reports']])}" for r in finished(made)
+    ]
+    lines += _lists("Files", files)
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _lists(title: str, items: list[str]) -> list[str]:
+    return [f"## {title}", "", *(f"- {item}" for item in items), ""] if items else []
+
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
+    align = ["---"] + ["---:"] * (len(head) - 1)
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, align, *rows))
+    return ["| " + " | ".join(cells) + " |" for cells in escaped]
+
+
+def _totals(made: Made) -> Table:
+    head = ["run", "phase", "seconds", "range", "client sent MB", "server sent MB", "rounds"]
+    rows = [
+        [label(row, made), phase, *phase_cells(row[phase])]
+        for row in finished(made)
+        for phase in PHASE_NAMES
+    ]
+    return head, rows
+
+
+def _by_operator(made: Made, what: str) -> Table:
+    sums = [(row, by_group(row["steps"], what)) for row in finished(made)]
+    shown = [group for group in GROUPS if any(group.key in found for _, found in sums)]
+    rows = []
+    for row, found in sums:
+        cells = [_cell(found.get(group.key), what) for group in shown]
+        rows.append([label(row, made), *cells, _cell(value(row["total"], what), what)])
+    return ["run", *(group.label for group in shown), "total"], rows
+
+
+def _cell(number: float | None, what: str) -> str:
+    if number is None:
+        return ""
+    return f"{number:,.0f}" if what == "rounds" else seconds(number)
+
+
+def _accuracy(made: Made) -> Table:
+    head = ["run", "cosine to the plain model", "largest difference", "failure probability"]
+    rows = [
+        [label(row, made), *accuracy_cells(row), f"{row['failure_probability']:.1e}"]
+        for row in finished(made)
+    ]
+    return head, rows
+
+
+def _published(made: Made) -> Table:
+    head = ["system", "shape", "seconds", "GB", "machine", "source"]
+    rows = [
+        [
+            row["system"],
+            row["shape"],
+            "" if row["seconds"] is None else f"{row['seconds']:g}",
+            "" if row["gigabytes"] is None else f"{row['gigabytes']:g}",
+            row["machine"],
+            row["source"],
+        ]
+        for row in made["published"]
+    ]
+    return head, rows

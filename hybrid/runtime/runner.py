@@ -1,0 +1,109 @@
+"""One party executes the plan for one request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hybrid.models.graph import INPUT_EDGE
+from hybrid.operators.base import RunState
+from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, ONLINE, Plan
+from mpc_nonlinear.fixed_point import RingArray
+from transport.channel import Channel
+from transport.traffic import Traffic
+
+Progress = Callable[[str, int], None]
+"""Called with (step name, layer) when a step begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one step took at this party."""
+
+    name: str
+    seconds: float
+    traffic: Traffic
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestResult:
+    """Measurements of one request and, at the client, the opened output."""
+
+    steps: tuple[Measured, ...]
+    output: RingArray
+
+
+def step_label(request: int, name: str) -> str:
+    """Label under which the channel counts a step of a request."""
+    return f"request{request}/{name}"
+
+
+def run_request(
+    plan: Plan,
+    state: RunState,
+    request: int,
+    own_input: RingArray,
+    progress: Progress,
+    ahead: list[Measured] | None = None,
+) -> RequestResult:
+    """Offline step, then every online step. `own_input` is this party's share of the embedding.
+
+    ahead: of the offline steps, where `run_offline` has run them before.
+    """
+    channel = state.session.channel
+    measured = run_offline(plan, state, request, progress) if ahead is None else [*ahead]
+    edges = {INPUT_EDGE: own_input}
+    uses = _uses(plan)
+    for step in plan.steps:
+        progress(step.node.name, step.node.layer)
+        start = time.perf_counter()
+        with channel.step(step_label(request, step.node.name)):
+            outputs = step.operator.run([edges[e] for e in step.node.inputs], state)
+        edges.update(zip(step.node.outputs, outputs, strict=True))
+        _release(edges, uses, step.node.inputs)
+        measured.append(_measure(channel, request, step.node.name, start))
+    return RequestResult(tuple(measured), edges["output"])
+
+
+def run_offline(plan: Plan, state: RunState, request: int, progress: Progress) -> list[Measured]:
+    """What a request consumes and what does not depend on its input."""
+    channel = state.session.channel
+    progress(CORRELATIONS_STEP, -1)
+    start = time.perf_counter()
+    with channel.step(step_label(request, CORRELATIONS_STEP)):
+        state.session.correlations.produce(plan.correlations, channel)
+        state.session.prepared.prepare(plan.cost.demand)
+    measured = [_measure(channel, request, CORRELATIONS_STEP, start, OFFLINE)]
+    for step in plan.steps:
+        if step.prepares:
+            progress(step.offline_name, step.node.layer)
+            start = time.perf_counter()
+            with channel.step(step_label(request, step.offline_name)):
+                step.operator.prepare(state)
+            measured.append(_measure(channel, request, step.offline_name, start, OFFLINE))
+    return measured
+
+
+def _measure(
+    channel: Channel, request: int, name: str, start: float, phase: str = ONLINE
+) -> Measured:
+    traffic = channel.traffic(step_label(request, name))
+    return Measured(name, time.perf_counter() - start, traffic, phase)
+
+
+def _uses(plan: Plan) -> dict[str, int]:
+    uses: dict[str, int] = {}
+    for step in plan.steps:
+        for edge in step.node.inputs:
+            uses[edge] = uses.get(edge, 0) + 1
+    return uses
+
+
+def _release(edges: dict[str, RingArray], uses: dict[str, int], read: tuple[str, ...]) -> None:
+    """Forget edges that no later step reads."""
+    for edge in read:
+        uses[edge] -= 1
+        if not uses[edge]:
+            edges.pop(edge, None)

@@ -1,0 +1,144 @@
+"""Both parties in one process, and what the contract checks share.
+
+One process holds both shares and all keys, so nothing here is private.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from he_linear.ckks.keys import ClientKeys, ServerKeys
+from he_linear.ckks.parameters import PARAMETER_SETS, CkksParameters, set_for_products
+from hybrid.operators.base import RunState
+from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicParty, HomomorphicServer
+from hybrid.operators.slot_products import CkksProducts
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.session import Context, Products, Session
+from mpc_nonlinear.correlations import SoftSpokenSource
+from mpc_nonlinear.cost import OtCount
+from mpc_nonlinear.fixed_point import FixedPoint, RingArray
+from transport.channel import Channel
+from transport.errors import HybridError, UsageError
+from transport.local import run_both
+from transport.randomness import SecureRandom
+from transport.traffic import Party, Traffic
+
+FIXED_POINT = FixedPoint(16)
+_POLYNOMIAL_PRODUCTS = 4
+
+
+class ContractError(HybridError):
+    """A protocol or packing does something else than it declares."""
+
+
+class InsecureLocalParties:
+    """Client and server as two threads of this process, which therefore sees everything.
+
+    `multiply`: who carries elementwise products and polynomials: "ot", "ckks", or an engine of your
+    own. Keys are made when first needed and kept.
+    """
+
+    def __init__(self, multiply: str | Products = "ot", parameters: str = "n8192_q88") -> None:
+        if parameters not in PARAMETER_SETS:
+            raise UsageError(f"parameters {parameters!r}; known: {', '.join(PARAMETER_SETS)}")
+        self.parameters = PARAMETER_SETS[parameters]
+        self.deep = set_for_products(_POLYNOMIAL_PRODUCTS)
+        bits = FIXED_POINT.fraction_bits
+        choices: dict[str, Products] = {
+            "ot": OtProducts(bits),
+            "ckks": CkksProducts(self.parameters, self.deep, bits),
+        }
+        if isinstance(multiply, str):
+            if multiply not in choices:
+                raise UsageError(f"multiply {multiply!r}; choose {' or '.join(choices)}")
+            multiply = choices[multiply]
+        self.context = Context(FIXED_POINT, multiply)
+        self._keys: dict[tuple[str, tuple[int, ...]], tuple[ClientKeys, ServerKeys]] = {}
+
+    def keys(
+        self, parameters: CkksParameters, steps: tuple[int, ...] = ()
+    ) -> tuple[ClientKeys, ServerKeys]:
+        """Both halves of the keys of one parameter set, for exactly these rotations."""
+        place = (repr(parameters), steps)
+        if place not in self._keys:
+            client = ClientKeys.generate(parameters, steps, True, SecureRandom())
+            server = ServerKeys.parse(parameters, client.public_bytes(), steps, True)
+            self._keys[place] = client, server
+        return self._keys[place]
+
+    def product_keys(self) -> list[tuple[ClientKeys, ServerKeys]]:
+        """Keys that products in slots take; none where they go by oblivious transfer."""
+        if isinstance(self.context.products, CkksProducts):
+            return [self.keys(self.parameters), self.keys(self.deep)]
+        return []
+
+    def state(
+        self, channel: Channel, pairs: Sequence[tuple[ClientKeys, ServerKeys]], ots: OtCount
+    ) -> RunState:
+        """One party, with as many oblivious transfers in stock as asked for."""
+        homomorphic: HomomorphicParty
+        if channel.party is Party.CLIENT:
+            homomorphic = HomomorphicClient([client for client, _ in pairs], SecureRandom())
+        else:
+            homomorphic = HomomorphicServer([server for _, server in pairs], SecureRandom())
+        products = self.context.products
+        if isinstance(products, CkksProducts):
+            products = replace(products, party=homomorphic)
+        source = SoftSpokenSource(channel.party, SecureRandom())
+        source.setup(channel)
+        source.produce(ots, channel)
+        session = Session(channel, Context(FIXED_POINT, products), source, SecureRandom())
+        return RunState(session, homomorphic, {}, None, None, None)
+
+
+def place_of(entry: Any, attributes: tuple[str, ...]) -> str:
+    """How messages name an implementation; `ContractError` when it lacks a declaration."""
+    for attribute in ("op", "name", *attributes):
+        require(
+            getattr(entry, attribute, None) not in (None, ""),
+            f"{entry!r}: declares no {attribute}; set it on the class",
+        )
+    return f"{entry.op}/{entry.name}"
+
+
+def share_out(x: RingArray) -> tuple[RingArray, RingArray]:
+    """Uniform additive shares, client's first."""
+    first = SecureRandom().uint64(x.shape)
+    return first, x - first
+
+
+def both(role: Callable[[Channel], Any], place: str) -> tuple[Any, Any, Channel]:
+    """`run_both`; what the library or numpy refuses there is a broken contract."""
+    try:
+        return run_both(role)
+    except ContractError:
+        raise
+    except (HybridError, ValueError) as error:
+        raise ContractError(f"{place}: the run ended with: {error}") from error
+
+
+def same_traffic(declared: Traffic, measured: Traffic, place: str) -> None:
+    """Bytes, frames and rounds, each way."""
+    require(declared == measured, f"{place}: declared {declared}, measured {measured}")
+
+
+def within(value: float, allowed: float, what: str, declared: str) -> None:
+    """`ContractError` unless value <= allowed."""
+    # Written so that NaN fails.
+    require(value <= allowed, f"{what} is {value:.3g}, {declared} declares {allowed:.3g}")
+
+
+def magnitude(x: NDArray[np.float64]) -> float:
+    """Magnitude; zero of nothing."""
+    return float(np.abs(x).max(initial=0.0))
+
+
+def require(kept: bool, message: str) -> None:
+    """`ContractError` unless kept."""
+    if not kept:
+        raise ContractError(message)

@@ -1,0 +1,198 @@
+"""Comparisons of shared numbers with public thresholds, narrow and coarse.
+
+If |y| < 2^(b - 1) the low b bits of both shares of y determine it, so only they are compared.
+Dropping k further low bits moves a threshold by a share-dependent amount in [-2^(k-1), 2^(k-1)].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpc_nonlinear.blocks.bit_triples import ands, ands_cost
+from mpc_nonlinear.blocks.digits import (
+    comparison_groups,
+    digits_of,
+    leaves_cost,
+    receiver_leaves,
+    sender_leaves,
+)
+from mpc_nonlinear.blocks.session import Session
+from mpc_nonlinear.correlations.base import BitArray
+from mpc_nonlinear.cost import NO_COST, Cost
+from mpc_nonlinear.fixed_point import RING_BITS, RingArray
+from transport.errors import UsageError
+from transport.traffic import Party
+
+DIGIT_BITS = 4
+MAX_THRESHOLDS = 32
+"""Of one pass: pads of the oblivious transfers are as long as all thresholds need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """Which bits of the shares a comparison reads: `bits` of them above `dropped`.
+
+    Differences y must satisfy -2^(bits + dropped - 1) + 2^dropped <= y < 2^(bits + dropped - 1)
+    in ring units; bits is 2 to 64.
+    """
+
+    bits: int
+    dropped: int
+
+    def __post_init__(self) -> None:
+        if self.bits < 2 or self.dropped < 0 or self.bits + self.dropped > RING_BITS:
+            raise UsageError(
+                f"comparison of {self.bits} bits above {self.dropped}: use 2 bits or more, "
+                f"{RING_BITS} with the dropped ones at most; is a bound too large?"
+            )
+
+    @property
+    def slack(self) -> int:
+        """Ring units on either side of a threshold within which the result may be either."""
+        return (1 << self.dropped) // 2
+
+    @property
+    def ring_bits(self) -> int:
+        """Bits of the shares that are read, the dropped ones included."""
+        return self.bits + self.dropped
+
+    @classmethod
+    def exact(cls, max_abs_units: int) -> Width:
+        """The narrowest exact comparison of differences |y| <= max_abs_units."""
+        bits = max(2, max_abs_units.bit_length() + 1)
+        if max_abs_units < 0 or bits > RING_BITS:
+            raise UsageError(
+                f"exact comparison of numbers up to {max_abs_units} units: use 0 to "
+                f"2^{RING_BITS - 1} - 1; lower the bound"
+            )
+        return cls(bits, 0)
+
+    @classmethod
+    def covering(cls, max_abs_units: float, bits: int, max_slack: float = math.inf) -> Width:
+        """`bits` bits placed just high enough for |y| <= max_abs_units.
+
+        Four bits more at a time while the slack would exceed `max_slack` units.
+        """
+        if not max_abs_units < 1 << (RING_BITS - 2):
+            raise UsageError(
+                f"comparison of numbers up to {max_abs_units:g} units: stay below "
+                f"2^{RING_BITS - 2}; lower the bound"
+            )
+        dropped = 0
+        while max_abs_units + (1 << dropped) > 1 << (bits + dropped - 1):
+            dropped += 1
+        width = cls(bits, dropped)
+        if width.slack > max_slack:
+            return cls.covering(max_abs_units, bits + DIGIT_BITS, max_slack)
+        return width
+
+
+def less_than_constants_cost(count: int, thresholds: int, width: Width) -> Cost:
+    """Cost of comparing `count` numbers with `thresholds` constants each."""
+    return _carries_cost(count, thresholds, width.bits - 1)
+
+
+def less_than_constants(
+    x: RingArray, thresholds: Sequence[int], width: Width, session: Session
+) -> BitArray:
+    """Boolean shares of [x < t] for every t (ring units), shape (thresholds, *x.shape).
+
+    Exact for dropped = 0, otherwise within `width.slack` units of the threshold. One pass of
+    1-of-16 or 1-of-8 OTs serves all thresholds, since only the sender's tables depend on them.
+    2 + ceil(log2((bits - 1) / 4)) rounds. [Rathee20] eprint 2020/1002, Algorithm 1, Section 3.2.
+    """
+    flat = x.reshape(-1)
+    shape = (len(thresholds), *x.shape)
+    if not flat.size:
+        return np.zeros(shape, np.uint8)
+    if len(thresholds) > MAX_THRESHOLDS:
+        raise UsageError(
+            f"comparison with {len(thresholds)} thresholds: at most {MAX_THRESHOLDS} share a "
+            "pass; split them"
+        )
+    values = flat[None]
+    if session.party is Party.SERVER:
+        offsets = np.array([(width.slack - t) % 2**RING_BITS for t in thresholds], np.uint64)
+        values = values + offsets[:, None]
+    kept = values >> np.uint64(width.dropped)
+    sign = (kept >> np.uint64(width.bits - 1)).astype(np.uint8) & np.uint8(1)
+    # The sign of the sum is the exclusive or of both signs and the carry, for every threshold.
+    carries = _carries(kept, len(thresholds), width.bits - 1, session)
+    return (sign ^ carries).reshape(shape)
+
+
+def less_than_zero_cost(count: int, width: Width) -> Cost:
+    """Cost of `less_than_zero`."""
+    return less_than_constants_cost(count, 1, width)
+
+
+def less_than_zero(x: RingArray, width: Width, session: Session) -> BitArray:
+    """Boolean shares of [x < 0], same shape; see `less_than_constants`."""
+    (result,) = less_than_constants(x, [0], width, session)
+    return np.asarray(result, np.uint8)
+
+
+def carry_cost(count: int, bits: int) -> Cost:
+    """Cost of `carry`."""
+    return _carries_cost(count, 1, bits)
+
+
+def carry(x: RingArray, bits: int, session: Session) -> BitArray:
+    """Boolean shares of the carry out of the low `bits` bits when both shares are added.
+
+    Same shape, exact; 2 + ceil(log2(bits / 4)) rounds. The comparison inside [Rathee20]
+    Section 3.2.
+    """
+    if not x.size:
+        return np.zeros(x.shape, np.uint8)
+    return _carries(x.reshape(1, -1), 1, bits, session).reshape(x.shape)
+
+
+def _carries_cost(count: int, rows: int, bits: int) -> Cost:
+    if not count:
+        return NO_COST
+    groups = comparison_groups(bits)
+    cost = leaves_cost(count, rows, groups, Party.SERVER)
+    digits = digits_of(groups)
+    while digits > 1:
+        digits //= 2
+        # The lowest pair needs no "equal": that one is never read again.
+        cost += ands_cost(rows * count, rows * count * (digits - 1))
+    return cost
+
+
+def _carries(values: RingArray, rows: int, bits: int, session: Session) -> BitArray:
+    """Carries out of the low `bits` bits, (rows, n).
+
+    The server's values are (rows, n), the client's (1, n). A carry is
+    [2^bits - 1 - the server's bits < the client's bits].
+    """
+    groups = comparison_groups(bits)
+    session.channel.next_round()
+    if session.party is Party.SERVER:
+        digits = sender_leaves(values, groups, session)
+    else:
+        digits = receiver_leaves(values.reshape(-1), rows, groups, session)
+    less: BitArray = _combine(digits, session)[:, 0] & np.uint8(1)
+    return less
+
+
+def _combine(digits: BitArray, session: Session) -> BitArray:
+    """Shares of less | equal << 1 by digit (rows, digits, n), lowest first, to one a number.
+
+    A pair of digits is less where the high one is, or is equal and the low one is less.
+    """
+    rows, _, n = digits.shape
+    while digits.shape[1] > 1:
+        high = digits[:, 1::2]
+        operands = high >> np.uint8(1) | digits[:, 0::2] << np.uint8(1)
+        lowest = operands[:, 0] & np.uint8(3)
+        single, double = ands(lowest.reshape(-1), operands[:, 1:].reshape(-1), session)
+        digits = high & np.uint8(1)
+        digits[:, 0] ^= single.reshape(rows, n)
+        digits[:, 1:] ^= double.reshape(rows, -1, n)
+    return digits

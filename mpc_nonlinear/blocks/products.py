@@ -1,0 +1,65 @@
+"""What is asked of products: bounds on their operands, and polynomials as products of factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpc_nonlinear.fixed_point import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Public bounds on the real operands of a product and on its unshifted result."""
+
+    x_rms: float
+    y_rms: float
+    product_rms: float
+    """Root mean square of x * y, before the shift."""
+    shift: int = 0
+    """The result is x * y / 2^shift."""
+    largest: float = 2.0**28
+    """Of |x * y|, before the shift: narrower products by oblivious transfer are cheaper."""
+
+
+@dataclass(frozen=True, slots=True)
+class FactoredPolynomial:
+    """leading * (prod ((y + shift)^2 + offset) [* y])^(2^squarings).
+
+    y = z^2 if `even`, else z; z = x / 2^input_shift; the factor y where `with_input`. Products of
+    shifted squares need no products with constants, and stay of moderate size.
+    """
+
+    leading: float
+    factors: tuple[tuple[float, float], ...]
+    """(shift, offset) of each square."""
+    input_shift: int
+    largest: float
+    """Bound on |x|."""
+    input_rms: float
+    output_rms: float
+    even: bool = False
+    with_input: bool = False
+    squarings: int = 0
+    multiples: tuple[tuple[int, int], ...] = ()
+    """(m, k) of each factor where 2 shift = r m / k for one real r > 0: then integers make every
+    factor, up to k, from one shared square, k y^2 + m r y + k (shift^2 + offset)."""
+
+    def __post_init__(self) -> None:
+        ratios = [
+            2 * s * k / m for (s, _), (m, k) in zip(self.factors, self.multiples, strict=False)
+        ]
+        assert not ratios or max(ratios) - min(ratios) < 1e-6 * min(ratios), ratios
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """In the clear, float64."""
+        z = x / 2.0**self.input_shift
+        y = z * z if self.even else z
+        result = y if self.with_input else np.ones_like(y)
+        for shift, offset in self.factors:
+            result = result * ((y + shift) ** 2 + offset)
+        for _ in range(self.squarings):
+            result = result * result
+        scaled: FloatArray = self.leading * result
+        return scaled

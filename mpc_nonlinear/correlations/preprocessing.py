@@ -1,0 +1,191 @@
+"""What raw correlated OTs are made into before the input is known, and the stock of it.
+
+Online work is then xor, pack and unpack. Making says nothing to the peer: each party hashes its
+own half of the raw OTs, and both take them in the same order. Forms:
+
+- PRODUCT: pads of 1-of-2 random OT, for shares of choice * x.
+- TABLE: 2^m random masks at the sender, a random index and its mask at the receiver, as in
+  [Naor-Pinkas 99].
+- LEAF: the same with masks of one or two bits, packed into words, `width` words under one index.
+- ELEMENT_TRIPLE, SQUARE_PAIR, MATRIX_TRIPLE, WEIGHT_PRODUCT: whole products from a dealer, see
+  `mpc_nonlinear.correlations.dealt`.
+- TRIPLE: shares of a * b for a random bit a and `bits` random bits b. [Asharov13] eprint
+  2013/552.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_nonlinear.correlations.base import BitArray, CorrelationSource
+from mpc_nonlinear.correlations.random_ots import (
+    leaf_receiver,
+    leaf_sender,
+    product_receiver,
+    product_sender,
+    table_receiver,
+    table_sender,
+    triple,
+)
+from mpc_nonlinear.cost import Demand, Form, Kind, OtCount
+from transport.errors import UsageError
+from transport.traffic import Party
+
+_Arrays = tuple[NDArray[Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProductSender:
+    """pad (n, width) and pad - (pad of the other choice), both below 2^bits or not reduced."""
+
+    pad: NDArray[Any]
+    difference: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ProductReceiver:
+    """Random choices (n,) and the sender's pads for them (n, width)."""
+
+    choices: BitArray
+    pad: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MasksReceiver:
+    """Random index (n,) and the sender's mask there: (n,), or (n, width) of a leaf."""
+
+    index: NDArray[np.uint8]
+    mask: NDArray[Any]
+
+
+class Prepared:
+    """One party's stock of prepared randomness over one source: first in, first out, single use.
+
+    What is not in stock is made on the spot, with the same results, only later.
+    """
+
+    def __init__(self, source: CorrelationSource) -> None:
+        self._source = source
+        self._stock: dict[Kind, deque[_Arrays]] = {}
+
+    def prepare(self, demand: Demand) -> None:
+        """Make all of `demand` from raw OTs that the source has in stock."""
+        self._require(demand.ots)
+        for kind, count in demand.counts:
+            self._stock.setdefault(kind, deque()).append(self._make(kind, count))
+
+    def stock(self) -> Demand:
+        """What is left."""
+        counts = ((k, sum(len(s[0]) for s in segments)) for k, segments in self._stock.items())
+        return sum((Demand.of(kind, count) for kind, count in counts), Demand())
+
+    def product_sender(self, kind: Kind, count: int) -> ProductSender:
+        """Consume the sender's half of `count` instances."""
+        return ProductSender(*self._take(kind, count))
+
+    def product_receiver(self, kind: Kind, count: int) -> ProductReceiver:
+        """Consume the receiver's half."""
+        return ProductReceiver(*self._take(kind, count))
+
+    def masks_sender(self, kind: Kind, count: int) -> NDArray[Any]:
+        """Masks (n, 2^m) of a table, or words (n, width) of packed masks of a leaf."""
+        (masks,) = self._take(kind, count)
+        return masks
+
+    def masks_receiver(self, kind: Kind, count: int) -> MasksReceiver:
+        """Consume the receiver's half of tables or leaves."""
+        return MasksReceiver(*self._take(kind, count))
+
+    def triples(self, kind: Kind, count: int) -> NDArray[np.uint8]:
+        """Bytes (n,): share of a in bit 0, then `bits` shares of b, then those of a * b."""
+        (packed,) = self._take(kind, count)
+        return packed
+
+    def dealt(self, kind: Kind, count: int) -> _Arrays:
+        """This party's shares of dealt products, first axis `count`."""
+        return self._take(kind, count)
+
+    def _take(self, kind: Kind, count: int) -> _Arrays:
+        # A source that is closed or burnt refuses even this; then nothing made of it is used.
+        self._source.take_sender(0)
+        segments = self._stock.get(kind, deque())
+        taken: list[_Arrays] = []
+        left = count
+        while left and segments:
+            head = segments.popleft()
+            if len(head[0]) > left:
+                segments.appendleft(tuple(part[left:] for part in head))
+                head = tuple(part[:left] for part in head)
+            taken.append(head)
+            left -= len(head[0])
+        if left or not taken:
+            self._require(kind.ots * left)
+            taken.append(self._make(kind, left))
+        return _joined(taken)
+
+    def _require(self, raw: OtCount) -> None:
+        missing = raw - self._source.stock()
+        if missing.total:
+            raise UsageError(
+                f"correlations {self._source.name}: {missing.client_sends} OTs from the client and "
+                f"{missing.server_sends} from the server are missing in stock; call produce() with "
+                "the plan's count first"
+            )
+
+    def _make(self, kind: Kind, count: int) -> _Arrays:
+        starts = range(0, count, kind.batch) or (0,)
+        return _joined([self._make_batch(kind, min(kind.batch, count - start)) for start in starts])
+
+    def _make_batch(self, kind: Kind, count: int) -> _Arrays:
+        if kind.form.is_dealt:
+            return self._source.deal(kind, count)
+        raw = count * kind.choice_bits
+        if kind.sender is None:
+            return (triple(self._source.take_sender(raw), self._source.take_receiver(raw), kind),)
+        if kind.sender is self._source.party:
+            return _SENDERS[kind.form](self._source.take_sender(raw), kind)
+        return _RECEIVERS[kind.form](self._source.take_receiver(raw), kind)
+
+
+def _joined(segments: list[_Arrays]) -> _Arrays:
+    if len(segments) == 1:
+        return segments[0]
+    return tuple(np.concatenate(parts) for parts in zip(*segments, strict=True))
+
+
+_SENDERS: dict[Form, Callable[..., _Arrays]] = {
+    Form.PRODUCT: product_sender,
+    Form.TABLE: table_sender,
+    Form.LEAF: leaf_sender,
+}
+_RECEIVERS: dict[Form, Callable[..., _Arrays]] = {
+    Form.PRODUCT: product_receiver,
+    Form.TABLE: table_receiver,
+    Form.LEAF: leaf_receiver,
+}
+
+
+def product_kind(bits: int, sender: Party, width: int = 1) -> Kind:
+    """One-of-two random OT of `width` values of `bits` bits."""
+    return Kind(Form.PRODUCT, bits, sender, 1, width)
+
+
+def table_kind(choice_bits: int, bits: int, sender: Party) -> Kind:
+    """One of 2^choice_bits random masks of `bits` bits."""
+    return Kind(Form.TABLE, bits, sender, choice_bits)
+
+
+def leaf_kind(choice_bits: int, bits: int, sender: Party, width: int) -> Kind:
+    """`width` rows of 2^choice_bits masks of one or two bits under one index."""
+    return Kind(Form.LEAF, bits, sender, choice_bits, width)
+
+
+def triple_kind(bits: int) -> Kind:
+    """One random bit times `bits` random bits."""
+    return Kind(Form.TRIPLE, bits)
