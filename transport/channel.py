@@ -33,8 +33,9 @@ class Channel(ABC):
     the party to the frame's round. A question and its answer are two rounds, an exchange one.
     """
 
-    def __init__(self, party: Party, link: LinkModel | None = None) -> None:
+    def __init__(self, party: Party, link: LinkModel | None, timeout_s: float) -> None:
         self.party = party
+        self._timeout_s = timeout_s
         self._traffic: dict[str, Traffic] = {}
         self._label = SETUP
         self._round = 0
@@ -105,6 +106,15 @@ class Channel(ABC):
         """Send an array and receive the peer's of the same shape and dtype, in one round."""
         self.send_array(array)
         return self.recv_array(array.shape, array.dtype)
+
+    @contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Wait this long for a connected but silent peer, where it may have nothing to say."""
+        usual, self._timeout_s = self._timeout_s, seconds
+        try:
+            yield
+        finally:
+            self._timeout_s = usual
 
     def abort(self, reason: str) -> None:
         """Tell the peer, if it is still there, that this party gives up, and close.

@@ -11,18 +11,18 @@ from transport.errors import FrameError, HandshakeError, UsageError
 
 PROTOCOL_VERSION = 2
 """Raised with every change of what the parties say to each other."""
-HANDSHAKE_BYTES = 4096
+HANDSHAKE_BYTES = 1 << 15
 """Size limit of one side's facts."""
 _VERSION_FACT = "protocol version"
 _MAX_DEPTH = 16
-_SHOWN_CHARACTERS = 16
+_SHOWN_CHARACTERS = 40
 _INTEGERS = range(-(1 << 63), 1 << 64)
 
 
 def handshake(channel: Channel, facts: Mapping[str, str]) -> None:
     """Exchange the protocol version and `facts` and compare; 1 round.
 
-    Facts are public names of what must be equal, such as hashes of config and plan.
+    Facts are public names of what must be equal: keys of the config, a hash of the plan.
     `HandshakeError`, at both parties, names the first that differs.
     """
     mine = {_VERSION_FACT: str(PROTOCOL_VERSION), **facts}
@@ -36,13 +36,13 @@ def handshake(channel: Channel, facts: Mapping[str, str]) -> None:
     if theirs.keys() != mine.keys():
         names = ", ".join(sorted(_shown(name) for name in theirs.keys() ^ mine.keys()))
         raise HandshakeError(
-            f"handshake: only one party compares {names}; install the same release at both"
+            f"handshake: only one party has {names}; give both the same config and release"
         )
     for name, value in mine.items():
         if theirs[name] != value:
             raise HandshakeError(
-                f"handshake: the peer runs another {name} (sha256 {_shown(value)} here, "
-                f"{_shown(theirs[name])} there); start both parties with the same file"
+                f"handshake: {name} is {_shown(value)} at this party and "
+                f"{_shown(theirs[name])} at the peer; start both with the same config and release"
             )
 
 

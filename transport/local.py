@@ -29,10 +29,9 @@ class MemoryChannel(Channel):
         timeout_s: float = 120.0,
         link: LinkModel | None = None,
     ) -> None:
-        super().__init__(party, link)
+        super().__init__(party, link, timeout_s)
         self._inbox = inbox
         self._outbox = outbox
-        self._timeout_s = timeout_s
 
     def _put(self, frame: Frame) -> None:
         self._outbox.put((frame.header(), bytes(frame.payload)))

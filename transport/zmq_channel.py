@@ -59,11 +59,10 @@ class ZmqChannel(Channel):
         timeout_s: float,
         link: LinkModel | None,
     ) -> None:
-        super().__init__(party, link)
+        super().__init__(party, link, timeout_s)
         self.endpoint = endpoint
         """The address in use, with the real port."""
         self._wire = wire
-        self._timeout_s = timeout_s
 
     def _put(self, frame: Frame) -> None:
         self._join()

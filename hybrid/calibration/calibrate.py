@@ -8,20 +8,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from hybrid.calibration import interactive
-from hybrid.config.schema import RunConfig
 from hybrid.machine.prices import (
     MachinePrices,
     cache_file,
     check_writable,
     fingerprint,
-    known_prices,
     save,
 )
-
-
-def needs_prices(config: RunConfig) -> bool:
-    """Whether its schedule needs prices that this machine has not got."""
-    return config.scheduler.policy == "fastest" and known_prices() is None
 
 
 def calibrate(progress: Callable[[str], None]) -> MachinePrices:

@@ -22,7 +22,7 @@ from hybrid.calibration.steps import Observation, StepTimer
 from hybrid.calibration.timing import fitted, forget_caches
 from hybrid.machine.environment import limit_threads, party_cores, settle
 from hybrid.machine.prices import MachinePrices
-from hybrid.runtime.processes import LOOPBACK, dealer_process
+from hybrid.runtime.dealing import LOOPBACK, deal
 from mpc_nonlinear.blocks.bit_triples import ands, ands_cost
 from mpc_nonlinear.blocks.compare import Width, less_than_constants, less_than_constants_cost
 from mpc_nonlinear.blocks.local import scale, scale_cost
@@ -214,6 +214,13 @@ def _party(
         pipe.send(error)
 
 
+def _dealer(pipe: Connection) -> None:
+    try:
+        deal(pipe.send, _TIMEOUT_S)
+    except HybridError as error:
+        pipe.send(error)
+
+
 def measure(progress: Callable[[str], None]) -> MachinePrices:
     """Prices of this machine, without its name and the date."""
     limit_threads()
@@ -229,8 +236,8 @@ def measure(progress: Callable[[str], None]) -> MachinePrices:
         processes.append(process)
         return ours
 
-    dealing = start(dealer_process, _TIMEOUT_S)
-    dealers = [_announced(dealing) for _ in Party]
+    dealing = start(_dealer)
+    dealers = [_received(dealing) for _ in Party]
     server = start(_party, Party.SERVER, "", dealers[1], cores[1])
     endpoint = _received(server)
     client = start(_party, Party.CLIENT, endpoint, dealers[0], cores[0])
@@ -244,14 +251,6 @@ def measure(progress: Callable[[str], None]) -> MachinePrices:
     for process in processes:
         process.join()
     return _priced(*measured)
-
-
-def _announced(pipe: Connection) -> str:
-    """An endpoint of the dealer's."""
-    kind, value = _received(pipe)
-    if kind != "endpoint":
-        raise HybridError(f"calibrate: the dealer's process failed: {value[1]}")
-    return str(value)
 
 
 def _received(pipe: Connection) -> Any:

@@ -17,20 +17,21 @@ import numpy as np
 
 from hybrid.calibration.timing import forget_caches
 from hybrid.config.schema import RunConfig
-from hybrid.models.architecture import Architecture
+from hybrid.models.bert import Bert
 from hybrid.models.folding import LinearMap
-from hybrid.models.graph import Node, build_graph
+from hybrid.models.graph import Graph, Node
+from hybrid.models.heads import MeanPooling
 from hybrid.models.ranges import Bound
 from hybrid.operators.base import EncodedLinear, RunState, WeightedOperator
 from hybrid.operators.homomorphic import HomomorphicParty
 from hybrid.planning.binding import Binder
-from hybrid.planning.candidates import Candidate, candidates_of
+from hybrid.planning.candidates import Candidate, Limits, candidates_of
 from hybrid.planning.catalog import load_catalog
+from hybrid.planning.pins import Pins
 from hybrid.planning.plan import Plan, Step
 from hybrid.planning.schedule import Schedule
-from hybrid.runtime.key_exchange import Rings, receive_keys, send_keys
-from hybrid.runtime.parties import products_of, with_keys
-from mpc_nonlinear.blocks.session import Session
+from hybrid.runtime.key_exchange import receive_keys, send_keys
+from hybrid.runtime.parties import run_state
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.correlations.softspoken import SoftSpokenSource
@@ -41,7 +42,8 @@ from transport.randomness import SecureRandom
 from transport.traffic import NO_TRAFFIC, Party
 
 _RUNS = 3
-_SHAPE = Architecture(384, 1, 12, 1536, 1024, 64, 1, 1e-12)
+_HIDDEN = 384
+_SIZES = {"hidden": _HIDDEN, "layers": 1, "heads": 12, "intermediate": 1536}
 _TOKENS, _FEW_TOKENS, _MANY_TOKENS = 16, 4, 64
 """Few where every product takes 64 oblivious transfers; many where a packing's matrices change."""
 _PARTS = ("scores", "softmax", "context", "attention_output", "attention_norm", "intermediate")
@@ -53,24 +55,16 @@ _LARGE = "layer0.intermediate"
 _CONFIG: Mapping[str, Any] = {
     "name": "calibration",
     "model": {
-        "path": ".",
+        "shape": _SIZES,
         "tokens": _TOKENS,
         "embedding": "public_table",
         "pooling": "mean",
         "normalize": True,
     },
-    "ckks": {"parameters": "n8192_q88", "baby_steps": "auto", "linear_phase": "offline"},
-    "mpc": {"fraction_bits": 16, "output_bits": 6, "correlations": "ferret"},
-    "protocols": {
-        "linear": "token_periodic",
-        "attention": "rotated_slots",
-        "gelu": "even_polynomial",
-        "softmax": "squared_polynomial",
-        "layernorm": "octave_polynomial",
-        "multiply": "cheapest",
-    },
-    "calibration": {"margin": 2.0},
-    "scheduler": {"max_error": 1.0},
+    "ckks": {"parameters": "n8192_q88", "baby_steps": "auto"},
+    "mpc": {"fraction_bits": 16, "output_bits": 6},
+    "ranges": {"margin": 2.0},
+    "scheduler": {"policy": "least_traffic", "max_error": 1.0},
 }
 
 
@@ -93,14 +87,15 @@ class _Study:
 
 def _study(source: type[CorrelationSource]) -> _Study:
     config, catalog = RunConfig.model_validate(_CONFIG), load_catalog()
-    binder = Binder(config, _SHAPE, catalog, source)
-    bounds: dict[str, Bound] = defaultdict(lambda: Bound(0.5, 1.0, 16.0))
-    steps = []
+    binder = Binder(config, catalog, source)
+    limits = Limits(config.scheduler, Pins({}, ()), None)
+    steps, graph = [], Graph((), (), ())
     for tokens in (_TOKENS, _FEW_TOKENS, _MANY_TOKENS):
         names = (_LARGE,) if tokens == _MANY_TOKENS else _NODES
-        for node in build_graph(_SHAPE, tokens, bounds):
+        graph = _graph(tokens)
+        for node in graph.nodes:
             if node.name in names:
-                found = candidates_of(node, binder, catalog, config, None).fitting
+                found = candidates_of(node, binder, catalog, limits).fitting
                 steps += [
                     (f"{node.name} {c.label}", c.step)
                     for c in found
@@ -108,8 +103,17 @@ def _study(source: type[CorrelationSource]) -> _Study:
                 ]
     every = tuple(step for _, step in steps)
     schedule = Schedule(source.name, {})
-    plan = Plan(every, binder.context, source, NO_TRAFFIC, schedule, binder.products)
+    plan = Plan(graph, every, binder.context, source, NO_TRAFFIC, schedule)
     return _Study(tuple(steps), plan)
+
+
+def _graph(tokens: int) -> Graph:
+    """An encoder of which every edge has the same range."""
+    family, ranges = Bert(), defaultdict[str, Bound](lambda: Bound(0.5, 1.0, 16.0))
+    sizes = family.shape_architecture(
+        {**_SIZES, "vocabulary": 1024, "positions": 64}, "calibration"
+    )
+    return family.graph(architecture, ranges, MeanPooling(6, normalize=False), tokens, 1)
 
 
 def _belongs(candidate: Candidate, tokens: int, dealt: bool) -> bool:
@@ -157,27 +161,15 @@ class StepTimer:
         else:
             homomorphic, rings = receive_keys(study.plan, self._channel, self._rng)
         source.setup(self._channel)
-        state = self._state(study.plan, homomorphic, rings, source)
+        state = replace(run_state(self._channel, study.plan, homomorphic, source), ring=rings)
         return [o for label, step in study.steps for o in self._step(label, step, state)]
-
-    def _state(
-        self, plan: Plan, homomorphic: HomomorphicParty, rings: Rings, source: CorrelationSource
-    ) -> RunState:
-        products = with_keys(plan.context.mpc.products, homomorphic)
-        context = replace(plan.context.mpc, products=products)
-        session = Session(self._channel, context, source, self._rng)
-        mask = np.ones((1, _TOKENS), np.bool_) if self._channel.party is Party.CLIENT else None
-        engines = products_of(plan, homomorphic)
-        return RunState(session, homomorphic, {}, None, None, mask, rings, engines)
 
     def _step(self, label: str, step: Step, state: RunState) -> Iterator[Observation]:
         """Making its correlations, preparing it and running it, as far as there is such work."""
         state = replace(state, encoded=self._encoded(step), pads={})
-        if state.mask is not None:
-            state = replace(state, mask=state.mask[:, : step.node.shape[-1]])
         if isinstance(step.operator, WeightedOperator):
             step.operator.setup(state.session, state.encoded.get(step.node.name))
-        cost, shares = step.cost, _shares(step.node, self._rng)
+        cost, shares = step.cost, _shares(step.node, state.is_client, self._rng)
         source = state.session.correlations
         taken: dict[str, list[float]] = {"produced": [], "made": [], "prepared": [], "run": []}
         for _ in range(_RUNS + 1):
@@ -217,9 +209,9 @@ class StepTimer:
         return {node.name: operator.encode(LinearMap(weight, np.zeros(d_out), *diagonal))}
 
 
-def _shares(node: Node, rng: SecureRandom) -> list[RingArray]:
-    """Shares of small numbers, in the shapes of the node's inputs."""
-    hidden, tokens = _SHAPE.hidden, node.shape[-2]
+def _shares(node: Node, is_client: bool, rng: SecureRandom) -> list[RingArray]:
+    """Shares of small numbers, in the shapes of the node's inputs; nothing is masked."""
+    hidden, tokens = _HIDDEN, node.shape[-2]
     shapes: dict[str, list[tuple[int, ...]]] = {
         "linear": [node.shape[:2]],
         "scores": [(node.shape[1], 3 * hidden)],
@@ -227,4 +219,7 @@ def _shares(node: Node, rng: SecureRandom) -> list[RingArray]:
         "layernorm": [(tokens, hidden)] * 2,
     }
     # Any shares do for timing: protocols do the same whatever the numbers are.
-    return [rng.uint64(shape) >> np.uint64(46) for shape in shapes.get(node.op, [node.shape])]
+    found = [rng.uint64(shape) >> np.uint64(46) for shape in shapes.get(node.op, [node.shape])]
+    if node.op == "softmax":
+        found.append(np.full((node.batch, node.shape[-1]), int(is_client), np.uint64))
+    return found

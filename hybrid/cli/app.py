@@ -9,12 +9,15 @@ limit_threads()
 keep_memory()
 
 import sys  # noqa: E402
+import warnings  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Annotated  # noqa: E402
+from typing import Annotated, Any  # noqa: E402
 
 import typer  # noqa: E402
 
 from hybrid.cli import commands  # noqa: E402
+from hybrid.cli import doctor as doctor_  # noqa: E402
+from hybrid.cli.progress import make_console  # noqa: E402
 from hybrid.reports.comparison.configs import Options  # noqa: E402
 from transport.errors import HybridError  # noqa: E402
 
@@ -32,12 +35,27 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder for report.json 
 Truncate = Annotated[bool, typer.Option("--truncate", help="Shorten texts that are too long.")]
 
 
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Instead of the config's; repeatable."),
+]
+Tokens = Annotated[int | None, typer.Option("--tokens", help="Instead of model.tokens.")]
+Link = Annotated[str | None, typer.Option("--link", help="Over this link instead of the config's.")]
+
+
 @app.command()
 def run(
-    config: ConfigPath, text: Texts = None, out: Out = None, truncate: Truncate = False
+    config: ConfigPath,
+    text: Texts = None,
+    out: Out = None,
+    truncate: Truncate = False,
+    tokens: Tokens = None,
+    link: Link = None,
+    set_: Sets = None,
 ) -> None:
     """Both parties as processes of this machine; prints tables, accuracy, where the report lies."""
-    commands.run(config, text or [], out, truncate)
+    loaded = commands.configured(config, set_ or (), tokens, link)
+    commands.run(loaded, text or [], out, truncate)
 
 
 @app.command()
@@ -46,9 +64,10 @@ def serve(
     listen: Annotated[str, typer.Option(help="tcp://HOST:PORT to listen on.")],
     out: Out = None,
     keep: Annotated[bool, typer.Option("--keep", help="Serve sessions until interrupted.")] = False,
+    set_: Sets = None,
 ) -> None:
     """The server: owns the weights, never sees a text. Serves one session, or many with --keep."""
-    commands.serve(config, listen, out, keep)
+    commands.serve(commands.configured(config, set_ or ()), listen, out, keep)
 
 
 @app.command()
@@ -58,27 +77,30 @@ def query(
     text: Texts = None,
     out: Out = None,
     truncate: Truncate = False,
+    set_: Sets = None,
 ) -> None:
     """The client: owns the text, never opens the weights."""
-    commands.query(config, connect, text or [], out, truncate)
+    loaded = commands.configured(config, set_ or ())
+    commands.query(loaded, connect, text or [], out, truncate)
 
 
 @app.command()
 def plan(
     config: ConfigPath,
-    link: Annotated[
-        str | None, typer.Option("--link", help="Over this link instead of the config's.")
+    link: Link = None,
+    tokens: Tokens = None,
+    set_: Sets = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Write the schedule, for `schedule:` of a config.")
     ] = None,
-    tokens: Annotated[
-        int | None, typer.Option(min=1, max=512, help="Instead of model.tokens.")
-    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The whole plan as JSON.")] = False,
 ) -> None:
     """Print every step with engine, protocol, shapes, bounds and traffic; runs nothing."""
-    commands.plan(config, link, tokens)
+    commands.plan(commands.configured(config, set_ or (), tokens, link), save, json)
 
 
 @app.command()
-def compare(
+def compare(  # noqa: PLR0913
     configs: Annotated[list[Path], typer.Argument(help="YAML files; the first is the reference.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for report.html, .md and .json.")],
     link: Annotated[
@@ -86,8 +108,7 @@ def compare(
         typer.Option("--link", help="Run over this link instead of the config's; repeatable."),
     ] = None,
     tokens: Annotated[
-        int | None,
-        typer.Option(min=1, max=512, help="Instead of model.tokens; configs' texts are cut."),
+        int | None, typer.Option(help="Instead of model.tokens; configs' texts are cut.")
     ] = None,
     repetitions: Annotated[
         int, typer.Option(min=1, max=1000, help="Measured requests of each session.")
@@ -99,9 +120,12 @@ def compare(
         str | None, typer.Option("--text", help="Instead of the first line of the config's texts.")
     ] = None,
     truncate: Truncate = False,
+    set_: Sets = None,
 ) -> None:
     """Run configs one by one and write one report with figures; exit code 1 if a run fails."""
-    options = Options(out, tokens, tuple(link or ()), repetitions, warm_up, text, truncate)
+    options = Options(
+        out, tokens, tuple(link or ()), repetitions, warm_up, text, truncate, tuple(set_ or ())
+    )
     if not commands.compare(configs, options):
         raise typer.Exit(1)
 
@@ -109,7 +133,7 @@ def compare(
 @app.command()
 def doctor() -> None:
     """Versions, CPU features, threads, interchange with SEAL and a short self test."""
-    commands.doctor()
+    doctor_.report(make_console())
 
 
 @app.command()
@@ -126,11 +150,18 @@ def keygen(directory: Annotated[Path, typer.Argument(help="New folder for the ke
 
 def main() -> None:
     """Entry point: user mistakes end as one line on standard error and exit code 2."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except HybridError as error:
         print(f"hybrid: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """One line, for what a user can change."""
+    if issubclass(category, FutureWarning):
+        print(f"hybrid: {message}", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,21 +1,13 @@
-"""The YAML description of one run, checked key by key.
-
-Reading is strict: unknown keys are refused with a suggestion, nothing is inherited from
-another file, and every key that changes what the two parties compute enters `public_hash`.
-"""
+"""The YAML description of one run, key by key: what each says and what it allows."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Iterator
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from transport.errors import ConfigError
 from transport.link import LinkModel
 
 LINK_PROFILES = {
@@ -27,22 +19,19 @@ LINK_PROFILES = {
 """Network profiles of the field; bandwidth each direction, one-way latency."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A table that refuses unknown keys and never changes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-SHAPES: dict[str, dict[str, int]] = {
-    "minilm-l6": {"hidden": 384, "layers": 6, "heads": 12, "intermediate": 1536},
-    "bert-base": {"hidden": 768, "layers": 12, "heads": 12, "intermediate": 3072},
-    "bert-large": {"hidden": 1024, "layers": 24, "heads": 16, "intermediate": 4096},
-}
-"""Sizes of known encoders."""
-
-
-class ShapeConfig(_Strict):
+class ShapeConfig(Strict):
     """Sizes of a model with random weights; what is given replaces that of `like`."""
 
-    like: Literal["minilm-l6", "bert-base", "bert-large"] | None = None
+    like: str | None = None
+    """A shape that a family names."""
+    family: str = "bert"
+    """Of a shape that is like no other."""
     hidden: int | None = Field(default=None, ge=1)
     layers: int | None = Field(default=None, ge=1)
     heads: int | None = Field(default=None, ge=1)
@@ -51,20 +40,26 @@ class ShapeConfig(_Strict):
     """1024 unless given: only the size of the public table depends on it."""
     positions: int | None = Field(default=None, ge=1)
 
+    def sizes(self) -> dict[str, int]:
+        """Those that are given."""
+        given: dict[str, int] = self.model_dump(exclude={"like", "family"}, exclude_none=True)
+        return given
 
-class ModelConfig(_Strict):
+
+class ModelConfig(Strict):
     """Which model, and what of it is public."""
 
     path: str | None = None
     """Folder in Hugging Face layout, relative to the config file."""
-    shape: Literal["minilm-l6", "bert-base", "bert-large"] | ShapeConfig | None = None
+    shape: str | ShapeConfig | None = None
     """Instead of a path: random weights of this shape, for studies of cost."""
     tokens: int = Field(ge=1, le=512)
     """Every input is padded to this many tokens; longer ones are refused."""
     batch: int = Field(default=1, ge=1, le=64)
     """Texts of one request; one with fewer repeats its first, which the server cannot tell."""
     embedding: Literal["public_table"]
-    pooling: Literal["mean"]
+    pooling: str
+    """A head that the family allows."""
     normalize: bool
     """Whether the client scales the opened embedding to unit length."""
 
@@ -75,7 +70,7 @@ class ModelConfig(_Strict):
         return self
 
 
-class CkksConfig(_Strict):
+class CkksConfig(Strict):
     """Homomorphic engine."""
 
     parameters: str
@@ -86,33 +81,22 @@ class CkksConfig(_Strict):
     exact: bool = False
     """Whether results of ciphertexts come back without failures of the lift, for a short OT a
     coefficient and a round."""
-    linear_phase: Literal["online", "offline"]
-    """Whether linear layers meet their ciphertexts before the input is known."""
+    linear_phase: Literal["online", "offline"] | None = None
+    """With `protocols`: whether linear layers meet their ciphertexts before the input is known."""
 
 
-class MpcConfig(_Strict):
+class MpcConfig(Strict):
     """Interactive engine."""
 
     fraction_bits: int = Field(ge=16, le=16)
     """Fraction bits of every share; the protocols' error tables hold for 16."""
     output_bits: int = Field(ge=2, le=6)
     """Fraction bits that survive in the opened sum; the others carry the ciphertexts' noise."""
-    correlations: str
-    """Source of correlated randomness."""
+    correlations: str | None = None
+    """With `protocols`: source of correlated randomness."""
 
 
-class ProtocolsConfig(_Strict):
-    """Which registered implementation carries each operation."""
-
-    linear: str
-    attention: str
-    gelu: str
-    softmax: str
-    layernorm: str
-    multiply: str
-
-
-class CalibrationConfig(_Strict):
+class RangesConfig(Strict):
     """How bounds on every edge are found by the server."""
 
     sentences: str | None = None
@@ -121,11 +105,27 @@ class CalibrationConfig(_Strict):
     """Largest magnitude seen is multiplied by this, then rounded up to a power of two."""
 
 
-class SchedulerConfig(_Strict):
+class PinConfig(Strict):
+    """One fixed choice, more closely than by a protocol's name."""
+
+    protocol: str
+    multiply: str | None = None
+    """Nonlinear steps: the engine of elementwise products; none given: the policy chooses."""
+    prepared: bool | None = None
+    """Linear steps: whether ciphertexts come before the input; none given: the policy chooses."""
+
+
+Pin = str | PinConfig
+
+
+class SchedulerConfig(Strict):
     """Who chooses the implementation of each step, and within what limits."""
 
+    pin: dict[str, Pin] = {}
+    """By operation or step: what the policy may not choose otherwise."""
+
     policy: Literal["fixed", "fastest", "least_traffic", "fewest_rounds"] = "fixed"
-    """fixed: what `protocols` names. The others choose step by step among all of the catalog."""
+    """fixed: what `protocols` or `schedule` names. The others choose step by step among all."""
     trust: Literal["no_dealer", "dealer_allowed"] = "no_dealer"
     """Whether a schedule may rely on a trusted dealer."""
     memory_gb: float | None = Field(default=None, gt=0)
@@ -138,18 +138,20 @@ class SchedulerConfig(_Strict):
     """What the network will be; none given: `link`."""
 
 
-class CustomLink(_Strict):
+class CustomLink(Strict):
     """A link model with its own numbers."""
 
     bandwidth_mbps: float = Field(gt=0)
     latency_ms: float = Field(ge=0)
 
 
-class RuntimeConfig(_Strict):
+class RuntimeConfig(Strict):
     """How this machine runs the parties; not part of what they must agree on."""
 
     timeout_s: float = Field(default=120.0, gt=0, le=86400)
     """Longest silence of a connected peer before the run ends with an error."""
+    idle_s: float = Field(default=3600.0, gt=0, le=86400)
+    """How long the server waits for the next request of a connected client."""
     connect_timeout_s: float = Field(default=60.0, gt=0, le=86400)
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of the server's homomorphic evaluation, one ciphertext each."""
@@ -161,7 +163,7 @@ class RuntimeConfig(_Strict):
     """Folder made by `hybrid keygen`, relative to the config file."""
 
 
-class RunConfig(_Strict):
+class RunConfig(Strict):
     """One complete run."""
 
     name: str = Field(min_length=1, max_length=64)
@@ -170,19 +172,58 @@ class RunConfig(_Strict):
     """Text file, one text a line, relative to the config; only the client opens it."""
     ckks: CkksConfig
     mpc: MpcConfig
-    protocols: ProtocolsConfig
-    calibration: CalibrationConfig
+    protocols: dict[str, str] | None = None
+    """Which registered implementation carries each operation, under the policy `fixed`."""
+    schedule: str | None = None
+    """Instead: a file that `hybrid plan --save` wrote, relative to the config."""
+    ranges: RangesConfig
     link: Literal["none", "lan", "wan1", "wan2", "wan3"] | CustomLink = "none"
     scheduler: SchedulerConfig = SchedulerConfig()
     plugins: list[str] = []
-    """Importable modules with PROTOCOLS or PACKINGS tuples."""
+    """Importable modules with PROTOCOLS, PACKINGS or MODELS tuples."""
     runtime: RuntimeConfig = RuntimeConfig()
 
-    def public_hash(self) -> str:
-        """SHA-256 of everything both parties must agree on; local paths and texts are left out."""
-        agreed = self.model_dump(exclude={"texts", "runtime", "calibration", "name"})
-        agreed["model"].pop("path")
-        return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> RunConfig:
+        """One of protocols, schedule and policy says what runs; the others have no say."""
+        policy = self.scheduler.policy
+        named = {
+            "protocols": self.protocols,
+            "mpc.correlations": self.mpc.correlations,
+            "ckks.linear_phase": self.ckks.linear_phase,
+        }
+        if policy == "fixed" and self.schedule is None:
+            missing = [key for key, value in named.items() if value is None]
+            if missing:
+                raise ValueError(
+                    f"{missing[0]} missing; give all of {', '.join(named)}, or a schedule, or a "
+                    "scheduler.policy other than fixed"
+                )
+        else:
+            named["schedule"] = self.schedule if policy != "fixed" else None
+            who = f"scheduler.policy {policy!r}" if policy != "fixed" else "the schedule"
+            given = next((key for key, value in named.items() if value is not None), None)
+            if given is not None:
+                raise ValueError(
+                    f"{given} would be ignored, since {who} chooses every step; remove it"
+                    + ("; scheduler.pin fixes some steps" if policy != "fixed" else "")
+                )
+        if policy == "fixed" and (set_ := self.scheduler.model_fields_set - {"policy"}):
+            raise ValueError(
+                f"scheduler.{min(set_)} would be ignored, since scheduler.policy is 'fixed'; "
+                "remove it or choose another policy"
+            )
+        return self
+
+    def agreed(self) -> dict[str, str]:
+        """What both parties must have alike, as JSON by dotted key.
+
+        Local paths and texts are left out.
+        """
+        left_out = {"texts", "runtime", "ranges", "name", "schedule"}
+        data = self.model_dump(mode="json", exclude=left_out)
+        data["model"].pop("path")
+        return dict(_flat(data, ""))
 
     def link_model(self) -> LinkModel | None:
         """The link to imitate, if any."""
@@ -202,117 +243,9 @@ class RunConfig(_Strict):
         return self.link_model() if network is None else LINK_PROFILES.get(network)
 
 
-class LoadedConfig:
-    """A checked config and where it came from."""
-
-    def __init__(self, config: RunConfig, path: Path) -> None:
-        self.run = config
-        self.path = path
-
-    def resolve(self, relative: str) -> Path:
-        """A path written in the config, relative to the config file."""
-        return (self.path.parent / Path(relative).expanduser()).resolve()
-
-    @property
-    def model_folder(self) -> Path:
-        """The model folder; `ConfigError` when it is not one."""
-        path = self.run.model.path
-        folder = self.resolve(path or ".")
-        if path is None or not folder.is_dir():
-            raise ConfigError(
-                f"{self.path}: model.path: folder {path!r} does not exist; run "
-                "`make model` for the default model or name a folder in Hugging Face layout"
-            )
-        return folder
-
-
-class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses a key that stands twice in one mapping, where YAML would keep the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} stands twice; keep one", key.start_mark
-                )
-            seen.add(str(key.value))
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-_TYPES = (CustomLink.__name__, ShapeConfig.__name__)
-
-
-def load_config(path: Path) -> LoadedConfig:
-    """Read and check a run description."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(
-            f"{path}: cannot be read ({reason}); name an existing YAML file"
-        ) from None
-    try:
-        raw = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{place}: not valid YAML; {getattr(error, 'problem', error)}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(
-            f"{path}: expected a mapping of keys at top level; see configs/minilm.yaml"
-        )
-    try:
-        return LoadedConfig(RunConfig.model_validate(raw), path)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from None
-
-
-def _explain(error: ValidationError, path: Path) -> str:
-    """First problem of a validation as one line naming place, value and remedy."""
-    problems = error.errors()
-    # A misspelt key also makes the right one missing; the misspelling is what helps.
-    first = next((p for p in problems if p["type"] == "extra_forbidden"), None)
-    # Where a name or a table would do and a table was given, the table's problem is the one.
-    first = first or next((p for p in problems if not _is_other_kind(p)), problems[0])
-    keys = _keys_of(first["loc"])
-    place = f"{path}: {'.'.join(keys)}"
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(keys[:-1])
-        close = difflib.get_close_matches(keys[-1], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        where = f"{path}: {'.'.join(keys[:-1])}: " if keys[:-1] else f"{path}: "
-        return f"{where}unknown key {keys[-1]!r}; {hint}"
-    if first["type"] == "missing":
-        return f"{place}: missing; add it, see configs/minilm.yaml for every key"
-    if first["type"] == "value_error":
-        return f"{place}: {first['ctx']['error']}"
-    return f"{place}: {first['msg'].lower()}, got {first.get('input')!r}"
-
-
-def _is_other_kind(problem: Any) -> bool:
-    return problem["type"] == "literal_error" and isinstance(problem["input"], dict)
-
-
-def _keys_of(location: tuple[int | str, ...]) -> list[str]:
-    """Keys as the file has them: where a value may be of several types, pydantic names one too."""
-    keys: list[str] = []
-    for key in map(str, location):
-        if not key.startswith("literal[") and key not in _TYPES:
-            keys.append(key)
-    return keys
-
-
-def _known_keys(keys: list[str]) -> list[str]:
-    """Keys of the table at this place."""
-    schema: Any = RunConfig
-    for key in keys:
-        field = schema.model_fields.get(key)
-        if field is None:
-            return []
-        kinds = [field.annotation, *get_args(field.annotation)]
-        schema = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-        if schema is None:
-            return []
-    return list(schema.model_fields)
+def _flat(data: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value, sort_keys=True)

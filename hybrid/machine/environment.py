@@ -8,7 +8,6 @@ import platform
 import resource
 from contextlib import suppress
 from importlib import metadata
-from pathlib import Path
 
 PACKAGES = ("tenseal", "numpy", "scipy", "numba", "pyzmq", "msgpack", "torch", "cryptography")
 CPU_FEATURES = ("aes", "avx2", "fma", "avx512f", "avx512ifma")
@@ -39,15 +38,6 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: `HYBRID_CACHE`, else the user's cache folder."""
-    configured = os.environ.get("HYBRID_CACHE")
-    if configured:
-        return Path(configured)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "hybrid-private-inference"
 
 
 def party_cores() -> list[int | None]:

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hybrid.machine.environment import cache_folder, describe
+from hybrid.config.places import cache_folder
+from hybrid.config.schema import RunConfig
+from hybrid.machine.environment import describe
 from transport.computing import Units
 from transport.errors import ConfigError, UsageError
 from transport.link import LinkModel
@@ -134,6 +136,11 @@ def load(path: Path) -> MachinePrices | None:
     except (TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a calibration ({error}); run `hybrid calibrate`") from None
     return prices
+
+
+def needs_prices(config: RunConfig) -> bool:
+    """Whether its schedule needs prices that this machine has not got."""
+    return config.scheduler.policy == "fastest" and known_prices() is None
 
 
 def prices_for_reports() -> MachinePrices | None:

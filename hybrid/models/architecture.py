@@ -1,21 +1,21 @@
-"""The public shape of an encoder, read from a Hugging Face `config.json`."""
+"""The public sizes of a transformer, and their way through a handshake."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from hybrid.models.families import family_of
 from transport.errors import ConfigError
 
 _MAX_DIMENSION = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """A BERT-family post-norm encoder."""
+    """What every family has; a family's own class adds what it needs besides, all positive."""
 
     hidden: int
     layers: int
@@ -23,29 +23,44 @@ class Architecture:
     intermediate: int
     vocabulary: int
     positions: int
-    token_types: int
+    """Most tokens of a text."""
     epsilon: float
+    """Of the normalisations."""
 
     @property
     def head_size(self) -> int:
         """Columns of one attention head."""
         return self.hidden // self.heads
 
+    def line(self) -> str:
+        """Sizes for a reader."""
+        return (
+            f"hidden {self.hidden}, {self.layers} layers, {self.heads} heads, "
+            f"intermediate {self.intermediate}"
+        )
+
+    def check_tokens(self, tokens: int) -> None:
+        """`ConfigError` when the model has no position for every token."""
+        if tokens > self.positions:
+            raise ConfigError(
+                f"model.tokens: {tokens} exceeds the model's {self.positions} positions"
+            )
+
     def to_public(self) -> dict[str, Any]:
         """Plain data for the handshake."""
         return asdict(self)
 
     @classmethod
-    def from_public(cls, data: object, place: str) -> Architecture:
+    def from_public(cls, data: object, place: str) -> Self:
         """Rebuild from untrusted plain data; `place` prefixes errors."""
-        names = {f.name for f in fields(cls)}
-        if not isinstance(data, dict) or set(data) != names:
+        wanted = {f.name: float if f.type == "float" else int for f in fields(cls)}
+        if not isinstance(data, dict) or set(data) != set(wanted):
             raise ConfigError(f"{place}: not a model architecture; are both parties one version?")
         for key, value in data.items():
-            wanted = float if key == "epsilon" else int
-            if type(value) is not wanted or not 0 < value <= _MAX_DIMENSION:
+            kind = wanted[key]
+            if type(value) is not kind or not 0 < value <= _MAX_DIMENSION:
                 raise ConfigError(
-                    f"{place}: {key} is {value!r}; expected a positive {wanted.__name__}"
+                    f"{place}: {key} is {value!r}; expected a positive {kind.__name__}"
                 )
         found = cls(**data)
         if found.hidden % found.heads:
@@ -55,7 +70,7 @@ class Architecture:
         return found
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_model_config(folder: Path) -> Mapping[str, Any]:
     """`config.json` of a Hugging Face folder."""
     path = folder / "config.json"
     try:
@@ -65,21 +80,5 @@ def read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: not a table of settings; is this an encoder's config?")
+        raise ConfigError(f"{path}: not a table of settings; is this a model's config?")
     return raw
-
-
-def read_architecture(folder: Path) -> Architecture:
-    """Read `config.json` of a Hugging Face folder; refuses what this project cannot compute."""
-    raw, path = read_config(folder), folder / "config.json"
-    family = family_of(raw, str(path))
-    missing = [hf for hf in family.keys.values() if hf not in raw]
-    if missing:
-        raise ConfigError(f"{path}: missing {', '.join(missing)}; is this an encoder's config?")
-    values = {ours: raw[hf] for ours, hf in family.keys.items()} | dict(family.fixed)
-    first = family.first_position(raw)
-    if type(values["positions"]) is int:
-        values["positions"] -= first
-    if type(values["epsilon"]) is int:
-        values["epsilon"] = float(values["epsilon"])
-    return Architecture.from_public(values, str(path))

@@ -1,20 +1,16 @@
-"""The operations of an encoder and the edges between them: shapes and bounds, no cryptography.
+"""Operations and the edges between them: shapes and bounds, no cryptography, no kind of model.
 
-Gains and biases of a LayerNorm are folded into the linear maps that read it; the same
-upload also yields the residual branch, as one elementwise scaling ("diagonal"). 1/sqrt(head
-size) is folded into the query.
+A family of models builds a `Graph`; everything after that works on nodes alone. Inputs are edges
+that nobody computes: the client knows them, the server's share of them is zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from hybrid.models.architecture import Architecture
-from hybrid.models.ranges import Bound, Bounds
-from transport.errors import ConfigError
-
-INPUT_EDGE = "embedding"
+from hybrid.models.ranges import Bound, Ranges
+from transport.errors import ConfigError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +21,25 @@ class Node:
     layer: int
     """-1 outside the layers."""
     op: str
-    """linear, scores, softmax, context, layernorm, gelu or pool."""
+    """What it computes, for a reader and for its operator."""
+    key: str
+    """Under which `protocols` of a config and the catalog name its implementations."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shape: tuple[int, ...]
     """linear: (rows, in, out); scores, context: (heads, rows, inner, columns); softmax:
-    (heads, tokens, tokens); otherwise the shape of the input. Rows are the tokens of all texts of
-    a batch, one text after the other, and heads those of all texts."""
+    (heads, tokens, tokens); otherwise the shape of the first input. Rows are the tokens of all
+    texts of a batch, one text after the other, and heads those of all texts."""
     bounds: Mapping[str, Bound] = field(default_factory=dict)
     """By role: what the operation's docstring asks for."""
     diagonal: bool = False
     """A linear node that also scales its input elementwise, for the residual branch."""
     batch: int = 1
     """Texts."""
+    constants: Mapping[str, float] = field(default_factory=dict)
+    """Public numbers of the operation: the epsilon of a normalisation."""
+    residuals: int = 0
+    """How many of the inputs, the second one first, are added to the first before the operation."""
 
     @property
     def tokens(self) -> int:
@@ -45,191 +47,116 @@ class Node:
         return self.shape[0] // self.batch
 
 
-def build_graph(
-    architecture: Architecture, tokens: int, bounds: Bounds, batch: int = 1
-) -> tuple[Node, ...]:
-    """The encoder of `batch` texts of `tokens` each, in execution order.
+@dataclass(frozen=True, slots=True)
+class GraphInput:
+    """An edge that only the client knows."""
 
-    `ConfigError` when a bound is missing.
-    """
-    nodes = _Builder(architecture, tokens, bounds, batch).build()
-    return tuple(replace(node, batch=batch) for node in nodes)
-
-
-def check_tokens(architecture: Architecture, tokens: int) -> None:
-    """`ConfigError` when the model has no position for every token."""
-    if tokens > architecture.positions:
-        raise ConfigError(
-            f"model.tokens: {tokens} exceeds the model's {architecture.positions} positions"
-        )
+    name: str
+    shape: tuple[int, ...]
+    is_bits: bool = False
+    """Bits, shared modulo two, instead of fixed-point numbers."""
 
 
-class _Builder:
-    def __init__(self, architecture: Architecture, tokens: int, bounds: Bounds, batch: int) -> None:
-        self._a = architecture
-        self._tokens, self._batch = tokens, batch
-        self._rows = batch * tokens
-        self._bounds = bounds
+@dataclass(frozen=True)
+class Graph:
+    """The operations of a model in execution order, between named inputs and outputs."""
 
-    def build(self) -> list[Node]:
-        check_tokens(self._a, self._tokens)
-        nodes: list[Node] = []
-        normalised, residual = INPUT_EDGE, INPUT_EDGE
-        for layer in range(self._a.layers):
-            nodes += self._attention(layer, normalised, residual)
-            nodes += self._feed_forward(layer)
-            normalised = residual = f"layer{layer}.output_norm"
-        last = f"layer{self._a.layers - 1}.output_norm"
-        nodes.append(
+    nodes: tuple[Node, ...]
+    inputs: tuple[GraphInput, ...]
+    outputs: tuple[str, ...]
+    disclosures: tuple[str, ...] = ()
+    """What the parties learn by this graph, one plain sentence each, for the report."""
+
+    def __post_init__(self) -> None:
+        known = {edge.name for edge in self.inputs}
+        names: set[str] = set()
+        for node in self.nodes:
+            missing = [edge for edge in node.inputs if edge not in known]
+            twice = node.name in names or not known.isdisjoint(node.outputs)
+            if missing or twice:
+                what = f"reads {missing[0]!r} before it is made" if missing else "is made twice"
+                raise UsageError(f"graph: node {node.name!r} {what}; mend the family that built it")
+            names.add(node.name)
+            known.update(node.outputs)
+        if not known.issuperset(self.outputs):
+            raise UsageError(f"graph: nothing makes one of the outputs {self.outputs}")
+
+    def __repr__(self) -> str:
+        return f"<Graph: {len(self.nodes)} nodes from {', '.join(i.name for i in self.inputs)}>"
+
+
+class GraphBuilder:
+    """Collects the nodes of one model; families name edges, ranges know their bounds."""
+
+    def __init__(self, tokens: int, batch: int, ranges: Ranges) -> None:
+        self.tokens, self.batch = tokens, batch
+        self._ranges = ranges
+        self._nodes: list[Node] = []
+        self._inputs: list[GraphInput] = []
+
+    @property
+    def rows(self) -> int:
+        """Tokens of all texts."""
+        return self.tokens * self.batch
+
+    def input(self, name: str, shape: tuple[int, ...], *, is_bits: bool = False) -> str:
+        """An edge of the client's own."""
+        self._inputs.append(GraphInput(name, shape, is_bits))
+        return name
+
+    def add(
+        self,
+        place: tuple[int, str],
+        op: str,
+        inputs: Sequence[str],
+        shape: tuple[int, ...],
+        bounds: Mapping[str, Bound],
+        *,
+        kept: str | None = None,
+        key: str | None = None,
+        constants: Mapping[str, float] | None = None,
+        residuals: int = 0,
+    ) -> str:
+        """One node, named after its layer and part; the edge of its (first) result.
+
+        kept: the edge of a linear node's scaled input, where the residual branch reads it. key:
+        where the catalog has the operation under another name.
+        """
+        layer, part = place
+        name = part if layer < 0 else f"layer{layer}.{part}"
+        outputs = (name,) if kept is None else (name, kept)
+        self._nodes.append(
             Node(
-                "pool",
-                -1,
-                "pool",
-                (last,),
-                ("output",),
-                (self._rows, self._a.hidden),
-                {"output": self._bound("pool")},
+                name,
+                layer,
+                op,
+                key or op,
+                tuple(inputs),
+                outputs,
+                shape,
+                bounds,
+                kept is not None,
+                self.batch,
+                constants or {},
+                residuals,
             )
         )
-        return nodes
+        return name
 
-    def _attention(self, layer: int, normalised: str, residual: str) -> list[Node]:
-        a, t, name = self._a, self._tokens, f"layer{layer}"
-        first = normalised == INPUT_EDGE
-        norm = f"{name}.attention_norm"
-        projections = max(
-            (self._bound(f"{name}.{e}") for e in ("query", "key", "value")), key=lambda b: b.rms
-        )
-        kept: tuple[str, ...] = () if first else (f"{name}.residual",)
-        linear, heads = self._linear(layer), a.heads * self._batch
-        return [
-            linear("qkv", normalised, kept, 3 * a.hidden, f"{name}.input", projections),
-            self._scores(layer, heads),
-            Node(
-                f"{name}.softmax",
-                layer,
-                "softmax",
-                (f"{name}.scores",),
-                (f"{name}.softmax",),
-                (heads, t, t),
-                {"input": self._bound(f"{name}.scores")},
-            ),
-            Node(
-                f"{name}.context",
-                layer,
-                "context",
-                (f"{name}.softmax", f"{name}.qkv"),
-                (f"{name}.context",),
-                (heads, t, t, a.head_size),
-                {
-                    "left": Bound(2.0**-20, 1.0, 1.0),
-                    "right": self._bound(f"{name}.value"),
-                    "output": self._bound(f"{name}.context"),
-                },
-            ),
-            linear(
-                "attention_output",
-                f"{name}.context",
-                (),
-                a.hidden,
-                f"{name}.context",
-                self._bound(f"{norm}.sum"),
-            ),
-            self._norm(layer, "attention_norm", "attention_output", residual if first else kept[0]),
-        ]
-
-    def _scores(self, layer: int, heads: int) -> Node:
-        a, t, name = self._a, self._tokens, f"layer{layer}"
-        return Node(
-            f"{name}.scores",
-            layer,
-            "scores",
-            (f"{name}.qkv",),
-            (f"{name}.scores",),
-            (heads, t, a.head_size, t),
-            {
-                "left": self._bound(f"{name}.query"),
-                "right": self._bound(f"{name}.key"),
-                "output": self._bound(f"{name}.scores"),
-            },
-        )
-
-    def _feed_forward(self, layer: int) -> list[Node]:
-        a, name = self._a, f"layer{layer}"
-        norm = f"{name}.attention_norm"
-        linear = self._linear(layer)
-        return [
-            linear(
-                "intermediate",
-                norm,
-                (f"{norm}.residual",),
-                a.intermediate,
-                f"{norm}.out",
-                self._bound(f"{name}.intermediate"),
-            ),
-            Node(
-                f"{name}.gelu",
-                layer,
-                "gelu",
-                (f"{name}.intermediate",),
-                (f"{name}.gelu",),
-                (self._rows, a.intermediate),
-                {"input": self._bound(f"{name}.intermediate")},
-            ),
-            linear(
-                "output",
-                f"{name}.gelu",
-                (),
-                a.hidden,
-                f"{name}.gelu",
-                self._bound(f"{name}.output_norm.sum"),
-            ),
-            self._norm(layer, "output_norm", "output", f"{norm}.residual"),
-        ]
-
-    def _linear(self, layer: int) -> Callable[..., Node]:
-        name = f"layer{layer}"
-
-        def node(
-            part: str, source: str, kept: tuple[str, ...], d_out: int, edge: str, output: Bound
-        ) -> Node:
-            d_in = self._a.intermediate if part == "output" else self._a.hidden
-            return Node(
-                f"{name}.{part}",
-                layer,
-                "linear",
-                (source,),
-                (f"{name}.{part}", *kept),
-                (self._rows, d_in, d_out),
-                {"input": self._bound(edge), "output": output}
-                | ({"diagonal": self._bound(kept[0])} if kept else {}),
-                diagonal=bool(kept),
-            )
-
-        return node
-
-    def _norm(self, layer: int, part: str, source: str, residual: str) -> Node:
-        name = f"layer{layer}"
-        return Node(
-            f"{name}.{part}",
-            layer,
-            "layernorm",
-            (f"{name}.{source}", residual),
-            (f"{name}.{part}",),
-            (self._rows, self._a.hidden),
-            {
-                "input": self._bound(f"{name}.{part}.sum"),
-                "variance": self._bound(f"{name}.{part}.variance"),
-            },
-        )
-
-    def _bound(self, edge: str) -> Bound:
-        if edge.endswith("_norm.out"):
-            # Normalised rows: root mean square one by construction, at most sqrt(width).
-            return Bound(2.0**-20, 1.0, float(1 << (self._a.hidden - 1).bit_length()))
+    def bound(self, edge: str) -> Bound:
+        """Of an edge that the plain model showed; `ConfigError` where there is none."""
         try:
-            return self._bounds[edge]
+            return self._ranges[edge]
         except KeyError:
             raise ConfigError(
-                f"bounds: none for edge {edge!r}; calibrate with this model's weights"
+                f"ranges: none for edge {edge!r}; they must come from this model's weights"
             ) from None
+
+    def graph(self, outputs: tuple[str, ...], disclosures: Sequence[str]) -> Graph:
+        """What was collected."""
+        return Graph(tuple(self._nodes), tuple(self._inputs), outputs, tuple(disclosures))
+
+
+def normalised_bound(width: int) -> Bound:
+    """Of normalised rows: root mean square one by construction, at most sqrt(width)."""
+    return Bound(2.0**-20, 1.0, float(1 << (width - 1).bit_length()))

@@ -2,68 +2,193 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.models.architecture import Architecture, read_architecture
-from hybrid.models.ranges import default_sentences, read_sentences
-from hybrid.config.schema import LoadedConfig
-from hybrid.models.random_weights import WordEncoder, architecture_of, random_samples, random_weights
-from hybrid.models.tokenizing import TextEncoder
-from hybrid.models.weights import EncoderWeights, load_weights
+from hybrid.config.loading import Config
+from hybrid.config.plugins import import_plugins
+from hybrid.config.schema import ShapeConfig
+from hybrid.models import MODELS
+from hybrid.models.architecture import Architecture, read_model_config
+from hybrid.models.family import AnyFamily, Weights
+from hybrid.models.heads import Head
+from hybrid.models.model import Model, PublicModel
+from hybrid.models.random_weights import random_samples
+from hybrid.models.ranges import default_sentences, observed_ranges, read_sentences
+from hybrid.models.tokenizing import FileTokenizer, TextEncoder, WordTokenizer
+from transport.errors import ConfigError
+
+_DEFAULT_SIZES = {"vocabulary": 1024, "positions": 512}
 
 
-class Encoder(Protocol):
-    """From a text to token ids."""
+def known_families(plugins: Iterable[str] = ()) -> dict[str, AnyFamily]:
+    """Families by name: the package's and those of plugins with a `MODELS` tuple."""
+    found: dict[str, AnyFamily] = {}
+    modules = import_plugins(plugins)
+    for family in (*MODELS, *(f for module in modules for f in getattr(module, "MODELS", ()))):
+        if family.name in found:
+            raise ConfigError(f"plugins: two families are called {family.name!r}; rename one")
+        found[family.name] = family
+    return found
+
+
+def load_model(config: Config) -> Model:
+    """The server's: weights, and ranges from public samples."""
+    source = _source(config)
+    architecture, tokens = source.architecture(), config.run.model.tokens
+    architecture.check_tokens(tokens)
+    head = head_of(config, source.family)
+    public = PublicModel(source.family, architecture, {}, head, tokens, config.run.model.batch)
+    bare = Model(public, source.weights(architecture), source.origin)
+    samples = source.samples(architecture)
+    ranges = observed_ranges(bare.plain, samples, config.run.ranges.margin)
+    return replace(bare, public=replace(public, ranges=ranges))
+
+
+def public_model(config: Config, data: object) -> PublicModel:
+    """The client's view of the server's model, from untrusted plain data."""
+    families = known_families(config.run.plugins)
+    named = families.get(data["family"]) if isinstance(data, dict) else None
+    head = head_of(config, named or next(iter(families.values())))
+    model = config.run.model
+    return PublicModel.from_public(data, families, head, model.tokens, model.batch)
+
+
+def text_encoder(config: Config) -> TextEncoder:
+    """The client's: the folder's tokenizer, or one word a token where there is only a shape."""
+    return _source(config).encoder()
+
+
+def head_of(config: Config, family: AnyFamily) -> Head:
+    """What `model.pooling` names, of those that the family allows."""
+    model = config.run.model
+    allowed = {head.name: head for head in family.heads}
+    if model.pooling not in allowed:
+        raise ConfigError(
+            f"{config.path}: model.pooling: {model.pooling!r} does not fit the family "
+            f"{family.name}; choose among {', '.join(allowed)}"
+        )
+    return allowed[model.pooling](config.run.mpc.output_bits, model.normalize)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """Published weights."""
+
+    config: Config
+    path: Path
 
     @property
-    def vocabulary(self) -> int:
-        """Number of token ids."""
+    def origin(self) -> str:
+        return f"weights of {self.path.name}"
 
-    def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
-        """Token ids, special tokens included, at most `model.tokens`."""
+    @cached_property
+    def _raw(self) -> Mapping[str, Any]:
+        return read_model_config(self.path)
 
+    @cached_property
+    def family(self) -> AnyFamily:
+        kind = self._raw.get("model_type")
+        families = known_families(self.config.run.plugins).values()
+        for family in families:
+            if kind in family.model_types:
+                return family
+        types = ", ".join(t for family in families for t in family.model_types)
+        raise ConfigError(
+            f"{self.path / 'config.json'}: model_type is {kind!r}; supported are {types}"
+        )
 
-def text_encoder(loaded: LoadedConfig) -> Encoder:
-    """The client's: the folder's tokenizer, or one word a token where there is only a shape."""
-    tokens, shape = loaded.run.model.tokens, loaded.run.model.shape
-    if shape is not None:
-        return WordEncoder(architecture_of(shape), tokens)
-    return TextEncoder(loaded.model_folder, tokens)
+    def architecture(self) -> Architecture:
+        found: Architecture = self.family.read_architecture(
+            self._raw, str(self.path / "config.json")
+        )
+        return found
 
+    def weights(self, architecture: Architecture) -> Weights:
+        found: Weights = self.family.read_weights(self.path, self._raw, architecture)
+        return found
 
-def model_architecture(loaded: LoadedConfig) -> Architecture:
-    """Sizes, without reading any weights."""
-    shape = loaded.run.model.shape
-    return read_architecture(loaded.model_folder) if shape is None else architecture_of(shape)
+    def encoder(self) -> TextEncoder:
+        return FileTokenizer(self.path, self.config.run.model.tokens)
 
-
-def model_weights(loaded: LoadedConfig, architecture: Architecture) -> EncoderWeights:
-    """The server's."""
-    if loaded.run.model.shape is not None:
-        return random_weights(architecture)
-    return load_weights(loaded.model_folder, architecture)
-
-
-def calibration_samples(
-    loaded: LoadedConfig, architecture: Architecture
-) -> list[NDArray[np.int64]]:
-    """Public token ids for bounds: sentences, or random ids where there is only a shape."""
-    tokens, sentences = loaded.run.model.tokens, loaded.run.calibration.sentences
-    if loaded.run.model.shape is not None and sentences is None:
-        return random_samples(architecture, tokens)
-    texts = default_sentences() if sentences is None else read_sentences(loaded.resolve(sentences))
-    encoder = text_encoder(loaded)
-    return [encoder.encode(text, truncate=True) for text in texts]
+    def samples(self, _architecture: Architecture) -> list[NDArray[np.int64]]:
+        return _encoded_sentences(self.config, self.encoder())
 
 
-def model_line(loaded: LoadedConfig, architecture: Architecture) -> str:
-    """What the report says of the model."""
-    a, shape = architecture, loaded.run.model.shape
-    sizes = f"hidden {a.hidden}, {a.layers} layers, {a.heads} heads, intermediate {a.intermediate}"
+@dataclass(frozen=True)
+class _Shape:
+    """Random weights."""
+
+    config: Config
+    shape: ShapeConfig
+
+    @property
+    def origin(self) -> str:
+        like = self.shape.like
+        return f"RANDOM weights of the shape{f' of {like}' if like else ''}"
+
+    @cached_property
+    def family(self) -> AnyFamily:
+        families, shape = known_families(self.config.run.plugins), self.shape
+        if shape.like is None:
+            if shape.family in families:
+                return families[shape.family]
+            raise ConfigError(
+                f"{self.config.path}: model.shape.family: {shape.family!r}; known: "
+                f"{', '.join(families)}"
+            )
+        for family in families.values():
+            if shape.like in family.shapes:
+                return family
+        known = [name for family in families.values() for name in family.shapes]
+        close = difflib.get_close_matches(shape.like, known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(
+            f"{self.config.path}: model.shape: no shape is called {shape.like!r}; {hint}known: "
+            f"{', '.join(known)}"
+        )
+
+    def architecture(self) -> Architecture:
+        family, place = self.family, "model.shape"
+        sizes = {**_DEFAULT_SIZES, **family.shapes.get(self.shape.like or "", {})}
+        sizes |= self.shape.sizes()
+        missing = [n for n in family.shape_sizes if n not in sizes]
+        if missing:
+            raise ConfigError(
+                f"{place}: {', '.join(missing)} missing; give all of "
+                f"{', '.join(family.shape_sizes)}, or `like: {next(iter(family.shapes))}`"
+            )
+        found: Architecture = family.shape_architecture(sizes, place)
+        return found
+
+    def weights(self, architecture: Architecture) -> Weights:
+        found: Weights = self.family.random_weights(architecture)
+        return found
+
+    def encoder(self) -> TextEncoder:
+        return WordTokenizer(self.architecture().vocabulary, self.config.run.model.tokens)
+
+    def samples(self, architecture: Architecture) -> list[NDArray[np.int64]]:
+        if self.config.run.ranges.sentences is None:
+            return random_samples(architecture.vocabulary, self.config.run.model.tokens)
+        return _encoded_sentences(self.config, self.encoder())
+
+
+def _source(config: Config) -> _Folder | _Shape:
+    shape = config.run.model.shape
     if shape is None:
-        return f"weights of {loaded.model_folder.name}: {sizes}"
-    named = shape if isinstance(shape, str) else shape.like
-    return f"RANDOM weights of the shape{f' of {named}' if named else ''}: {sizes}"
+        return _Folder(config, config.model_folder)
+    return _Shape(config, ShapeConfig(like=shape) if isinstance(shape, str) else shape)
+
+
+def _encoded_sentences(config: Config, encoder: TextEncoder) -> list[NDArray[np.int64]]:
+    sentences = config.run.ranges.sentences
+    texts = default_sentences() if sentences is None else read_sentences(config.resolve(sentences))
+    return [encoder.encode(text, truncate=True) for text in texts]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid.models.architecture import Architecture
-from hybrid.machine.environment import cache_folder
-from hybrid.models.weights import Affine, EmbeddingTable
+from hybrid.config.places import cache_folder
+from hybrid.models.embedding import EmbeddingTable
+from hybrid.models.model import PublicModel
 from transport.channel import Channel
 from transport.errors import FrameError
 
@@ -32,10 +32,10 @@ def send_table(channel: Channel, table: EmbeddingTable) -> None:
         channel.send_array(array)
 
 
-def receive_table(channel: Channel, architecture: Architecture, digest: str) -> EmbeddingTable:
+def receive_table(channel: Channel, model: PublicModel, digest: str) -> EmbeddingTable:
     """Client: the table with this digest, from the cache or from the server."""
     path = cache_folder() / f"embedding-{digest}.bin"
-    shapes = EmbeddingTable.shapes(architecture)
+    shapes = model.family.public_shapes(model.architecture)
     sizes = [math.prod(shape) * 4 for shape in shapes]
     if sum(sizes) > MAX_TABLE_BYTES:
         raise FrameError(
@@ -44,27 +44,26 @@ def receive_table(channel: Channel, architecture: Architecture, digest: str) -> 
         )
     cached = _read(path, sum(sizes))
     if cached is not None:
-        table = _build(cached, sizes, architecture)
+        table = _build(cached, shapes, model)
         if table.digest() == digest:
             channel.send(_KNOWN)
             return table
     channel.send(_WANTED)
     data = b"".join(channel.recv(size) for size in sizes)
-    table = _build(data, sizes, architecture)
+    table = _build(data, shapes, model)
     if table.digest() != digest:
         raise FrameError("setup: the embedding table does not have the announced SHA-256")
     _write(path, data)
     return table
 
 
-def _build(data: bytes, sizes: list[int], architecture: Architecture) -> EmbeddingTable:
-    parts = []
-    start = 0
-    for size, shape in zip(sizes, EmbeddingTable.shapes(architecture), strict=True):
-        parts.append(np.frombuffer(data, np.float32, size // 4, start).reshape(shape))
-        start += size
-    words, positions, token_types, gain, bias = parts
-    return EmbeddingTable(words, positions, token_types, Affine(gain, bias), architecture.epsilon)
+def _build(data: bytes, shapes: tuple[tuple[int, ...], ...], model: PublicModel) -> EmbeddingTable:
+    arrays, start = [], 0
+    for shape in shapes:
+        count = math.prod(shape)
+        arrays.append(np.frombuffer(data, np.float32, count, start).reshape(shape))
+        start += 4 * count
+    return model.family.public_table(arrays, model.architecture)
 
 
 def _read(path: Path, size: int) -> bytes | None:

@@ -1,9 +1,9 @@
-"""Bounds on every edge of the graph, found by the server on public sample sentences."""
+"""Ranges: magnitudes on every edge of a graph, found by the server on public sample sentences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hybrid.models.reference import PlainEncoder
 from transport.errors import ConfigError
 
 SMALLEST = 2.0**-20
 LARGEST = 2.0**20
+
+Observer = Callable[[str, Tensor], None]
+"""Sees every edge of the graph as the plain model computes it."""
+Observed = Callable[[NDArray[np.int64], Observer], object]
+"""Runs the plain model on token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +34,14 @@ class Bound:
     max_abs: float
 
 
-Bounds = Mapping[str, Bound]
+Ranges = Mapping[str, Bound]
+"""By edge."""
 
 
 def default_sentences() -> list[str]:
     """The sample sentences kept with the package."""
-    text = resources.files("hybrid.models").joinpath("data/sentences.txt").read_text(encoding="utf-8")
-    return _lines(text)
+    path = resources.files("hybrid.models").joinpath("data/sentences.txt")
+    return _lines(path.read_text(encoding="utf-8"))
 
 
 def read_sentences(path: Path) -> list[str]:
@@ -45,11 +50,11 @@ def read_sentences(path: Path) -> list[str]:
         lines = _lines(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         raise ConfigError(
-            f"calibration.sentences: {path} cannot be read; name a UTF-8 text file, one sentence a "
+            f"ranges.sentences: {path} cannot be read; name a UTF-8 text file, one sentence a "
             "line, or leave the key out"
         ) from None
     if not lines:
-        raise ConfigError(f"calibration.sentences: {path} is empty; write one sentence a line")
+        raise ConfigError(f"ranges.sentences: {path} is empty; write one sentence a line")
     return lines
 
 
@@ -57,8 +62,8 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
 
 
-def calibrate(
-    model: PlainEncoder, samples: Iterable[NDArray[np.int64]], tokens: int, margin: float
+def observed_ranges(
+    run: Observed, samples: Iterable[NDArray[np.int64]], margin: float
 ) -> dict[str, Bound]:
     """Bounds of every edge over `samples` (token ids), widened by `margin`."""
     seen: dict[str, list[tuple[float, float, float]]] = {}
@@ -68,7 +73,7 @@ def calibrate(
         seen.setdefault(edge, []).append((x.min(), math.sqrt((x**2).mean()), x.max()))
 
     for token_ids in samples:
-        model.embed(token_ids, tokens, observe)
+        run(token_ids, observe)
     return {
         edge: Bound(
             low=_power(min(s[0] for s in stats) / margin, math.floor),
@@ -82,20 +87,20 @@ def calibrate(
 def _power(value: float, direction: Any) -> float:
     """The next power of two in `direction`, kept inside a range every protocol can hold."""
     if not math.isfinite(value):
-        raise ConfigError("calibration: the plain model gives values that are not finite numbers")
+        raise ConfigError("ranges: the plain model gives values that are not finite numbers")
     clipped = min(max(value, SMALLEST), LARGEST)
     return float(2.0 ** direction(math.log2(clipped)))
 
 
-def bounds_to_public(bounds: Bounds) -> dict[str, list[float]]:
+def ranges_to_public(ranges: Ranges) -> dict[str, list[float]]:
     """Plain data for the handshake."""
-    return {edge: [b.low, b.rms, b.max_abs] for edge, b in sorted(bounds.items())}
+    return {edge: [b.low, b.rms, b.max_abs] for edge, b in sorted(ranges.items())}
 
 
-def bounds_from_public(data: object) -> dict[str, Bound]:
+def ranges_from_public(data: object) -> dict[str, Bound]:
     """Rebuild from untrusted plain data."""
     if not isinstance(data, dict):
-        raise ConfigError("handshake: bounds are not a table; are both parties one version?")
+        raise ConfigError("handshake: ranges are not a table; are both parties one version?")
     return {str(edge): _bound(edge, values) for edge, values in data.items()}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from he_linear.ckks.keys import ServerKeys
 from he_linear.packings.base import ProductPacking
 from hybrid.models.graph import Node
-from hybrid.operators.base import Operator, PlanContext, RunState
+from hybrid.operators.base import Choice, Operator, PlanContext, RunState
 from hybrid.operators.conversion import Conversion, Operand
 from hybrid.operators.homomorphic import Uploads
 from mpc_nonlinear.cost import Cost
@@ -20,17 +20,19 @@ class AttentionProductOperator(Operator):
     """Per-head products of two shared matrices under a registered packing. 2 rounds."""
 
     engine = "he_linear"
+    entries = ProductPacking
 
-    def __init__(self, node: Node, context: PlanContext, packing: type[ProductPacking]) -> None:
-        super().__init__(node, context)
-        self.protocol = packing.name
-        self._packing = packing(context.parameters, *node.shape)
+    def __init__(
+        self, node: Node, entry: type[ProductPacking], choice: Choice, context: PlanContext
+    ) -> None:
+        super().__init__(node, entry, choice, context)
+        self._packing = entry(context.parameters, *node.shape)
         self._conversion = Conversion(
             context.parameters,
             (self._packing.left_ciphertexts, self._packing.right_ciphertexts),
             self._packing.output_ciphertexts,
             self._packing.output_scale,
-            context.mpc.fixed_point.fraction_bits,
+            context.fixed_point.fraction_bits,
             parts=2,
             up_frames=self._packing.left_ciphertexts,
             down_frames=self._packing.output_ciphertexts,

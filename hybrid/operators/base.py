@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, ClassVar
 
 from he_linear.ckks.parameters import CkksParameters
 from he_linear.exact.ring_parameters import RingParameters
@@ -17,8 +15,10 @@ from hybrid.operators.exact_products import RingParty
 from hybrid.operators.homomorphic import HomomorphicParty
 from hybrid.operators.pads import LinearPad
 from mpc_nonlinear.blocks.session import Context, Products, Session
+from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.cost import NO_COST, Cost
-from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.fixed_point import FixedPoint, RingArray
+from transport.errors import ConfigError, UsageError
 from transport.traffic import NO_TRAFFIC, Party, Traffic
 
 
@@ -59,13 +59,10 @@ class RunState:
 
     session: Session
     homomorphic: HomomorphicParty
-    encoded: Mapping[str, EncodedLinear]
+    encoded: Mapping[str, EncodedLinear] = field(default_factory=dict)
     """Server only; empty at the client."""
-    pool_gain: FloatArray | None
-    """Server only."""
-    pool_bias: FloatArray | None
-    mask: NDArray[np.bool_] | None
-    """Client only: true for real tokens, (batch, tokens)."""
+    maps: Mapping[str, LinearMap] = field(default_factory=dict)
+    """Of nodes whose weights are not encoded; server only, empty at the client."""
     ring: Mapping[RingParameters, RingParty] = field(default_factory=dict)
     """This party's keys for exact products."""
     products: Mapping[str, Products] = field(default_factory=dict)
@@ -84,34 +81,88 @@ class RunState:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """The implementation of one step."""
+
+    protocol: str
+    """Its name in the catalog."""
+    multiply: str = ""
+    """Steps that multiply elements: who does."""
+    prepared: bool = False
+    """Linear steps: whether their offline half comes before the input."""
+
+    @property
+    def label(self) -> str:
+        """Name for a reader."""
+        extra = "prepared" if self.prepared else self.multiply
+        return f"{self.protocol} ({extra})" if extra else self.protocol
+
+
+@dataclass(frozen=True, slots=True)
 class PlanContext:
     """Public parameters that operators share."""
 
     parameters: CkksParameters
-    mpc: Context
     deep: CkksParameters
     """Of polynomials in slots."""
-    baby_steps: int | None
+    fixed_point: FixedPoint
+    products: Mapping[str, Products]
+    """Engines of elementwise products, by name."""
+    source: type[CorrelationSource]
+    baby_steps: int | None = None
     """None: chosen by cost, layer by layer."""
-    output_bits: int
-    linear_offline: bool
-    """Whether linear layers are prepared before the input is known."""
     exact: bool = False
     """Whether the lifts of homomorphic results never fail."""
+    output_bits: int = 6
+
+    def mpc(self, multiply: str) -> Context:
+        """Of a step that multiplies by this engine; `ConfigError` where there is none."""
+        if multiply not in self.products:
+            raise ConfigError(
+                f"protocols.multiply: no product is called {multiply!r}; "
+                f"known: {', '.join(self.products)}"
+                + ("; 'dealer' needs mpc.correlations: dealer" if multiply == "dealer" else "")
+            )
+        return Context(self.fixed_point, self.products[multiply])
 
 
 class Operator(ABC):
-    """A graph node bound to an engine and a protocol."""
+    """A graph node bound to an engine and an implementation.
+
+    A class says which entries of the catalog it serves; `hybrid.operators.OPERATORS` lists all.
+    """
 
     engine: str
     """he_linear or mpc_nonlinear, or both where a protocol needs both."""
     protocol: str
     multiply: str = ""
-    """Name of the engine of elementwise products, where the protocol takes them."""
+    """Name of the engine of elementwise products, where the step takes one."""
+    entries: ClassVar[type[Any]]
+    """Base class of the catalog entries that it serves."""
 
-    def __init__(self, node: Node, context: PlanContext) -> None:
+    def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
+        """`HybridError` where the entry does not fit the node."""
         self.node = node
         self.context = context
+        self.protocol = entry.name
+        del choice
+
+    @classmethod
+    def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
+        """Every way in which a schedule may use this entry."""
+        del products
+        yield Choice(entry.name)
+
+    @classmethod
+    def named_choice(cls, entry: Any, multiply: str, prepared: bool) -> Choice:
+        """What a config means that names this entry, products and the phase of linear layers."""
+        del multiply, prepared
+        return Choice(entry.name)
+
+    @property
+    def products(self) -> Products | None:
+        """The engine of elementwise products, where the step takes one."""
+        return self.context.products[self.multiply] if self.multiply else None
 
     def offline_cost(self) -> Cost:
         """Messages before the input is known, besides correlations."""
@@ -129,9 +180,9 @@ class Operator(ABC):
         """Whether it takes CKKS keys."""
         return False
 
-    def prepare(self, state: RunState) -> None:
+    def prepare(self, state: RunState) -> None:  # noqa: ARG002
         """Work that `offline_cost` declares; called where that is not nothing."""
-        raise NotImplementedError(f"{self.node.name} declares no offline work: {state}")
+        raise UsageError(f"{self.node.name}: declares no offline work, and was asked for it")
 
     @property
     def galois_steps(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Node
 from hybrid.operators.attention import attention_operands, merged_heads
 from hybrid.operators.base import (
+    Choice,
     EncodedLinear,
     Operator,
     PlanContext,
@@ -27,13 +29,14 @@ from mpc_nonlinear.blocks.beaver import (
     weight_product,
     weight_product_cost,
 )
-from mpc_nonlinear.blocks.session import Session
+from mpc_nonlinear.blocks.session import Products, Session
 from mpc_nonlinear.blocks.truncate import truncate, truncate_cost
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RING_BYTES, RingArray
 from mpc_nonlinear.ring_matmul import Limbs
 from transport.computing import Work, units
+from transport.errors import ConfigError
 from transport.traffic import Party, Traffic
 
 
@@ -43,7 +46,6 @@ class BeaverLinear:
     op: ClassVar[str] = "linear"
     name: ClassVar[str] = "beaver"
     source: ClassVar[str] = "[Beaver91]; weights fixed for a session as in [Mohassel17] SecureML"
-    evaluates_plaintexts: ClassVar[bool] = False
 
 
 class BeaverAttention:
@@ -54,10 +56,15 @@ class BeaverAttention:
     source: ClassVar[str] = "[Beaver91]"
 
 
-ENTRIES: tuple[type[Any], ...] = (BeaverLinear, BeaverAttention)
+def _require_dealer(key: str, context: PlanContext) -> None:
+    if not issubclass(context.source, TrustedDealer):
+        raise ConfigError(
+            f"protocols.{key}: 'beaver' takes products from a dealer, correlations come from "
+            f"{context.source.name!r}; set mpc.correlations: dealer, or choose another {key}"
+        )
 
 
-class BeaverLinearOperator(WeightedOperator):
+class DealtLinearOperator(WeightedOperator):
     """y = x W + b, weights rounded to the fraction bits of shares. 2 rounds online.
 
     The scaled residual of a diagonal node is further columns of the matrix. The client's half of
@@ -65,10 +72,28 @@ class BeaverLinearOperator(WeightedOperator):
     """
 
     engine = "mpc_nonlinear"
-    protocol = BeaverLinear.name
+    entries = BeaverLinear
 
-    def __init__(self, node: Node, context: PlanContext) -> None:
-        super().__init__(node, context)
+    @classmethod
+    def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
+        """Always prepared."""
+        del products
+        yield Choice(entry.name, prepared=True)
+
+    @classmethod
+    def named_choice(cls, entry: Any, multiply: str, prepared: bool) -> Choice:
+        """As the phase says, to be refused where it cannot be."""
+        del multiply
+        return Choice(entry.name, prepared=prepared)
+
+    def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
+        super().__init__(node, entry, choice, context)
+        _require_dealer("linear", context)
+        if not choice.prepared:
+            raise ConfigError(
+                "protocols.linear: 'beaver' makes half of its products before the input; set "
+                "ckks.linear_phase: offline"
+            )
         tokens, d_in, d_out = node.shape
         self._shape = tokens, d_in, d_out + d_in * node.diagonal
         self._layer = zlib.crc32(node.name.encode())
@@ -84,7 +109,7 @@ class BeaverLinearOperator(WeightedOperator):
 
     def cost(self) -> Cost:
         """The client's masked share; one truncation of every result."""
-        bits = self.context.mpc.fixed_point.fraction_bits
+        bits = self.context.fixed_point.fraction_bits
         results = self._shape[0] * self._shape[2]
         return weight_product_cost(self._layer, *self._shape) + truncate_cost(results, bits)
 
@@ -101,7 +126,7 @@ class BeaverLinearOperator(WeightedOperator):
         full = linear.weight
         if linear.scale is not None:
             full = np.concatenate([full, np.diag(linear.scale)], axis=1)
-        integers = np.rint(full / self.context.mpc.fixed_point.unit).astype(np.int64)
+        integers = np.rint(full / self.context.fixed_point.unit).astype(np.int64)
 
         def encode() -> object:
             return integers, Limbs.small(integers)
@@ -149,11 +174,15 @@ class BeaverLinearOperator(WeightedOperator):
         return encoded.encoded
 
 
-class BeaverAttentionOperator(Operator):
+class DealtAttentionOperator(Operator):
     """Per-head products of two shared matrices. 2 rounds."""
 
     engine = "mpc_nonlinear"
-    protocol = BeaverAttention.name
+    entries = BeaverAttention
+
+    def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
+        super().__init__(node, entry, choice, context)
+        _require_dealer("attention", context)
 
     def parameters(self) -> dict[str, float | int | str]:
         """Nothing but the shape."""
@@ -162,7 +191,7 @@ class BeaverAttentionOperator(Operator):
     def cost(self) -> Cost:
         """One opening of both operands, one truncation of every result."""
         batch, rows, inner, columns = self.node.shape
-        bits = self.context.mpc.fixed_point.fraction_bits
+        bits = self.context.fixed_point.fraction_bits
         product = matrix_product_cost(batch, rows, inner, columns)
         return product + truncate_cost(batch * rows * columns, bits)
 

@@ -14,6 +14,7 @@ from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Node
 from hybrid.operators.attention import attention_operands, merged_heads
 from hybrid.operators.base import (
+    Choice,
     EncodedLinear,
     Operator,
     PlanContext,
@@ -32,6 +33,7 @@ from mpc_nonlinear.blocks.truncate import truncate, truncate_cost
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.computing import Units, units
+from transport.errors import ConfigError
 
 RING_SET = "n8192_l64"
 
@@ -54,7 +56,7 @@ class _ExactOperator(Operator):
 
     def cost(self) -> Cost:
         """One question, one answer, one truncation."""
-        bits = self.context.mpc.fixed_point.fraction_bits
+        bits = self.context.fixed_point.fraction_bits
         work = exact_work(self._packing, self._own_units())
         return Cost(exact_traffic(self._packing), work=work) + truncate_cost(self._results, bits)
 
@@ -73,18 +75,31 @@ class ExactLinearOperator(_ExactOperator, WeightedOperator):
     The scaled residual of a diagonal node is further columns of the matrix.
     """
 
+    entries = RingLinearPacking
     _packing: RingLinearPacking
+
+    @classmethod
+    def named_choice(cls, entry: Any, multiply: str, prepared: bool) -> Choice:
+        """As the phase says, to be refused where it cannot be."""
+        del multiply
+        return Choice(entry.name, prepared=prepared)
 
     def _own_units(self) -> Units:
         p = self._packing
         return units(word_multiply_add=p.tokens * p.d_in * p.d_out)
 
-    def __init__(self, node: Node, context: PlanContext, packing: type[RingLinearPacking]) -> None:
-        super().__init__(node, context)
-        self.protocol = packing.name
+    def __init__(
+        self, node: Node, entry: type[RingLinearPacking], choice: Choice, context: PlanContext
+    ) -> None:
+        super().__init__(node, entry, choice, context)
+        if choice.prepared:
+            raise ConfigError(
+                f"ckks.linear_phase: packing {entry.name} cannot be prepared offline; set "
+                "ckks.linear_phase: online or protocols.linear: token_periodic"
+            )
         tokens, d_in, d_out = node.shape
         width = d_out + d_in * node.diagonal
-        self._packing = packing(RING_SETS[RING_SET], tokens, d_in, width)
+        self._packing = entry(RING_SETS[RING_SET], tokens, d_in, width)
         self._results = tokens * width
 
     @property
@@ -94,7 +109,7 @@ class ExactLinearOperator(_ExactOperator, WeightedOperator):
 
     def encode(self, linear: LinearMap, *, keep: bool = True) -> EncodedLinear:
         """Weights in the packing's form, made now or, unless `keep`, at every use; server only."""
-        scale = self.context.mpc.fixed_point.unit
+        scale = self.context.fixed_point.unit
         full = linear.weight
         if linear.scale is not None:
             full = np.concatenate([full, np.diag(linear.scale)], axis=1)
@@ -125,11 +140,14 @@ class ExactLinearOperator(_ExactOperator, WeightedOperator):
 class ExactAttentionOperator(_ExactOperator):
     """Per-head products of two shared matrices. 3 rounds."""
 
-    def __init__(self, node: Node, context: PlanContext, packing: type[RingProductPacking]) -> None:
-        super().__init__(node, context)
-        self.protocol = packing.name
+    entries = RingProductPacking
+
+    def __init__(
+        self, node: Node, entry: type[RingProductPacking], choice: Choice, context: PlanContext
+    ) -> None:
+        super().__init__(node, entry, choice, context)
         batch, rows, inner, columns = node.shape
-        self._product = packing(RING_SETS[RING_SET], batch, rows, inner, columns)
+        self._product = entry(RING_SETS[RING_SET], batch, rows, inner, columns)
         self._packing = self._product
         self._results = prod((batch, rows, columns))
 

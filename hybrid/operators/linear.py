@@ -1,13 +1,14 @@
 """Linear layers: shares to ciphertexts, packed product with the server's weights, and back.
 
 In phase "offline" the ciphertexts carry a uniform mask of the client's share, before any input is
-known; online one message follows, and the server finishes on plaintexts. DESIGN: "Offline and
-online".
+known; online one message follows, and the server finishes on plaintexts: docs/architecture.md,
+"Offline and online".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +18,17 @@ from he_linear.kernels.residues import intt
 from he_linear.packings.base import LinearPacking
 from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Node
-from hybrid.operators.base import EncodedLinear, PlanContext, RunState, WeightedOperator
+from hybrid.operators.base import (
+    Choice,
+    EncodedLinear,
+    PlanContext,
+    RunState,
+    WeightedOperator,
+)
 from hybrid.operators.conversion import Conversion, Operand
 from hybrid.operators.homomorphic import Evaluate, HomomorphicServer, Uploads
 from hybrid.operators.pads import LinearPad
+from mpc_nonlinear.blocks.session import Products
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RING_BYTES, RingArray
 from transport.computing import Message, Work, add_units, units
@@ -32,11 +40,27 @@ class LinearOperator(WeightedOperator):
     """y = x W + b under a registered packing. 2 rounds; prepared offline, 1 round online."""
 
     engine = "he_linear"
+    entries = LinearPacking
 
-    def __init__(self, node: Node, context: PlanContext, packing: type[LinearPacking]) -> None:
-        super().__init__(node, context)
-        self.protocol = packing.name
-        self._offline = context.linear_offline
+    @classmethod
+    def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
+        """Online, and prepared where the packing can."""
+        yield from super().choices(entry, products)
+        if entry.evaluates_plaintexts:
+            yield Choice(entry.name, prepared=True)
+
+    @classmethod
+    def named_choice(cls, entry: Any, multiply: str, prepared: bool) -> Choice:
+        """As the phase says."""
+        del multiply
+        return Choice(entry.name, prepared=prepared)
+
+    def __init__(
+        self, node: Node, entry: type[LinearPacking], choice: Choice, context: PlanContext
+    ) -> None:
+        super().__init__(node, entry, choice, context)
+        packing = entry
+        self._offline = choice.prepared
         if self._offline and context.exact:
             raise ConfigError(
                 "ckks.exact: the last step of a linear layer prepared offline would need both "
@@ -61,7 +85,7 @@ class LinearOperator(WeightedOperator):
             (self._packing.input_ciphertexts,),
             self._packing.output_ciphertexts,
             self._packing.output_scale,
-            context.mpc.fixed_point.fraction_bits,
+            context.fixed_point.fraction_bits,
             parts=2,
             up_frames=self._packing.input_ciphertexts,
             down_frames=self._packing.output_ciphertexts,

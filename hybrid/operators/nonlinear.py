@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from hybrid.models.graph import Node
-from hybrid.operators.base import Operator, PlanContext, RunState
+from hybrid.operators.base import Choice, Operator, PlanContext, RunState
+from mpc_nonlinear.blocks.session import Products
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from mpc_nonlinear.protocols.base import NonlinearProtocol
@@ -15,18 +18,33 @@ from mpc_nonlinear.protocols.row_softmax import MASK_GAP
 
 
 class NonlinearOperator(Operator):
-    """A protocol applied to one tensor, after the local work that its operation calls for.
+    """A protocol applied to one tensor, after the local work that its node calls for.
 
-    That is the residual addition before a LayerNorm and the attention mask before a softmax.
+    Inputs: the tensor, as many more as the node has residuals, which are added to it, and perhaps
+    a mask of rows (batch, columns) that the client alone knows.
     """
 
     engine = "mpc_nonlinear"
+    entries = NonlinearProtocol
 
-    def __init__(self, node: Node, context: PlanContext, protocol: NonlinearProtocol) -> None:
-        super().__init__(node, context)
-        self.protocol = protocol.name
-        self.multiply = context.mpc.products.name
-        self._protocol = protocol
+    @classmethod
+    def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
+        """With every engine of products."""
+        yield from (Choice(entry.name, multiply) for multiply in products)
+
+    @classmethod
+    def named_choice(cls, entry: Any, multiply: str, prepared: bool) -> Choice:
+        """With the engine that the config names."""
+        del prepared
+        return Choice(entry.name, multiply)
+
+    def __init__(
+        self, node: Node, entry: type[NonlinearProtocol], choice: Choice, context: PlanContext
+    ) -> None:
+        super().__init__(node, entry, choice, context)
+        self.multiply = choice.multiply
+        self._mpc = context.mpc(choice.multiply)
+        self._protocol = entry.for_operation(node.shape[-1], node.bounds, node.constants)
 
     def parameters(self) -> dict[str, float | int | str]:
         """The protocol's public fields."""
@@ -34,19 +52,33 @@ class NonlinearOperator(Operator):
 
     def cost(self) -> Cost:
         """The protocol's own."""
-        return self._protocol.cost(self.node.shape, self.context.mpc)
+        return self._protocol.cost(self.node.shape, self._mpc)
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
-        """Same shape as the (first) input."""
-        x = inputs[0]
-        for residual in inputs[1:]:
+        """Same shape as the first input."""
+        x, *others = inputs
+        for residual in others[: self.node.residuals]:
             x = x + residual
-        if self.node.op == "softmax" and state.mask is not None:
-            # The client alone knows which tokens are padding; scores there fall so far below the
-            # smallest real one that their exponential is clipped.
-            largest = self.node.bounds["input"].max_abs
-            penalty = state.encode(np.where(state.mask, 0.0, -(2 * largest + MASK_GAP)))
-            texts = x.reshape(self.node.batch, -1, *x.shape[1:])
-            x = (texts + penalty[:, None, None]).reshape(x.shape)
         session = state.session.with_products(state.products[self.multiply])
-        return [self._protocol.run(x, session)]
+        masks = others[self.node.residuals :]
+        if not masks:
+            return [self._protocol.run(x, session)]
+        mask = self._per_row(masks[0], x)
+        if self._protocol.takes_mask:
+            return [self._protocol.run_masked(x, mask, session)]
+        return [self._protocol.run(self._lowered(x, mask, state), session)]
+
+    def _per_row(self, mask: RingArray, x: RingArray) -> RingArray:
+        """(batch, columns) to (heads of all texts, 1, columns)."""
+        return np.repeat(mask, len(x) // self.node.batch, axis=0)[:, None]
+
+    def _lowered(self, x: RingArray, mask: RingArray, state: RunState) -> RingArray:
+        """The client alone knows which columns are padding.
+
+        Scores there fall so far below the smallest real one that their exponential is clipped.
+        """
+        if not state.is_client:
+            return x
+        largest = self.node.bounds["input"].max_abs
+        lowered: RingArray = x + state.encode(np.where(mask, 0.0, -(2 * largest + MASK_GAP)))
+        return lowered

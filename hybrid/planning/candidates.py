@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hybrid.config.schema import RunConfig
+from hybrid.config.schema import SchedulerConfig
 from hybrid.machine.prices import MachinePrices
 from hybrid.models.graph import Node
-from hybrid.operators.base import WeightedOperator
+from hybrid.operators.base import Choice, WeightedOperator
 from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog
+from hybrid.planning.pins import Pins
 from hybrid.planning.plan import Step
-from hybrid.planning.schedule import Choice
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from transport.errors import ConfigError, HybridError
 
@@ -28,8 +28,7 @@ class Candidate:
     @property
     def label(self) -> str:
         """Name for a reader."""
-        extra = "prepared" if self.choice.prepared else self.choice.multiply
-        return f"{self.choice.protocol} ({extra})" if extra else self.choice.protocol
+        return self.choice.label
 
     @property
     def encoded_bytes(self) -> int:
@@ -47,19 +46,31 @@ class Candidates:
     """Names and reasons, for a reader."""
 
 
-def candidates_of(
-    node: Node,
-    binder: Binder,
-    catalog: Catalog,
-    config: RunConfig,
-    prices: MachinePrices | None,
-) -> Candidates:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the rules of a config allow."""
+
+    rules: SchedulerConfig
+    pins: Pins
+    prices: MachinePrices | None
+    """Given: only what can be priced."""
+
+    def refusal(self, catalog: Catalog, node: Node, choice: Choice) -> str | None:
+        """Why a choice is out, before anything is built; a pin overrides the error's limit."""
+        if self.rules.offline == "forbidden" and choice.prepared:
+            return f"{choice.protocol} (works before the input)"
+        error = _approximation_error(catalog, node, choice)
+        if error > self.rules.max_error and self.pins.of(node) is None:
+            return f"{choice.protocol} (error {error:.1e} above max_error)"
+        return None
+
+
+def candidates_of(node: Node, binder: Binder, catalog: Catalog, limits: Limits) -> Candidates:
     """All that fit and, given prices, can be priced; `ConfigError` where none does."""
     fitting, refused = [], []
-    for choice in _choices(node, binder, catalog, config):
-        error = _approximation_error(catalog, node, choice)
-        if error > config.scheduler.max_error:
-            refused.append(f"{choice.protocol} (error {error:.1e} above max_error)")
+    for choice in limits.pins.allowed(node, binder.choices(node)):
+        if reason := limits.refusal(catalog, node, choice):
+            refused.append(reason)
             continue
         try:
             operator = binder.bind(node, choice)
@@ -68,6 +79,7 @@ def candidates_of(
             refused.append(f"{choice.protocol} (does not fit)")
             continue
         counted = [cost.work.counted() for cost in (step.cost, step.offline)]
+        prices = limits.prices
         if prices is not None and not all(prices.knows(units) for units in counted):
             refused.append(f"{choice.protocol} (counts units without a price)")
             continue
@@ -75,37 +87,17 @@ def candidates_of(
     if not fitting:
         raise ConfigError(
             f"scheduler: nothing can carry {node.name} ({node.op}): "
-            f"{', '.join(refused) or 'none'}; raise scheduler.max_error or change the model"
+            f"{', '.join(refused) or 'none'}; raise scheduler.max_error, remove a pin or change "
+            "the model"
         )
     fitting = list(_without_twins(fitting))
     return Candidates(tuple(fitting), ", ".join(dict.fromkeys(refused)))
 
 
 def _approximation_error(catalog: Catalog, node: Node, choice: Choice) -> float:
-    key = (node.op, choice.protocol)
-    if key not in catalog:
-        return 0.0
-    entry = catalog[key]
+    entry = catalog[node.key, choice.protocol]
     is_nonlinear = isinstance(entry, type) and issubclass(entry, NonlinearProtocol)
     return entry.approximation_error_of_rows(node.shape[-1]) if is_nonlinear else 0.0
-
-
-def _choices(node: Node, binder: Binder, catalog: Catalog, config: RunConfig) -> Iterator[Choice]:
-    if node.op == "linear":
-        for name in catalog.names("linear"):
-            yield Choice(name)
-            entry: Any = catalog["linear", name]
-            if config.scheduler.offline != "forbidden" and getattr(
-                entry, "evaluates_plaintexts", False
-            ):
-                yield Choice(name, "", True)
-    elif node.op in ("scores", "context"):
-        yield from (Choice(name) for name in catalog.names("attention"))
-    elif node.op == "pool":
-        yield Choice(node.op)
-    else:
-        for name in catalog.names(node.op):
-            yield from (Choice(name, multiply) for multiply in binder.products)
 
 
 def _without_twins(candidates: list[Candidate]) -> Iterator[Candidate]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import he_linear
 import mpc_nonlinear
-from hybrid.operators.dealt_layers import ENTRIES as DEALT_ENTRIES
+from hybrid.config.plugins import import_plugins
+from hybrid.operators import ENTRIES
 from mpc_nonlinear.correlations import SOURCES
 from transport.errors import ConfigError
 
@@ -49,6 +49,9 @@ class Catalog(Mapping[tuple[str, str], Entry]):
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._entries)
 
+    def __repr__(self) -> str:
+        return f"<Catalog of {len(self)} implementations>"
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -63,20 +66,11 @@ def load_catalog(plugins: Iterable[str] = ()) -> Catalog:
     A plugin is any importable module with a `PROTOCOLS` or a `PACKINGS` tuple.
     """
     entries: list[tuple[str, Entry]] = [("correlations", source) for source in SOURCES]
-    entries += _entries_of(he_linear) + _entries_of(mpc_nonlinear)
-    entries += [(entry.op, entry) for entry in DEALT_ENTRIES]
-    for name in plugins:
-        try:
-            module = importlib.import_module(name)
-        except ImportError as error:
-            raise ConfigError(
-                f"plugins: module {name!r} cannot be imported ({error}); "
-                "put its folder on PYTHONPATH"
-            ) from None
-        found = _entries_of(module)
-        if not found:
-            raise ConfigError(f"plugins: module {name!r} has no PROTOCOLS or PACKINGS tuple")
-        entries += found
+    for module in (he_linear, mpc_nonlinear):
+        entries += _entries_of(module)
+    entries += [(entry.op, entry) for entry in ENTRIES]
+    for module in import_plugins(plugins):
+        entries += _entries_of(module)
     return Catalog(entries)
 
 

@@ -1,6 +1,6 @@
 """From graph to plan: every operation bound to an engine and a protocol, with exact traffic.
 
-Both parties derive the same plan from public data (config, architecture, bounds) and compare
+Both parties derive the same plan from public data (config, model, schedule) and compare
 `Plan.digest` before anything secret moves. Building one needs no keys and runs nothing.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,16 +15,12 @@ from typing import Any
 from he_linear.ckks.parameters import CkksParameters
 from he_linear.exact.ring_parameters import RingParameters
 from hybrid.config.schema import RunConfig
-from hybrid.models.architecture import Architecture
-from hybrid.models.graph import Node, build_graph
-from hybrid.models.ranges import Bounds
+from hybrid.models.graph import Graph, Node
 from hybrid.operators.base import Operator, PlanContext, RingKeySet, WeightedOperator
-from hybrid.operators.nonlinear import NonlinearOperator
 from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog
-from hybrid.planning.schedule import Schedule, check_complete, schedule_of
+from hybrid.planning.schedule import Schedule
 from mpc_nonlinear.blocks.ot_products import OtProducts
-from mpc_nonlinear.blocks.session import Products
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.cost import NO_COST, Cost, OtCount
@@ -82,14 +77,13 @@ class KeySet:
 class Plan:
     """What both parties will do, in order: the offline step, then one step a node."""
 
+    graph: Graph
     steps: tuple[Step, ...]
     context: PlanContext
     source: type[CorrelationSource]
     offline_traffic: Traffic
     """Producing all correlations that the steps consume."""
     schedule: Schedule
-    products: Mapping[str, Products]
-    """Engines of elementwise products, by name."""
 
     @cached_property
     def cost(self) -> Cost:
@@ -105,11 +99,8 @@ class Plan:
     def key_sets(self) -> tuple[KeySet, ...]:
         """Evaluation keys of a session, for each parameter set."""
         steps = tuple(sorted({s for step in self.steps for s in step.operator.galois_steps}))
-        in_slots = any(
-            not isinstance(step.operator.context.mpc.products, OtProducts)
-            for step in self.steps
-            if isinstance(step.operator, NonlinearOperator)
-        )
+        engines = [step.operator.products for step in self.steps]
+        in_slots = any(e is not None and not isinstance(e, OtProducts) for e in engines)
         if not in_slots and not any(step.operator.uses_ckks for step in self.steps):
             return ()
         relinearise = in_slots or any(s.operator.needs_relinearisation for s in self.steps)
@@ -175,6 +166,34 @@ class Plan:
         prepared = [_offline_row(step) for step in self.steps if step.prepares]
         return [offline, *prepared, *(_row(step) for step in self.steps)]
 
+    @property
+    def needs_dealer(self) -> bool:
+        """Whether correlations come from a trusted third process."""
+        return issubclass(self.source, TrustedDealer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that `hybrid plan --json` prints."""
+        offline = self.offline_traffic + self.prepared_traffic
+        return {
+            "rows": self.rows(),
+            "schedule": self.schedule.to_file(),
+            "why": dict(self.schedule.why),
+            "offline": traffic_row(offline),
+            "online": traffic_row(self.cost.traffic),
+            "total": traffic_row(offline + self.cost.traffic),
+            "correlations": {
+                "client_sends": self.correlations.client_sends,
+                "server_sends": self.correlations.server_sends,
+            },
+            "failure_probability": self.cost.failure_probability,
+            "encoded_bytes": sum(self.encoded_bytes().values()),
+            "plan_hash": self.digest(),
+        }
+
+    def __repr__(self) -> str:
+        megabytes = (self.offline_traffic + self.prepared_traffic + self.cost.traffic).sent_bytes
+        return f"<Plan: {len(self.steps)} steps, {megabytes / 1e6:.1f} MB a request>"
+
     def digest(self) -> str:
         """SHA-256 of all rows and keys."""
         keys = [[k.parameters.prime_bits, k.galois_steps, k.relinearise] for k in self.key_sets]
@@ -221,24 +240,16 @@ def _row(step: Step) -> dict[str, Any]:
     }
 
 
-def build_plan(
-    config: RunConfig,
-    architecture: Architecture,
-    bounds: Bounds,
-    catalog: Catalog,
-    schedule: Schedule | None = None,
-) -> Plan:
-    """Bind every node to the implementation that the schedule, or else the config, names."""
-    nodes = build_graph(architecture, config.model.tokens, bounds, config.model.batch)
-    schedule = schedule or schedule_of(config, nodes)
-    check_complete(schedule, nodes)
+def build_plan(config: RunConfig, graph: Graph, catalog: Catalog, schedule: Schedule) -> Plan:
+    """Bind every node to the implementation that the schedule names."""
+    schedule.check_complete(graph.nodes)
     source: type[CorrelationSource] = catalog["correlations", schedule.correlations]
-    binder = Binder(config, architecture, catalog, source)
-    operators = [binder.bind(node, schedule.choices[node.name]) for node in nodes]
+    binder = Binder(config, catalog, source)
+    operators = [binder.bind(node, schedule.choices[node.name]) for node in graph.nodes]
     steps = tuple(Step(o, o.cost(), o.offline_cost()) for o in operators)
     needed = sum((step.cost.ots for step in steps), OtCount())
     traffic = source.production_traffic(needed)
-    plan = Plan(steps, binder.context, source, traffic, schedule, binder.products)
+    plan = Plan(graph, steps, binder.context, source, traffic, schedule)
     if plan.cost.failure_probability > MAX_FAILURE_PROBABILITY:
         worst = max(steps, key=lambda s: s.cost.failure_probability)
         raise ConfigError(
@@ -251,9 +262,9 @@ def build_plan(
 
 def _surer(config: RunConfig, schedule: Schedule) -> str:
     """What makes failures less likely."""
-    lower = "lower calibration.margin or model.tokens"
+    lower = "lower ranges.margin or model.tokens"
     if config.model.batch > 1:
-        lower = "lower model.batch, calibration.margin or model.tokens"
+        lower = "lower model.batch, ranges.margin or model.tokens"
     # Where a dealer does without ciphertexts there are no lifts to be made exact.
     may_be_exact = not config.ckks.exact and schedule.correlations != TrustedDealer.name
     return f"set ckks.exact: true, or {lower}" if may_be_exact else lower

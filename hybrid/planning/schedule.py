@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybrid.config.schema import RunConfig
+from hybrid.config.loading import Config
 from hybrid.models.graph import Node
+from hybrid.operators.base import Choice
+from hybrid.planning.binding import operator_for
+from hybrid.planning.catalog import Catalog
 from transport.errors import ConfigError, FrameError
 
 _NAME_LENGTH = 64
 _MAX_STEPS = 4096
-_ATTENTION = ("scores", "context")
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The implementation of one step."""
-
-    protocol: str
-    """Its name in the catalog."""
-    multiply: str = ""
-    """Nonlinear steps: who multiplies elements."""
-    prepared: bool = False
-    """Linear steps: whether ciphertexts come before the input."""
+_MULTIPLY = "multiply"
+"""Key of `protocols` that names an engine of products, not an operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,32 +58,100 @@ class Schedule:
             raise malformed
         return cls(correlations, choices, why)
 
+    def to_file(self) -> dict[str, Any]:
+        """What `hybrid plan --save` writes and the key `schedule` of a config reads."""
+        steps: dict[str, Any] = {}
+        for name, choice in self.choices.items():
+            steps[name] = {"protocol": choice.protocol}
+            if choice.multiply:
+                steps[name][_MULTIPLY] = choice.multiply
+            if choice.prepared:
+                steps[name]["prepared"] = True
+        return {"correlations": self.correlations, "steps": steps}
+
+    @classmethod
+    def from_file(cls, data: Mapping[str, Any], place: str) -> Schedule:
+        """From the content of such a file; `ConfigError` names what is wrong in it."""
+        if set(data) != {"correlations", "steps"} or not isinstance(data["steps"], dict):
+            raise ConfigError(
+                f"{place}: expected the keys correlations and steps; `hybrid plan CONFIG --save "
+                "FILE` writes such a file"
+            )
+        if not isinstance(data["correlations"], str):
+            raise ConfigError(f"{place}: correlations: expected a name")
+        steps = data["steps"]
+        choices = {str(name): _choice_in_file(f"{place}: {name}", steps[name]) for name in steps}
+        return cls(data["correlations"], choices)
+
+    def check_complete(self, nodes: Iterable[Node]) -> None:
+        """Refuse a schedule that is not of this graph."""
+        names = {node.name for node in nodes}
+        wrong = sorted(names ^ set(self.choices))
+        if wrong:
+            where = (
+                "the schedule but not in the model"
+                if wrong[0] in self.choices
+                else ("the model but not in the schedule")
+            )
+            raise ConfigError(
+                f"schedule: step {wrong[0]!r} is in {where}; make the schedule again from this "
+                "config: hybrid plan CONFIG --save FILE"
+            )
+
 
 def _named(value: object) -> bool:
     return isinstance(value, str) and len(value) <= _NAME_LENGTH and value.isprintable()
 
 
-def schedule_of(config: RunConfig, nodes: Iterable[Node]) -> Schedule:
-    """What `protocols` names, the same for every layer."""
-    return Schedule(config.mpc.correlations, {n.name: _choice(config, n) for n in nodes})
+def _choice_in_file(place: str, data: object) -> Choice:
+    kinds = {"protocol": str, _MULTIPLY: str, "prepared": bool}
+    if not isinstance(data, dict) or "protocol" not in data:
+        raise ConfigError(f"{place}: expected {{protocol: NAME}}, got {data!r}")
+    for key, value in data.items():
+        if key not in kinds:
+            close = difflib.get_close_matches(str(key), kinds, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(kinds)}"
+            raise ConfigError(f"{place}: unknown key {key!r}; {hint}")
+        if type(value) is not kinds[key]:
+            raise ConfigError(f"{place}: {key}: expected {kinds[key].__name__}, got {value!r}")
+    return Choice(data["protocol"], data.get(_MULTIPLY, ""), data.get("prepared", False))
 
 
-def _choice(config: RunConfig, node: Node) -> Choice:
-    if node.op == "linear":
-        return Choice(config.protocols.linear, "", config.ckks.linear_phase == "offline")
-    if node.op in _ATTENTION:
-        return Choice(config.protocols.attention)
-    if node.op == "pool":
-        return Choice(node.op)
-    return Choice(getattr(config.protocols, node.op), config.protocols.multiply)
+def named_schedule(config: Config, nodes: Sequence[Node], catalog: Catalog) -> Schedule:
+    """Under the policy `fixed`: what `schedule` or `protocols` names."""
+    if config.schedule is not None:
+        return Schedule.from_file(config.schedule, f"{config.path}: schedule")
+    run = config.run
+    assert run.protocols is not None
+    assert run.mpc.correlations is not None
+    _check_keys(run.protocols, nodes, catalog, str(config.path))
+    prepared = run.ckks.linear_phase == "offline"
+    multiply = run.protocols[_MULTIPLY]
+
+    def chosen(node: Node) -> Choice:
+        name = run.protocols.get(node.key) if run.protocols else None
+        entry = catalog[node.key, name or catalog.names(node.key)[0]]
+        return operator_for(entry).named_choice(entry, multiply, prepared)
+
+    return Schedule(run.mpc.correlations, {node.name: chosen(node) for node in nodes})
 
 
-def check_complete(schedule: Schedule, nodes: Iterable[Node]) -> None:
-    """Refuse a schedule that is not of this graph."""
-    names = {node.name for node in nodes}
-    wrong = sorted(names ^ set(schedule.choices))
-    if wrong:
-        raise ConfigError(
-            f"schedule: step {wrong[0]!r} is in the schedule or in the model but not in both; "
-            "make the schedule again from this config"
-        )
+def _check_keys(
+    protocols: Mapping[str, str], nodes: Sequence[Node], catalog: Catalog, place: str
+) -> None:
+    """Every operation of the model is named, where there is a choice, and nothing else."""
+    keys = {node.key: len(catalog.names(node.key)) for node in nodes}
+    known = [*keys, _MULTIPLY]
+    for key in protocols:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+            raise ConfigError(
+                f"{place}: protocols: unknown key {key!r}, this model has no such operation; {hint}"
+            )
+    for key in known:
+        if key not in protocols and keys.get(key) != 1:
+            names = catalog.names(key) if key in keys else ["ckks", "ot", "cheapest"]
+            raise ConfigError(
+                f"{place}: protocols.{key}: missing; name one of {', '.join(names) or 'none known'}"
+            )

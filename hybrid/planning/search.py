@@ -16,12 +16,11 @@ from functools import cached_property
 
 from hybrid.config.schema import RunConfig
 from hybrid.machine.prices import MachinePrices
-from hybrid.models.architecture import Architecture
-from hybrid.models.graph import build_graph
-from hybrid.models.ranges import Bounds
+from hybrid.models.graph import Graph
 from hybrid.planning.binding import Binder
-from hybrid.planning.candidates import Candidate, Candidates, candidates_of
+from hybrid.planning.candidates import Candidate, Candidates, Limits, candidates_of
 from hybrid.planning.catalog import Catalog
+from hybrid.planning.pins import Pins
 from hybrid.planning.plan import CORRELATIONS_STEP
 from hybrid.planning.schedule import Schedule
 from mpc_nonlinear.correlations.base import CorrelationSource
@@ -144,20 +143,19 @@ class _Objective:
         return offline + (self._made(candidate) if self.policy == "fastest" else 0.0)
 
 
-class Scheduler:
+class ScheduleSearch:
     """Solves one config."""
 
     def __init__(
         self,
         config: RunConfig,
-        architecture: Architecture,
-        bounds: Bounds,
+        graph: Graph,
         catalog: Catalog,
         prices: MachinePrices | None,
     ) -> None:
         self._config, self._rules = config, config.scheduler
-        self._architecture, self._catalog = architecture, catalog
-        self._nodes = build_graph(architecture, config.model.tokens, bounds, config.model.batch)
+        self._nodes, self._catalog = graph.nodes, catalog
+        self._pins = Pins(self._rules.pin, self._nodes)
         if self._rules.policy == "fastest" and prices is None:
             raise ConfigError(
                 "scheduler.policy: 'fastest' needs this machine's prices; run `hybrid calibrate` "
@@ -191,11 +189,10 @@ class Scheduler:
     ) -> tuple[float, _Objective, list[Candidates], list[Candidate]]:
         rules = self._rules
         objective = _Objective(rules.policy, source, self._prices, rules.offline != "free")
-        binder = Binder(self._config, self._architecture, self._catalog, source)
-        wanted = self._prices if rules.policy == "fastest" else None
-        options = [
-            candidates_of(node, binder, self._catalog, self._config, wanted) for node in self._nodes
-        ]
+        binder = Binder(self._config, self._catalog, source)
+        priced = self._prices if rules.policy == "fastest" else None
+        limits = Limits(rules, self._pins, priced)
+        options = [candidates_of(node, binder, self._catalog, limits) for node in self._nodes]
         starts = [
             list(self._path(replace(objective, correlation_weight=weight, _shifts={}), options))
             for weight in _CORRELATION_WEIGHTS
@@ -322,16 +319,3 @@ def _undominated(labels: list[_Label]) -> list[_Label]:
     # Every so many, so that fast and small ones stay.
     picked = [round(i * (len(kept) - 1) / (_MOST_LABELS - 1)) for i in range(_MOST_LABELS)]
     return [kept[i] for i in picked]
-
-
-def schedule_for(
-    config: RunConfig,
-    architecture: Architecture,
-    bounds: Bounds,
-    catalog: Catalog,
-    prices: MachinePrices | None,
-) -> Schedule | None:
-    """The schedule that the policy asks for; None for `fixed`, which is the config's own."""
-    if config.scheduler.policy == "fixed":
-        return None
-    return Scheduler(config, architecture, bounds, catalog, prices).solve()

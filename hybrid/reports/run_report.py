@@ -38,7 +38,7 @@ def worst(texts: Iterable[Accuracy]) -> Accuracy:
     return Accuracy(every[0].reference, cosine, max(one.max_abs_error for one in every))
 
 
-def trust_model(plan: Plan, config: Mapping[str, Any]) -> list[str]:
+def trust_model(plan: Plan, batch: int = 1) -> list[str]:
     """Assumptions and declared leakage of a run, one plain sentence each."""
     parameters = plan.context.parameters
     lattices = [
@@ -51,14 +51,11 @@ def trust_model(plan: Plan, config: Mapping[str, Any]) -> list[str]:
         *(lattices if plan.key_sets or plan.ring_sets else ()),
         plan.source.trust,
         "The server learns the padded number of tokens, "
-        + (f"the batch of {batch} texts, " if (batch := config["model"]["batch"]) > 1 else "")
+        + (f"the batch of {batch} texts, " if batch > 1 else "")
         + "the number of requests and timing.",
         "The client learns the architecture, the bounds on every edge (powers of two, from the "
-        "server's calibration on public samples), the polynomials in use and the output.",
-        "The embedding table (words, positions, token types and their LayerNorm) is public to "
-        "the client; token ids never leave the client.",
-        "Only the mean-pooled vector is opened, to the client alone, after truncation to "
-        f"{config['mpc']['output_bits']} fraction bits.",
+        "server's run on public samples), the polynomials in use and the output.",
+        *plan.graph.disclosures,
         "Whoever may ask many questions can distil the model from the answers.",
     ]
 

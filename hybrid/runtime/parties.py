@@ -1,9 +1,9 @@
 """The two parties of a session: set-up, then one request after the other.
 
-Set-up, in this order: handshake on version and config; the server's public description
-(architecture, bounds, digest of the public embedding table); comparison of plan hashes; the
-table, unless the client has it; the client's public keys; base OTs; the server's word that its
-weights are encoded. Everything sent here is counted under the label "setup".
+Set-up, in this order: handshake on version and config; the server's public description (model,
+schedule, digest of the public embedding table); comparison of plan hashes; the table, unless the
+client has it; the client's public keys; base OTs; the server's word that its weights are encoded.
+Everything sent here is counted under the label "setup".
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.config.schema import RunConfig
-from hybrid.models.architecture import Architecture
-from hybrid.models.folding import FloatArray, fold
+from hybrid.config.loading import Config
+from hybrid.models.folding import FloatArray
+from hybrid.models.loading import public_model
+from hybrid.models.model import Model, PublicModel
 from hybrid.models.public_table import receive_table, send_table
-from hybrid.models.ranges import Bound, bounds_from_public, bounds_to_public
-from hybrid.models.weights import EncoderWeights
-from hybrid.operators.base import EncodedLinear, RunState, WeightedOperator
-from hybrid.operators.homomorphic import HomomorphicParty, HomomorphicServer
+from hybrid.operators.base import RunState, WeightedOperator
+from hybrid.operators.homomorphic import HomomorphicParty
 from hybrid.operators.slot_products import CheapestProducts, CkksProducts
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.plan import Plan, build_plan
-from hybrid.planning.schedule import Schedule
+from hybrid.planning.schedule import Schedule, named_schedule
 from hybrid.runtime.key_exchange import receive_keys, send_keys
 from hybrid.runtime.runner import Measured, Progress, RequestResult, run_offline, run_request
-from mpc_nonlinear.blocks.session import Products, Session
+from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.dealer import TrustedDealer
+from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
 from transport.errors import ConfigError, FrameError, UsageError
 from transport.handshake import handshake, recv_public, send_public
@@ -41,9 +41,10 @@ from transport.randomness import SecureRandom
 from transport.traffic import Party
 
 _DESCRIPTION_BYTES = 1 << 20
-_DESCRIPTION_KEYS = {"architecture", "bounds", "embedding", "schedule"}
+_DESCRIPTION_KEYS = {"model", "embedding", "schedule"}
 _ANOTHER, _FINISHED, _AHEAD = b"\x01", b"\x00", b"\x02"
 """The client's words: run a request, end, or run the offline phase of the next request."""
+_FACT_LENGTH = 120
 
 
 def _ignore(_step: str, _layer: int) -> None:
@@ -51,49 +52,37 @@ def _ignore(_step: str, _layer: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerModel:
-    """What the server loads before any client comes."""
-
-    architecture: Architecture
-    weights: EncoderWeights
-    bounds: Mapping[str, Bound]
-    schedule: Schedule | None = None
-    """None: what the config names."""
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """One request as the client sees it."""
 
     result: RequestResult
-    pooled: FloatArray
-    """Mean-pooled embeddings of the texts, (texts, hidden), not normalised."""
+    values: FloatArray
+    """Finished answers to the texts, a row each."""
     seconds: float
 
 
 class _SessionParts:
     """Set-up that both parties share."""
 
-    def __init__(self, config: RunConfig, catalog: Catalog, channel: Channel) -> None:
+    def __init__(
+        self, config: Config, catalog: Catalog, channel: Channel, progress: Progress | None = None
+    ) -> None:
         self.config = config
         self.catalog = catalog
         self.channel = channel
-        self.progress: Progress = _ignore
+        self.progress: Progress = progress or _ignore
+        self.plan: Plan
         self._requests = 0
         self._ahead: list[Measured] | None = None
         """Offline steps of the next request, if they have run."""
 
     def agree_on_config(self) -> None:
-        handshake(self.channel, {"config": self.config.public_hash()})
+        facts = self.config.agreed()
+        handshake(self.channel, {f"config key {k}": v[:_FACT_LENGTH] for k, v in facts.items()})
 
-    def agree_on_plan(
-        self,
-        architecture: Architecture,
-        bounds: Mapping[str, Bound],
-        schedule: Schedule | None,
-    ) -> Plan:
-        plan = build_plan(self.config, architecture, bounds, self.catalog, schedule)
-        handshake(self.channel, {"plan": plan.digest()})
+    def agree_on_plan(self, model: PublicModel, schedule: Schedule) -> Plan:
+        plan = build_plan(self.config.run, model.graph, self.catalog, schedule)
+        handshake(self.channel, {"plan": f"sha256 {plan.digest()}"})
         return plan
 
     def start_correlations(self, plan: Plan, dealer: Channel | None) -> CorrelationSource:
@@ -101,7 +90,8 @@ class _SessionParts:
         party, randomness = self.channel.party, SecureRandom(domain="correlations")
         source: CorrelationSource
         if issubclass(plan.source, TrustedDealer):
-            assert dealer is not None
+            if dealer is None:
+                raise ConfigError(no_dealer(self.config))
             source = plan.source(party, randomness, dealer)
         else:
             make: Callable[[Party, SecureRandom], CorrelationSource] = plan.source
@@ -109,15 +99,25 @@ class _SessionParts:
         source.setup(self.channel)
         return source
 
-    def session(self, plan: Plan, party: HomomorphicParty, source: CorrelationSource) -> Session:
-        products = with_keys(plan.context.mpc.products, party)
-        context = replace(plan.context.mpc, products=products)
-        return Session(self.channel, context, source, SecureRandom(domain="mpc"))
+
+def no_dealer(config: Config) -> str:
+    """Why two machines cannot run what relies on a dealer."""
+    key = "mpc.correlations" if config.run.mpc.correlations else "scheduler.trust"
+    return (
+        f"{config.path}: {key}: the schedule needs a dealer, a third process that only `hybrid "
+        "run` starts; choose another source of correlations for serve and query"
+    )
 
 
-def products_of(plan: Plan, party: HomomorphicParty) -> dict[str, Products]:
-    """Every engine of elementwise products, able to run."""
-    return {name: with_keys(products, party) for name, products in plan.products.items()}
+def run_state(
+    channel: Channel, plan: Plan, homomorphic: HomomorphicParty, source: CorrelationSource
+) -> RunState:
+    """One party's state, able to run the plan's steps."""
+    context = plan.context
+    engines = {name: with_keys(p, homomorphic) for name, p in context.products.items()}
+    mpc = Context(context.fixed_point, engines[CheapestProducts.name])
+    session = Session(channel, mpc, source, SecureRandom(domain="mpc"))
+    return RunState(session, homomorphic, products=engines)
 
 
 def with_keys(products: Products, party: HomomorphicParty) -> Products:
@@ -136,32 +136,44 @@ class ClientSession(_SessionParts):
         """Everything up to the first request; `vocabulary` is the client's tokenizer's."""
         self.agree_on_config()
         description = recv_public(self.channel, _DESCRIPTION_BYTES)
-        architecture, bounds, digest, schedule = _parse_description(description)
+        model, digest, schedule = self._parsed(description)
         # Checked before any text is looked up, so that no failure depends on a text.
-        if vocabulary > architecture.vocabulary:
+        if vocabulary > model.architecture.vocabulary:
             raise ConfigError(
                 f"tokenizer.json: {vocabulary} tokens, the server's model has "
-                f"{architecture.vocabulary}; use the model folder that belongs to it"
+                f"{model.architecture.vocabulary}; use the model folder that belongs to it"
             )
-        self._check_trust(schedule)
-        plan = self.agree_on_plan(architecture, bounds, schedule)
-        self.table = receive_table(self.channel, architecture, digest)
+        plan = self.agree_on_plan(model, schedule)
+        self._model, self._table = model, receive_table(self.channel, model, digest)
         self.progress("keys", -1)
-        randomness = SecureRandom(domain="ckks client")
-        homomorphic, rings = send_keys(plan, self.channel, randomness)
+        homomorphic, rings = send_keys(plan, self.channel, SecureRandom(domain="ckks client"))
         source = self.start_correlations(plan, dealer)
         self.progress("waiting for encoded weights", -1)
-        self.plan, self._session = plan, self.session(plan, homomorphic, source)
+        state = replace(run_state(self.channel, plan, homomorphic, source), ring=rings)
         for step in plan.steps:
-            step.operator.setup(self._session, None)
+            step.operator.setup(state.session, None)
         self.channel.recv(1)
-        products = products_of(plan, homomorphic)
-        self._state = RunState(self._session, homomorphic, {}, None, None, None, rings, products)
+        self.plan, self._state = plan, state
         return plan
+
+    def _parsed(self, data: object) -> tuple[PublicModel, str, Schedule]:
+        """The server's public description, from untrusted plain data."""
+        if not isinstance(data, dict) or set(data) != _DESCRIPTION_KEYS:
+            raise FrameError("handshake: the server's description is malformed; same version?")
+        digest = data["embedding"]
+        # It names a file in the client's cache: nothing but hexadecimal digits.
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise FrameError("handshake: the embedding digest is malformed; same version?")
+        model = public_model(self.config, data["model"])
+        chosen = None if data["schedule"] is None else Schedule.from_public(data["schedule"])
+        self._check_trust(chosen)
+        if chosen is None:
+            chosen = named_schedule(self.config, model.graph.nodes, self.catalog)
+        return model, digest, chosen
 
     def _check_trust(self, schedule: Schedule | None) -> None:
         """The server chose; the client's own config says within which limits."""
-        rules = self.config.scheduler
+        rules = self.config.run.scheduler
         if (schedule is None) != (rules.policy == "fixed"):
             raise ConfigError(
                 f"scheduler.policy: the server's schedule is not what {rules.policy!r} asks for; "
@@ -184,117 +196,106 @@ class ClientSession(_SessionParts):
 
     def query(self, token_ids: Sequence[NDArray[np.int64]]) -> Answer:
         """One private inference of 1 to `model.batch` texts; only its online phase if prepared."""
-        tokens, batch = self.config.model.tokens, self.config.model.batch
-        if not 1 <= len(token_ids) <= batch:
-            raise UsageError(f"query: {len(token_ids)} texts; give 1 to model.batch, {batch}")
-        counts = np.zeros(batch, np.int64)
-        padded = np.zeros((batch, tokens), np.int64)
-        # Missing texts repeat the first: all bounds that hold for it then hold for them, where a
-        # text of padding alone would be like nothing that was calibrated on.
-        filled = [*token_ids, *[token_ids[0]] * (batch - len(token_ids))]
-        for index, ids in enumerate(filled):
-            if not 1 <= len(ids) <= tokens:
-                raise UsageError(f"query: a text of {len(ids)} tokens; give 1 to {tokens}")
-            counts[index] = len(ids)
-            padded[index, : len(ids)] = ids
-        mask = np.arange(tokens) < counts[:, None]
+        model = self.config.run.model
+        if not 1 <= len(token_ids) <= model.batch:
+            raise UsageError(f"query: {len(token_ids)} texts; give 1 to model.batch, {model.batch}")
+        padded, counts = _padded(token_ids, model.batch, model.tokens)
         start = time.perf_counter()
-        state = replace(self._state, mask=mask)
-        own = state.encode(np.concatenate([self.table.embed(ids) for ids in padded]))
+        mask = np.arange(model.tokens) < counts[:, None]
+        own = self._shares(self._model.family.client_inputs(self._table, padded, mask))
         self.channel.send(_ANOTHER)
         ahead, self._ahead = self._ahead, None
-        result = run_request(self.plan, state, self._requests, own, self.progress, ahead)
+        result = run_request(self.plan, self._state, self._requests, own, self.progress, ahead)
         self._requests += 1
-        unit = 2.0**-self.plan.context.output_bits
-        sums = result.output.view(np.int64).reshape(batch, -1)[: len(token_ids)] * unit
-        pooled = sums / counts[: len(token_ids), None]
-        return Answer(result, pooled, time.perf_counter() - start)
+        (name,) = self.plan.graph.outputs
+        head = self._model.head
+        opened = head.opened(result.outputs[name], counts)[: len(token_ids)]
+        values = np.stack([head.finished(row) for row in opened])
+        return Answer(result, values, time.perf_counter() - start)
+
+    def _shares(self, values: Mapping[str, NDArray[Any]]) -> dict[str, RingArray]:
+        """All of every input: the server's share is zero."""
+        return {
+            edge.name: values[edge.name].astype(np.uint64)
+            if edge.is_bits
+            else self._state.encode(values[edge.name])
+            for edge in self.plan.graph.inputs
+        }
 
     def finish(self) -> None:
         """Tell the server that no request follows."""
         self.channel.send(_FINISHED)
 
 
+def _padded(
+    token_ids: Sequence[NDArray[np.int64]], batch: int, tokens: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids (batch, tokens) and how many of each row are real."""
+    counts = np.zeros(batch, np.int64)
+    padded = np.zeros((batch, tokens), np.int64)
+    # Missing texts repeat the first: all bounds that hold for it then hold for them, where a
+    # text of padding alone would be like nothing that ranges were found on.
+    filled = [*token_ids, *[token_ids[0]] * (batch - len(token_ids))]
+    for index, ids in enumerate(filled):
+        if not 1 <= len(ids) <= tokens:
+            raise UsageError(f"query: a text of {len(ids)} tokens; give 1 to {tokens}")
+        counts[index] = len(ids)
+        padded[index, : len(ids)] = ids
+    return padded, counts
+
+
 class ServerSession(_SessionParts):
     """The server's side: holds the weights, never sees a text."""
 
-    def setup(self, model: ServerModel, dealer: Channel | None = None) -> Plan:
+    def setup(self, model: Model, schedule: Schedule, dealer: Channel | None = None) -> Plan:
         """Everything up to the first request."""
         self.agree_on_config()
         table = model.weights.embedding
+        chosen = self.config.run.scheduler.policy != "fixed"
         description = {
-            "architecture": model.architecture.to_public(),
-            "bounds": bounds_to_public(model.bounds),
+            "model": model.public.to_public(),
             "embedding": table.digest(),
-            "schedule": None if model.schedule is None else model.schedule.to_public(),
+            "schedule": schedule.to_public() if chosen else None,
         }
         send_public(self.channel, description)
-        plan = self.agree_on_plan(model.architecture, model.bounds, model.schedule)
+        plan = self.agree_on_plan(model.public, schedule)
         send_table(self.channel, table)
-        maps = fold(model.weights, model.architecture)
         self.progress("encoding weights", -1)
+        maps = model.maps()
         # Encoded while the client makes its keys.
-        kept = plan.kept_weights(self.config.weights_memory_gb())
+        kept = plan.kept_weights(self.config.run.weights_memory_gb())
         encoded = {
             step.node.name: step.operator.encode(maps[step.node.name], keep=step.node.name in kept)
             for step in plan.steps
             if isinstance(step.operator, WeightedOperator)
         }
         randomness = SecureRandom(domain="ckks server")
-        threads = self.config.runtime.threads
-        homomorphic, self._ring = receive_keys(plan, self.channel, randomness, threads)
+        threads = self.config.run.runtime.threads
+        homomorphic, rings = receive_keys(plan, self.channel, randomness, threads)
         source = self.start_correlations(plan, dealer)
+        state = run_state(self.channel, plan, homomorphic, source)
+        others = {name: own for name, own in maps.items() if name not in encoded}
         self.plan = plan
-        self._state = self._run_state(plan, homomorphic, source, encoded, maps["pool"])
+        self._state = replace(state, ring=rings, encoded=encoded, maps=others)
         for step in plan.steps:
             step.operator.setup(self._state.session, encoded.get(step.node.name))
         self.channel.send(b"\x00")
         return plan
 
-    def _run_state(
-        self,
-        plan: Plan,
-        homomorphic: HomomorphicServer,
-        source: CorrelationSource,
-        encoded: Mapping[str, EncodedLinear],
-        pool: Any,
-    ) -> RunState:
-        session = self.session(plan, homomorphic, source)
-        products = products_of(plan, homomorphic)
-        return RunState(
-            session, homomorphic, encoded, pool.scale, pool.shift, None, self._ring, products
-        )
-
     def serve(self) -> Iterator[RequestResult]:
         """Requests until the client finishes."""
-        model = self.config.model
-        shape = (model.batch * model.tokens, self._state_hidden())
-        while (word := self.channel.recv(1)) != _FINISHED:
+        while (word := self._next_word()) != _FINISHED:
             if word == _AHEAD and self._ahead is None:
                 self._ahead = run_offline(self.plan, self._state, self._requests, self.progress)
             elif word == _ANOTHER:
-                # The embedding is the client's alone: the server's share of it is zero.
-                own, ahead = np.zeros(shape, np.uint64), self._ahead
-                self._ahead = None
+                # Inputs are the client's alone: the server's share of them is zero.
+                own = {i.name: np.zeros(i.shape, np.uint64) for i in self.plan.graph.inputs}
+                ahead, self._ahead = self._ahead, None
                 yield run_request(self.plan, self._state, self._requests, own, self.progress, ahead)
                 self._requests += 1
             else:
                 raise FrameError("setup: the client sent an unknown request word; same version?")
 
-    def _state_hidden(self) -> int:
-        return self.plan.steps[-1].node.shape[-1]
-
-
-def _parse_description(
-    data: object,
-) -> tuple[Architecture, dict[str, Bound], str, Schedule | None]:
-    """The server's public description, from untrusted plain data."""
-    if not isinstance(data, dict) or set(data) != _DESCRIPTION_KEYS:
-        raise FrameError("handshake: the server's description is malformed; same version?")
-    architecture = Architecture.from_public(data["architecture"], "handshake")
-    digest = data["embedding"]
-    # It names a file in the client's cache: nothing but hexadecimal digits.
-    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-        raise FrameError("handshake: the embedding digest is malformed; same version?")
-    schedule = None if data["schedule"] is None else Schedule.from_public(data["schedule"])
-    return architecture, bounds_from_public(data["bounds"]), digest, schedule
+    def _next_word(self) -> bytes:
+        with self.channel.patience(self.config.run.runtime.idle_s):
+            return self.channel.recv(1)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hybrid.models.graph import INPUT_EDGE
 from hybrid.operators.base import RunState
 from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, ONLINE, Plan
 from mpc_nonlinear.fixed_point import RingArray
@@ -29,10 +28,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class RequestResult:
-    """Measurements of one request and, at the client, the opened output."""
+    """Measurements of one request and, at the client, the opened outputs."""
 
     steps: tuple[Measured, ...]
-    output: RingArray
+    outputs: Mapping[str, RingArray]
+    """By name of the graph's outputs."""
 
 
 def step_label(request: int, name: str) -> str:
@@ -44,17 +44,17 @@ def run_request(
     plan: Plan,
     state: RunState,
     request: int,
-    own_input: RingArray,
+    own_inputs: Mapping[str, RingArray],
     progress: Progress,
     ahead: list[Measured] | None = None,
 ) -> RequestResult:
-    """Offline step, then every online step. `own_input` is this party's share of the embedding.
+    """Offline step, then every online step. `own_inputs`: this party's share of each input.
 
     ahead: of the offline steps, where `run_offline` has run them before.
     """
     channel = state.session.channel
     measured = run_offline(plan, state, request, progress) if ahead is None else [*ahead]
-    edges = {INPUT_EDGE: own_input}
+    edges = {edge.name: own_inputs[edge.name] for edge in plan.graph.inputs}
     uses = _uses(plan)
     for step in plan.steps:
         progress(step.node.name, step.node.layer)
@@ -64,7 +64,7 @@ def run_request(
         edges.update(zip(step.node.outputs, outputs, strict=True))
         _release(edges, uses, step.node.inputs)
         measured.append(_measure(channel, request, step.node.name, start))
-    return RequestResult(tuple(measured), edges["output"])
+    return RequestResult(tuple(measured), {name: edges[name] for name in plan.graph.outputs})
 
 
 def run_offline(plan: Plan, state: RunState, request: int, progress: Progress) -> list[Measured]:
@@ -94,7 +94,8 @@ def _measure(
 
 
 def _uses(plan: Plan) -> dict[str, int]:
-    uses: dict[str, int] = {}
+    """How often every edge is still read; the graph's outputs once more than by nodes."""
+    uses = dict.fromkeys(plan.graph.outputs, 1)
     for step in plan.steps:
         for edge in step.node.inputs:
             uses[edge] = uses.get(edge, 0) + 1

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from he_linear.ckks.keys import ClientKeys, ServerKeys
 from he_linear.ckks.parameters import PARAMETER_SETS, CkksParameters, set_for_products
-from hybrid.operators.base import RunState
+from hybrid.operators.base import PlanContext, RunState
 from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicParty, HomomorphicServer
 from hybrid.operators.slot_products import CkksProducts
 from mpc_nonlinear.blocks.ot_products import OtProducts
@@ -60,6 +60,13 @@ class InsecureLocalParties:
         self.context = Context(FIXED_POINT, multiply)
         self._keys: dict[tuple[str, tuple[int, ...]], tuple[ClientKeys, ServerKeys]] = {}
 
+    def plan_context(self, baby_steps: int | None = None) -> PlanContext:
+        """For operators that are made without a plan."""
+        products = {self.context.products.name: self.context.products}
+        return PlanContext(
+            self.parameters, self.deep, FIXED_POINT, products, SoftSpokenSource, baby_steps
+        )
+
     def keys(
         self, parameters: CkksParameters, steps: tuple[int, ...] = ()
     ) -> tuple[ClientKeys, ServerKeys]:
@@ -93,7 +100,7 @@ class InsecureLocalParties:
         source.setup(channel)
         source.produce(ots, channel)
         session = Session(channel, Context(FIXED_POINT, products), source, SecureRandom())
-        return RunState(session, homomorphic, {}, None, None, None)
+        return RunState(session, homomorphic)
 
 
 def place_of(entry: Any, attributes: tuple[str, ...]) -> str:

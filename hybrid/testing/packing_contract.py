@@ -12,7 +12,7 @@ from he_linear.packings.base import LinearPacking
 from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Node
 from hybrid.models.ranges import Bound
-from hybrid.operators.base import EncodedLinear, PlanContext, RunState
+from hybrid.operators.base import Choice, EncodedLinear, RunState
 from hybrid.operators.linear import LinearOperator
 from hybrid.testing.local_parties import (
     FIXED_POINT,
@@ -175,12 +175,13 @@ class _LinearCase:
         bounds = dict.fromkeys(("input", "output"), Bound(0.0, 2.0, 16.0))
         if self._diagonal:
             bounds["scaled"] = Bound(0.0, 2.0, 16.0)
-        node = Node("layer", 0, "linear", ("x",), ("y",), self._shape, bounds, self._diagonal)
-        parties = self._parties
-        context = PlanContext(
-            parties.parameters, parties.context, parties.deep, self._baby_steps, 6, offline
+        node = Node(
+            "layer", 0, "linear", "linear", ("x",), ("y",), self._shape, bounds, self._diagonal
         )
-        operator = LinearOperator(node, context, self._packing)
+        parties = self._parties
+        choice = Choice(self._packing.name, prepared=offline)
+        context = parties.plan_context(self._baby_steps)
+        operator = LinearOperator(node, self._packing, choice, context)
         client, server = parties.keys(parties.parameters, operator.galois_steps)
         recording = _RecordingKeys(dict(server.rotation_keys))
         pairs = [(client, replace(server, rotation_keys=recording))]

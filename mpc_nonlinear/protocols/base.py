@@ -7,11 +7,29 @@ parties. Everything it declares follows from them, the shape, and the session's 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self
 
 from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
+from transport.errors import UsageError
+
+
+class Magnitudes(Protocol):
+    """Of the numbers on one edge of a model, as powers of two."""
+
+    @property
+    def low(self) -> float:
+        """Smallest magnitude, of edges that are positive."""
+
+    @property
+    def rms(self) -> float:
+        """Root mean square."""
+
+    @property
+    def max_abs(self) -> float:
+        """Largest magnitude."""
 
 
 class NonlinearProtocol(ABC):
@@ -27,6 +45,23 @@ class NonlinearProtocol(ABC):
     """Largest distance from `reference`, in reals, inside the bounds."""
     approximation_error: ClassVar[float]
     """Largest distance of `reference` from the true function."""
+    takes_mask: ClassVar[bool] = False
+    """Whether a masked operation calls `run_masked`. Otherwise masked numbers arrive in `run`
+    lowered so far that their exponential is clipped; see `row_softmax.MASK_GAP`."""
+
+    @classmethod
+    def for_operation(
+        cls, width: int, bounds: Mapping[str, Magnitudes], constants: Mapping[str, float]
+    ) -> Self:
+        """The protocol for one step of a model; overridden where it takes more than a bound.
+
+        width: of the last axis; bounds: by role, "input" among them; constants: the operation's
+        public numbers, as a normalisation's epsilon.
+        """
+        del width, constants
+        make: Any = cls
+        made: Self = make(bound=bounds["input"].max_abs)
+        return made
 
     @classmethod
     def approximation_error_of_rows(cls, length: int) -> float:
@@ -49,3 +84,13 @@ class NonlinearProtocol(ABC):
     @abstractmethod
     def run(self, x: RingArray, session: Session) -> RingArray:
         """Map this party's share of x to its share of the result, same shape."""
+
+    def run_masked(self, x: RingArray, mask: RingArray, session: Session) -> RingArray:
+        """As `run`, where only some numbers of a row count; others give zero.
+
+        mask: this party's share modulo two of one bit a number, in a shape that broadcasts to
+        that of x; every row has a one. `cost` declares this call where `takes_mask`, and
+        `reference` gets minus infinity where the mask is zero.
+        """
+        del x, mask, session
+        raise UsageError(f"{self.op}/{self.name}: declares takes_mask without run_masked")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, log2, prod, sqrt
+from typing import Self
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.blocks.truncate import truncate, truncate_cost
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.protocols.base import NonlinearProtocol
+from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
 from transport.errors import UsageError
 from transport.traffic import Party
 
@@ -58,6 +60,15 @@ class OctaveRmsNorm(NonlinearProtocol):
     square_max: float
     square_rms: float
     bound: float
+
+    @classmethod
+    def for_operation(
+        cls, width: int, bounds: Mapping[str, Magnitudes], constants: Mapping[str, float]
+    ) -> Self:
+        """From the bounds of "input" and "square" and the constant "epsilon"."""
+        found = bounds["square"]
+        low, high, rms = found.low, found.max_abs, found.rms
+        return cls(width, constants["epsilon"], low, high, rms, bounds["input"].max_abs)
 
     def __post_init__(self) -> None:
         if self.bound > _LARGEST or self.square_max > _LARGEST:

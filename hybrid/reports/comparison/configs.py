@@ -11,12 +11,18 @@ from typing import Any
 
 import yaml
 
-from hybrid.config.schema import LINK_PROFILES, CustomLink, LoadedConfig, RunConfig, load_config
+from hybrid.config.loading import Config, load_config
+from hybrid.config.overrides import overrides_of
+from hybrid.config.schema import CustomLink
 from hybrid.config.texts import read_texts
-from transport.errors import ConfigError
 
-LINK_NAMES = ("none", *LINK_PROFILES)
-_PATHS = (("model", "path"), ("texts",), ("calibration", "sentences"), ("runtime", "curve_keys"))
+_PATHS = (
+    ("model", "path"),
+    ("texts",),
+    ("schedule",),
+    ("ranges", "sentences"),
+    ("runtime", "curve_keys"),
+)
 _NAME_LENGTH = 64
 _ANY_TEXT = "Nothing about this text changes what is measured."
 """Asked where neither the command nor the config names a text: seconds do not depend on it."""
@@ -29,12 +35,14 @@ class Options:
     out: Path
     tokens: int | None = None
     links: tuple[str, ...] = ()
-    """None: every config's own."""
+    """None: every config's own link."""
     repetitions: int = 3
     warm_up: bool = True
     """Whether a session's first request is left out of the figures."""
     text: str | None = None
     truncate: bool = False
+    sets: tuple[str, ...] = ()
+    """KEY=VALUE, for every config."""
 
     @property
     def shortens(self) -> bool:
@@ -55,58 +63,44 @@ class PlannedRun:
     """Unique among the compared configs."""
     link: str
     """Label of the link."""
-    loaded: LoadedConfig
+    config: Config
     """The complete config as it lies in the report's folder."""
 
     @property
     def slug(self) -> str:
         """Name of its files."""
-        return self.loaded.path.stem
+        return self.config.path.stem
 
     def text(self, given: str | None) -> str:
         """What is asked: the option, else the config's first line, else any sentence."""
         if given is not None:
             return given
-        return _ANY_TEXT if self.loaded.run.texts is None else read_texts(self.loaded)[0]
+        return _ANY_TEXT if self.config.run.texts is None else read_texts(self.config)[0]
 
 
 def plan_runs(paths: Sequence[Path], options: Options) -> list[PlannedRun]:
     """Write DIR/configs/*.yaml, every config over every link, links outermost."""
-    for link in options.links:
-        _check_link(link)
-    sources = [load_config(path) for path in paths]
-    names = unique_names([(s.run.name, s.path.stem) for s in sources])
     links: tuple[str | None, ...] = tuple(dict.fromkeys(options.links)) or (None,)
+    # All are read before anything is written, so that a mistake in one leaves nothing behind.
+    sources = [
+        [load_config(path, overrides_of(options.sets, options.tokens, over)) for path in paths]
+        for over in links
+    ]
+    names = unique_names([(s.run.name, s.path.stem) for s in sources[0]])
     runs: list[PlannedRun] = []
-    for over in links:
-        for name, source in zip(names, sources, strict=True):
-            config = resolved(source, name, over, options.tokens)
+    for over, configs in zip(links, sources, strict=True):
+        for name, source in zip(names, configs, strict=True):
             slug = _unused(_slug(f"{name}.{over}" if over else name), {r.slug for r in runs})
             path = options.out / "configs" / f"{slug}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-            loaded = load_config(path)
-            runs.append(PlannedRun(name, link_label(loaded), loaded))
+            path.write_text(yaml.safe_dump(resolved(source, name), sort_keys=False), "utf-8")
+            config = load_config(path)
+            runs.append(PlannedRun(name, link_label(config), config))
     return runs
 
 
-def overridden(source: LoadedConfig, link: str | None, tokens: int | None) -> LoadedConfig:
-    """The config with what the command line says instead."""
-    if link is not None:
-        _check_link(link)
-    config = resolved(source, source.run.name, link, tokens)
-    return LoadedConfig(RunConfig.model_validate(config), source.path)
-
-
-def _check_link(link: str) -> None:
-    if link not in LINK_NAMES:
-        raise ConfigError(f"--link {link}: no such link; choose among {', '.join(LINK_NAMES)}")
-
-
-def resolved(
-    source: LoadedConfig, name: str, link: str | None, tokens: int | None
-) -> dict[str, Any]:
-    """The whole config as plain data: every default written out, paths absolute, overrides made."""
+def resolved(source: Config, name: str) -> dict[str, Any]:
+    """The whole config as plain data: every default written out, paths absolute."""
     config = source.run.model_dump(mode="json", exclude_none=True)
     for *outer, last in _PATHS:
         part = config
@@ -114,17 +108,16 @@ def resolved(
             part = part.get(key, {})
         if isinstance(part.get(last), str):
             part[last] = str(source.resolve(part[last]))
+    if source.run.scheduler.policy == "fixed":
+        # Its other keys, which say nothing then, may not be written down.
+        config.pop("scheduler")
     config["name"] = name
-    if link is not None:
-        config["link"] = link
-    if tokens is not None:
-        config["model"]["tokens"] = tokens
     return config
 
 
-def link_label(loaded: LoadedConfig) -> str:
+def link_label(config: Config) -> str:
     """A link as the report names it."""
-    link = loaded.run.link
+    link = config.run.link
     if isinstance(link, CustomLink):
         return f"{link.bandwidth_mbps:g} Mbps, {link.latency_ms:g} ms"
     return link

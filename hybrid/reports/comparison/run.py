@@ -3,44 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hybrid.config.schema import LoadedConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.config.loading import Config
 from hybrid.reports.comparison.configs import Options, PlannedRun, plan_runs
 from hybrid.reports.comparison.markdown import write_comparison
 from hybrid.reports.comparison.summary import document, failed_row, run_row
 from hybrid.reports.run_report import write_json, write_markdown
+from hybrid.reports.session_report import measured_reports
+from hybrid.runtime.local import LocalSession
 from transport.errors import ConfigError, HybridError
 
 Json = dict[str, Any]
 
 
-Session = Callable[[], list[Json]]
-"""Runs it; the report of every request, accuracy included."""
-Prepare = Callable[[LoadedConfig, list[str], str], Session]
-"""From a config, texts and a title to a session; `ConfigError` where it cannot run."""
+Prepare = Callable[[Config], LocalSession]
+"""From a config to a session that has not started; `ConfigError` where it cannot run."""
+Display = Callable[[LocalSession, int], AbstractContextManager[None]]
+"""Shows the progress of a session of so many requests."""
 
 
-def run_comparison(
-    paths: Sequence[Path],
-    options: Options,
-    prepare: Prepare,
-    say: Callable[[str], None],
-) -> Json:
+@dataclass(frozen=True, slots=True)
+class Console:
+    """What a comparison asks of who started it."""
+
+    prepare: Prepare
+    display: Display
+    say: Callable[[str], None]
+
+
+def run_comparison(paths: Sequence[Path], options: Options, console: Console) -> Json:
     """report.json's content; a run that fails is told in it and does not end the others."""
     if not paths:
         raise ConfigError("compare: no config named; name at least one YAML file")
     runs = plan_runs(paths, options)
     sessions = []
-    for index, run in enumerate(runs):
-        title = f"run {index + 1} of {len(runs)}: {run.name}, link {run.link}"
-        texts = [run.text(options.text)] * (options.requests * run.loaded.run.model.batch)
-        sessions.append(prepare(run.loaded, texts, title))
+    for run in runs:
+        session = console.prepare(run.config)
+        text = session.encode(run.text(options.text), truncate=options.shortens)
+        sessions.append((session, [text] * (options.requests * run.config.run.model.batch)))
     rows: list[Json] = []
     made = document(rows, runs, options)
-    for run, session in zip(runs, sessions, strict=True):
-        rows.append(_measured(run, session, options, say))
+    for index, (run, (session, ids)) in enumerate(zip(runs, sessions, strict=True)):
+        console.say(f"run {index + 1} of {len(runs)}: {run.name}, link {run.link}")
+        rows.append(_measured(run, session, ids, options, console))
         made = document(rows, runs, options)
         write_json(made, options.out / "report.json")
         write_comparison(made, options.out / "report.md")
@@ -54,13 +66,18 @@ def run_comparison(
 
 
 def _measured(
-    run: PlannedRun, session: Session, options: Options, say: Callable[[str], None]
+    run: PlannedRun,
+    session: LocalSession,
+    ids: Sequence[NDArray[np.int64]],
+    options: Options,
+    console: Console,
 ) -> Json:
     """One row of the report."""
     try:
-        reports = session()
+        with console.display(session, options.requests):
+            reports = measured_reports(session, ids)
     except HybridError as error:
-        say(f"{run.name}, link {run.link}: failed: {error}")
+        console.say(f"{run.name}, link {run.link}: failed: {error}")
         return failed_row(run, str(error))
     paths = []
     for index, report in enumerate(reports):
@@ -71,7 +88,7 @@ def _measured(
         write_markdown(report, folder / "report.md")
         paths.append(str((folder / "report.json").relative_to(options.out)))
     row = run_row(run, reports[options.warm_up :], paths[options.warm_up :])
-    say(
+    console.say(
         f"{run.name}, link {run.link}: {row['total']['seconds']:.2f} s "
         f"({row['offline']['seconds']:.2f} offline, {row['online']['seconds']:.2f} online)"
     )

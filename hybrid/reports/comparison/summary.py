@@ -58,7 +58,7 @@ def run_row(run: PlannedRun, reports: Sequence[Json], paths: Sequence[str]) -> J
         "peak_memory_bytes": [int(first["environment"].get(key, 0)) for key in _PEAKS],
         "machine": first["environment"],
         "reports": list(paths),
-        "config_file": f"configs/{run.loaded.path.name}",
+        "config_file": f"configs/{run.config.path.name}",
     }
 
 
@@ -66,8 +66,8 @@ def failed_row(run: PlannedRun, error: str) -> Json:
     """A run that ended with an error."""
     return {
         **_identity(run),
-        "config": run.loaded.run.model_dump(mode="json", exclude={"texts"}),
-        "config_file": f"configs/{run.loaded.path.name}",
+        "config": run.config.run.model_dump(mode="json", exclude={"texts"}),
+        "config_file": f"configs/{run.config.path.name}",
         "error": error,
     }
 

@@ -1,0 +1,65 @@
+"""What moves on a terminal while a session runs."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+_FILE_WIDTH = 170
+"""Columns of tables that go to a file or pipe."""
+_SETUP = ("keys", "waiting for encoded weights")
+
+
+def make_console() -> Console:
+    """The terminal, or a width that keeps tables readable where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_FILE_WIDTH)
+
+
+class ProgressDisplay:
+    """One bar per request that names the step under way; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console, steps: int, requests: int) -> None:
+        self._steps = steps
+        self._requests = requests
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description:<34}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._done = 0
+        self._layer: int | None = None
+        self._start = time.monotonic()
+
+    def __enter__(self) -> ProgressDisplay:
+        self._task = self._bar.add_task("starting both parties", total=self._steps * self._requests)
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def step(self, name: str, layer: int) -> None:
+        """A step begins."""
+        is_setup = name in _SETUP
+        self._bar.update(self._task, description=name, completed=self._done)
+        self._done += not is_setup
+        if not self._console.is_terminal and (layer != self._layer or is_setup):
+            elapsed = time.monotonic() - self._start
+            label = f"layer {layer}" if layer >= 0 else name
+            self._console.print(f"[{elapsed:6.1f} s] {label}", highlight=False, markup=False)
+        self._layer = layer

@@ -1,0 +1,182 @@
+"""Reading a config: strict YAML, changes from the command line, mistakes as one line."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from hybrid.config.overrides import Override, apply_overrides
+from hybrid.config.schema import CustomLink, PinConfig, RunConfig, ShapeConfig
+from transport.errors import ConfigError
+
+_TYPES = tuple(kind.__name__ for kind in (CustomLink, ShapeConfig, PinConfig))
+_EXAMPLE = "configs/minilm.yaml"
+
+
+class Config:
+    """A checked config and where it came from."""
+
+    def __init__(self, run: RunConfig, path: Path) -> None:
+        """path: of the file, or in its folder; relative paths of the config start there."""
+        self.run = run
+        self.path = path
+        self.schedule: Mapping[str, Any] | None = None
+        """Content of the file that `schedule` names; not checked yet."""
+        if run.schedule is not None:
+            self.schedule = read_yaml(self.resolve(run.schedule), f"{path}: schedule: ")
+
+    def resolve(self, relative: str) -> Path:
+        """A path written in the config, relative to the config file."""
+        return (self.path.parent / Path(relative).expanduser()).resolve()
+
+    @property
+    def model_folder(self) -> Path:
+        """The model folder; `ConfigError` when it is not one."""
+        path = self.run.model.path
+        folder = self.resolve(path or ".")
+        if path is None or not folder.is_dir():
+            raise ConfigError(
+                f"{self.path}: model.path: folder {path!r} does not exist; run "
+                f"`hybrid fetch minilm {path}` for the default model or name a folder in Hugging "
+                "Face layout"
+            )
+        return folder
+
+    def agreed(self) -> dict[str, str]:
+        """What both parties must have alike, as JSON by dotted key."""
+        facts = self.run.agreed()
+        if self.schedule is not None:
+            content = yaml.safe_dump(dict(self.schedule)).encode()
+            facts["schedule"] = f"sha256 {hashlib.sha256(content).hexdigest()}"
+        return facts
+
+    def __repr__(self) -> str:
+        return f"<Config {self.run.name}: {self.path}>"
+
+
+def load_config(path: Path, overrides: Sequence[Override] = ()) -> Config:
+    """Read and check a run description, changed by `overrides`."""
+    return checked(read_yaml(path), path, overrides)
+
+
+def checked(raw: Mapping[str, Any], path: Path, overrides: Sequence[Override] = ()) -> Config:
+    """Check plain data as if it stood in the file `path`."""
+    changed = apply_overrides(_current(raw, path), overrides, RunConfig)
+    try:
+        return Config(RunConfig.model_validate(changed), path)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path, overrides)) from None
+
+
+def _current(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Old keys under their present names."""
+    found = dict(raw)
+    if "calibration" in found and "ranges" not in found:
+        message = f"{path}: calibration is now called ranges; the old key is read until version 0.3"
+        warnings.warn(message, FutureWarning, stacklevel=4)
+        found["ranges"] = found.pop("calibration")
+    return found
+
+
+class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses a key that stands twice in one mapping, where YAML would keep the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} stands twice; keep one", key.start_mark
+                )
+            seen.add(str(key.value))
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def read_yaml(path: Path, place: str = "") -> dict[str, Any]:
+    """A YAML file with a mapping at top level; `place` prefixes errors."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(
+            f"{place}{path}: cannot be read ({reason}); name an existing YAML file"
+        ) from None
+    return parse_yaml(text, path, place)
+
+
+def parse_yaml(text: str, path: Path, place: str = "") -> dict[str, Any]:
+    """YAML text with a mapping at top level."""
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(
+            f"{place}{where}: not valid YAML; {getattr(error, 'problem', error)}"
+        ) from None
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+        raise ConfigError(f"{place}{path}: expected a mapping of keys at top level; see {_EXAMPLE}")
+    return raw
+
+
+def _explain(error: ValidationError, path: Path, overrides: Sequence[Override]) -> str:
+    """First problem of a validation as one line naming place, value and remedy."""
+    problems = error.errors()
+    # A misspelt key also makes the right one missing; the misspelling is what helps.
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), None)
+    # Where a name or a table would do and a table was given, the table's problem is the one.
+    first = first or next((p for p in problems if not _is_other_kind(p)), problems[0])
+    keys = _keys_of(first["loc"])
+    dotted = ".".join(keys)
+    source = next((o.option for o in overrides if _within(dotted, o.key)), str(path))
+    place = f"{source}: {dotted}" if keys else source
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(keys[:-1])
+        close = difflib.get_close_matches(keys[-1], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        where = f"{source}: {'.'.join(keys[:-1])}: " if keys[:-1] else f"{source}: "
+        return f"{where}unknown key {keys[-1]!r}; {hint}"
+    if first["type"] == "missing":
+        return f"{place}: missing; add it, see {_EXAMPLE} for every key"
+    if first["type"] == "value_error":
+        return f"{place}: {first['ctx']['error']}"
+    return f"{place}: {first['msg'].lower()}, got {first.get('input')!r}"
+
+
+def _within(dotted: str, key: str) -> bool:
+    return dotted == key or dotted.startswith(f"{key}.")
+
+
+def _is_other_kind(problem: Any) -> bool:
+    kinds = ("literal_error", "string_type")
+    return problem["type"] in kinds and isinstance(problem["input"], dict)
+
+
+def _keys_of(location: tuple[int | str, ...]) -> list[str]:
+    """Keys as the file has them: where a value may be of several types, pydantic names one too."""
+    left_out = (*_TYPES, "str")
+    return [
+        key for key in map(str, location) if not key.startswith("literal[") and key not in left_out
+    ]
+
+
+def _known_keys(keys: list[str]) -> list[str]:
+    """Keys of the table at this place."""
+    schema: Any = RunConfig
+    for key in keys:
+        field = schema.model_fields.get(key)
+        if field is None:
+            return []
+        kinds = [field.annotation, *get_args(field.annotation)]
+        schema = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        if schema is None:
+            return []
+    return list(schema.model_fields)

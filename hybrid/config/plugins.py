@@ -1,0 +1,29 @@
+"""Modules outside the package that a config names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+from transport.errors import ConfigError
+
+TUPLES = ("PROTOCOLS", "PACKINGS", "MODELS")
+"""What a plugin may have: at least one of them."""
+
+
+def import_plugins(names: Iterable[str]) -> list[ModuleType]:
+    """Each module; `ConfigError` where one cannot be imported or has nothing to register."""
+    modules = []
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"plugins: module {name!r} cannot be imported ({error}); "
+                "put its folder on PYTHONPATH"
+            ) from None
+        if not any(getattr(module, kind, ()) for kind in TUPLES):
+            raise ConfigError(f"plugins: module {name!r} has no {', '.join(TUPLES)} tuple")
+        modules.append(module)
+    return modules

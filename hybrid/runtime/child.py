@@ -1,0 +1,128 @@
+"""One party, or the dealer, as a process of its own: `python -m hybrid.runtime.child ROLE FD`.
+
+FD is this end of a pipe to the process that started it, on the same machine and by the same user.
+"""
+
+from __future__ import annotations
+
+# Before numpy is imported anywhere: one thread a party unless the user chose otherwise.
+from hybrid.machine.environment import limit_threads, settle
+
+limit_threads()
+
+import sys  # noqa: E402
+from collections.abc import Callable, Iterator, Sequence  # noqa: E402
+from contextlib import contextmanager  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from multiprocessing.connection import Connection  # noqa: E402
+
+from hybrid.config.loading import Config  # noqa: E402
+from hybrid.planning.schedule import Schedule  # noqa: E402
+from hybrid.runtime.dealing import LOOPBACK, deal  # noqa: E402
+from hybrid.runtime.serving import Client, Server, open_client, open_server  # noqa: E402
+from transport.channel import Channel  # noqa: E402
+from transport.errors import HybridError, PeerLostError  # noqa: E402
+from transport.traffic import Party  # noqa: E402
+from transport.zmq_channel import connect  # noqa: E402
+
+_DEALER_TIMEOUT_S, _DEALER_CONNECT_S = 120.0, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a child process is told."""
+
+    config: Config
+    core: int | None = None
+    dealer_endpoint: str | None = None
+    server_endpoint: str = ""
+    schedule: Schedule | None = None
+
+
+@contextmanager
+def _reporting(pipe: Connection) -> Iterator[None]:
+    """Send whatever ends this child to its parent, as one line."""
+    try:
+        yield
+    except HybridError as error:
+        pipe.send(("error", (isinstance(error, PeerLostError), str(error))))
+    except (KeyboardInterrupt, EOFError, BrokenPipeError):
+        # The parent went away or the user pressed a key; where it is gone nobody reads this.
+        pipe.send(("error", (True, "interrupted")))
+    except Exception as error:
+        pipe.send(("error", (False, f"internal error: {type(error).__name__}: {error}")))
+        raise
+    finally:
+        pipe.close()
+
+
+def server_role(task: Task, pipe: Connection) -> None:
+    """Load, announce the endpoint, serve one session."""
+    server = Server(task.config, task.schedule)
+    channel = open_server(task.config, LOOPBACK)
+    pipe.send(("endpoint", channel.endpoint))
+    with _dealer_channel(task, Party.SERVER) as dealer:
+        pipe.send(("record", server.serve_session(channel, dealer)))
+    channel.close()
+
+
+def client_role(task: Task, pipe: Connection) -> None:
+    """Connect, then ask whatever token ids come through the pipe, until None does."""
+    client = Client(task.config, _progress(pipe))
+    channel = open_client(task.config, task.server_endpoint)
+    with _dealer_channel(task, Party.CLIENT) as dealer:
+        client.open(channel, dealer)
+        pipe.send(("ready", None))
+        try:
+            while (ids := pipe.recv()) is not None:
+                pipe.send(("answers", client.ask(ids)))
+        except (EOFError, KeyboardInterrupt):
+            channel.abort("the client was interrupted")
+            raise
+        pipe.send(("record", client.close()))
+    channel.close()
+
+
+def dealer_role(task: Task, pipe: Connection) -> None:
+    """The trusted dealer, with one channel to each party."""
+    runtime = task.config.run.runtime
+    deal(lambda endpoint: pipe.send(("endpoint", endpoint)), max(runtime.timeout_s, runtime.idle_s))
+    pipe.send(("record", None))
+
+
+@contextmanager
+def _dealer_channel(task: Task, party: Party) -> Iterator[Channel | None]:
+    if task.dealer_endpoint is None:
+        yield None
+        return
+    channel = connect(
+        task.dealer_endpoint,
+        party,
+        timeout_s=_DEALER_TIMEOUT_S,
+        connect_timeout_s=_DEALER_CONNECT_S,
+    )
+    try:
+        yield channel
+    finally:
+        channel.close()
+
+
+def _progress(pipe: Connection) -> Callable[[str, int], None]:
+    return lambda step, layer: pipe.send(("progress", (step, layer)))
+
+
+ROLES = {"server": server_role, "client": client_role, "dealer": dealer_role}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the task from the pipe, do it, report."""
+    role, descriptor = arguments
+    pipe = Connection(int(descriptor))
+    task: Task = pipe.recv()
+    settle(task.core)
+    with _reporting(pipe):
+        ROLES[role](task, pipe)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
