@@ -15,13 +15,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from he_linear.ckks.keys import pack_residues, packed_residue_bytes, unpack_residues
 from he_linear.exact.ring_keys import RingClientKeys, RingServerKeys, prime_major, residues_of
 from he_linear.exact.ring_parameters import RingParameters
 from he_linear.kernels import sampling
-from he_linear.kernels.residues import Floats, Residues
+from he_linear.kernels.residue_bytes import pack_residues, packed_residue_bytes, unpack_residues
 from he_linear.kernels.ring_words import (
-    Integers,
     add_product,
     fractions,
     lift,
@@ -29,6 +27,7 @@ from he_linear.kernels.ring_words import (
     transform,
     words_times,
 )
+from he_linear.kernels.scalars import Floats, Integers, Residues
 from transport.bitpack import low_mask, pack_bits, packed_bytes, unpack_bits
 from transport.errors import FrameError
 from transport.randomness import SEED_BYTES, SecureRandom

@@ -14,10 +14,9 @@ import tenseal.sealapi as seal
 
 from he_linear.ckks.parameters import MAX_MODULUS_BITS, CkksParameters
 from he_linear.kernels.ntt import MAX_PRIME_BITS
+from he_linear.kernels.sampling import NOISE_VARIANCE
 from transport.errors import ParameterError
 
-NOISE_VARIANCE = 10.5
-"""Of the centred binomial error, see `sampling.noise`."""
 _MIN_PRIME_BITS = 40
 _WORD_BITS = 64
 _MAX_EXTRA_BITS = 50
