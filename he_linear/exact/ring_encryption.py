@@ -28,7 +28,7 @@ from he_linear.kernels.ring_words import (
     words_times,
 )
 from he_linear.kernels.scalars import Floats, Integers, Residues
-from transport.bitpack import low_mask, pack_bits, packed_bytes, unpack_bits
+from transport.bitpack import WORD_BITS, low_mask, pack_bits, packed_bytes, unpack_bits
 from transport.errors import FrameError
 from transport.randomness import SEED_BYTES, SecureRandom
 
@@ -36,12 +36,11 @@ Positions = NDArray[np.int64]
 """Flat indices into (ciphertexts, N): where the results stand, in the order of the results."""
 
 _INPUT_DOMAIN = "ring input"
-_WORD_BITS = 64
 
 
 def signed(words: Residues, bits: int) -> Integers:
     """Words modulo 2^bits as integers of least magnitude."""
-    spare = np.int64(_WORD_BITS - bits)
+    spare = np.int64(WORD_BITS - bits)
     shifted: Integers = (words << spare.astype(np.uint64)).view(np.int64) >> spare
     return shifted
 
@@ -53,7 +52,7 @@ def encode_message(message: Residues, parameters: RingParameters) -> Floats:
     that remainder is left, divided by -2^l.
     """
     primes, bits = parameters.primes, parameters.plain_bits
-    q = np.uint64(parameters.modulus % (1 << _WORD_BITS))
+    q = np.uint64(parameters.modulus % (1 << WORD_BITS))
     factors = [-pow(2, -bits, p) % p for p in primes]
     return reduce_words(signed(message * q, bits), primes, factors)
 
@@ -150,14 +149,14 @@ def _rounded(high: Residues, low: Residues, bits: int) -> tuple[Residues, Residu
 
     Up to 64 bits: the result and nothing; beyond: its upper 64 bits and the others.
     """
-    if bits < _WORD_BITS:
-        half = np.uint64(1 << (_WORD_BITS - 1 - bits))
-        return (high + half) >> np.uint64(_WORD_BITS - bits), low
-    half = np.uint64(1 << (2 * _WORD_BITS - 1 - bits))
+    if bits < WORD_BITS:
+        half = np.uint64(1 << (WORD_BITS - 1 - bits))
+        return (high + half) >> np.uint64(WORD_BITS - bits), low
+    half = np.uint64(1 << (2 * WORD_BITS - 1 - bits))
     rounded = low + half
     high = high + (rounded < half)
-    extra = bits - _WORD_BITS
-    return high, rounded >> np.uint64(_WORD_BITS - extra) if extra else rounded
+    extra = bits - WORD_BITS
+    return high, rounded >> np.uint64(WORD_BITS - extra) if extra else rounded
 
 
 def ring_unmask(data: bytes, count: int, useful: Positions, keys: RingClientKeys) -> Residues:
@@ -186,6 +185,6 @@ def ring_unmask(data: bytes, count: int, useful: Positions, keys: RingClientKeys
     half = np.uint64(1 << (shift - 1))
     rounded = lower + half
     upper = upper + (rounded < half)
-    share = (rounded >> np.uint64(shift)) | (upper << np.uint64(_WORD_BITS - shift))
+    share = (rounded >> np.uint64(shift)) | (upper << np.uint64(WORD_BITS - shift))
     total: Residues = (body + share) & low_mask(p.plain_bits)
     return total.reshape(useful.shape)
