@@ -194,9 +194,9 @@ def test_equal_inputs_send_different_bytes(op, in_slots):
 
 @pytest.fixture
 def experiments_on_path(monkeypatch):
-    monkeypatch.setattr(
-        sys, "path", [str(Path(__file__).parent.parent / "experiments" / "fits"), *sys.path]
-    )
+    experiments = Path(__file__).parent.parent / "experiments"
+    folders = [str(experiments / room) for room in ("fits", "benchmarks")]
+    monkeypatch.setattr(sys, "path", [*folders, *sys.path])
 
 
 @pytest.mark.usefixtures("experiments_on_path")
