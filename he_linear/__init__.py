@@ -1,4 +1,10 @@
-"""Packed homomorphic linear algebra over residue arrays, with SEAL as its trusted base."""
+"""Packed homomorphic linear algebra over residue arrays, with SEAL as its trusted base.
+
+This file only lists the packings that a config can name. The rooms, each of which uses those
+after it: `packings` (how matrices lie in ciphertexts), `exact` (RLWE on integers modulo 2^l),
+`ckks` (RLWE with scales and slots), `kernels` (arithmetic on arrays). The package computes and
+never sends: of `transport` it uses errors, randomness, bit packing and counted work.
+"""
 
 from he_linear.packings.coefficients import RING_LINEAR_PACKINGS
 from he_linear.packings.coefficients_product import RING_PRODUCT_PACKINGS

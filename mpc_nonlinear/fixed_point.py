@@ -1,4 +1,4 @@
-"""Fixed-point numbers in the ring of integers modulo 2^64, and their additive shares."""
+"""Fixed-point numbers in the ring of integers modulo 2^64, and the arrays that hold shares."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 RingArray = NDArray[np.uint64]
 """Elements of Z_{2^64}; numpy's wrap-around arithmetic is the ring's."""
+BitArray = NDArray[np.uint8]
+"""Bits, one per byte, values 0 and 1."""
 
 RING_BITS = 64
 RING_BYTES = 8

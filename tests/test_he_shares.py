@@ -2,15 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from he_linear.ckks import ciphertexts as he
-from he_linear.ckks.canonical_embedding import (
-    coefficients_to_slots,
-    reduce_integers,
-    round_modulo_2_64,
-)
+from he_linear.ckks.canonical_embedding import coefficients_to_slots
 from he_linear.kernels.residues import intt, ntt
 from tests.he_setup import (
     FRACTION_BITS,
@@ -31,17 +25,6 @@ from transport.randomness import SecureRandom
 
 Q = PARAMETERS.modulus
 SCALE = 2.0**26
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(-(2**94), 2**94), min_size=1, max_size=8))
-def test_reduction_of_long_doubles_is_exact(integers):
-    values = np.array([np.longdouble(int(x)) for x in integers])
-    exact = [int(x) for x in values]
-    residues = reduce_integers(values[None], PARAMETERS.primes)[0]
-    for row, p in zip(residues, PARAMETERS.primes, strict=True):
-        assert row.tolist() == [x % p for x in exact]
-    assert round_modulo_2_64(values).tolist() == [x % 2**64 for x in exact]
 
 
 def test_masks_of_two_parties_cancel_in_the_encoding():

@@ -16,7 +16,7 @@ from mpc_nonlinear.blocks.session import Context
 from mpc_nonlinear.protocols import bolt, bumblebee
 from mpc_nonlinear.protocols.bolt import BoltGelu, BoltSoftmax
 from mpc_nonlinear.protocols.bumblebee import BumbleBeeGelu, BumbleBeeSoftmax
-from mpc_nonlinear.protocols.causal_softmax import CausalSoftmax
+from mpc_nonlinear.protocols.causal_softmax import SquaredPolynomialCausalSoftmax
 from mpc_nonlinear.protocols.goldschmidt import refine, refine_cost, refined
 from mpc_nonlinear.protocols.softmax import SquaredPolynomialSoftmax
 from mpc_nonlinear.protocols.visible_rows import VisibleRows
@@ -32,7 +32,7 @@ GELUS = {
     "bumblebee": (BumbleBeeGelu, bumblebee.THRESHOLDS, 2.0**-5),
 }
 SOFTMAXES = {
-    "ours": (CausalSoftmax, 2.0**-9),
+    "ours": (SquaredPolynomialCausalSoftmax, 2.0**-9),
     "bolt": (BoltSoftmax, 2.0**-7),
     "bumblebee": (BumbleBeeSoftmax, 2.0**-5),
 }
@@ -222,7 +222,7 @@ def test_softmax_errors_grow_with_the_length_of_rows(name, length):
 def test_without_a_mask_the_causal_softmax_is_the_plain_one():
     rows = np.random.default_rng(8).normal(0, 3, (20, 12))
     plain = SquaredPolynomialSoftmax(bound=16.0).reference(rows)
-    assert np.allclose(CausalSoftmax(16.0, causal=False).reference(rows), plain)
+    assert np.allclose(SquaredPolynomialCausalSoftmax(16.0, causal=False).reference(rows), plain)
 
 
 def test_published_exponentials():

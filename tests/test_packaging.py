@@ -74,6 +74,14 @@ def test_the_tests_run_on_what_is_pinned() -> None:
     assert installed == pinned
 
 
+def test_every_package_ships_its_types() -> None:
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for pattern in setup["packages"]["find"]["include"]:
+        package = pattern.removesuffix("*")
+        assert (ROOT / package / "py.typed").is_file()
+        assert "py.typed" in setup["package-data"][package]
+
+
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     contents = {name: name.encode() * 10 for name in fetch.FILES}

@@ -3,6 +3,12 @@
 Knows nothing of what the bytes mean. `Channel` counts; `memory_pair` and `run_both` serve one
 process, `listen` and `connect` two; `handshake` compares public facts before anything secret
 moves.
+
+It is the only package that both engines share, and so the ground of all others. Therefore it also
+holds the errors (`errors`), secret randomness (`randomness`), words as bits (`bitpack`), and
+counted computing (`computing`): both engines declare their work in its units, and two clocks, one
+a party, play that work together with the traffic, since a party that waits for a frame waits for
+the work before it as well. Uses no other package of the project.
 """
 
 from transport.channel import SETUP, Channel

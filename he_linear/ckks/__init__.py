@@ -1,5 +1,6 @@
-"""CKKS through SEAL: parameters, keys, rotations, embedding, encryption, the masked way back.
+"""CKKS with keys that SEAL draws: parameters, embedding, encryption, rotations, the way back.
 
-Belongs here: what knows a scale or a CKKS key. May use: `kernels`. Used by `exact`, which
-shares its key switching and serialisation, and by `packings`.
+Belongs here: what knows a scale, a slot or a CKKS key. Key switching knows neither scale nor slots;
+it lies here because its parameters are CKKS's, and `exact` takes it from here. May use: `kernels`.
+Used by `exact`, `packings`, and by `hybrid`: operators, planner, key exchange, calibration.
 """

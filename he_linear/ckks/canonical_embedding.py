@@ -23,13 +23,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from he_linear.kernels.double_double import Doubles, Grid, plan
-from he_linear.kernels.ntt import Floats, Residues, centre, centred, fma, times
+from he_linear.kernels.scalars import Floats, Residues, centre, centred, fma, times
 from transport.errors import ParameterError
 
 LONG_DOUBLE = np.longdouble
 _MANTISSA_BITS = 63
 _PI = "3.14159265358979323846264338327950288419716939937510"
-_SPLIT_BITS = 40
 _HIGH_BITS = 51
 """High parts are below 2^51 grid steps."""
 _MAX_SCALE_BITS = 36
@@ -92,44 +91,6 @@ def coefficients_to_slots(coefficients: NDArray[Any]) -> NDArray[Any]:
     values = scipy.fft.ifft(folded, axis=-1, norm="forward", overwrite_x=True)[..., t.source]
     slots: NDArray[Any] = np.where(t.conjugate, values.conj(), values)
     return slots
-
-
-def reduce_integers(values: NDArray[Any], primes: tuple[int, ...]) -> Residues:
-    """Long-double integers (..., N) below 2^100 to residues (..., primes, N)."""
-    step = LONG_DOUBLE(1 << _SPLIT_BITS)
-    # Truncation, which x87 does faster than floor: the parts may be negative.
-    high = (values / step).astype(np.int64)
-    low = (values - high * step).astype(np.int64)
-    out = np.empty((*values.shape[:-1], len(primes), values.shape[-1]), np.uint64)
-    for index, p in enumerate(primes):
-        target = np.empty(values.shape, np.uint64)
-        factors = centred(1 << (_SPLIT_BITS + 30), p), centred(1 << _SPLIT_BITS, p)
-        _reduce(high.ravel(), low.ravel(), *factors, float(p), target.reshape(-1))
-        out[..., index, :] = target
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _reduce(high, low, upper, middle, p, out):  # type: ignore[no-untyped-def]
-    """(high * 2^40 + low) mod p, high cut in two parts of 30 bits that float64 holds."""
-    inv = 1.0 / p
-    upper_inv, middle_inv = upper * inv, middle * inv
-    for i in range(high.size):
-        x = np.float64(high[i] >> 30)
-        y = np.float64(high[i] & ((1 << 30) - 1))
-        total = times(x, upper, upper_inv, p) + times(y, middle, middle_inv, p)
-        total = centre(total + np.float64(low[i]), p, inv)
-        out[i] = np.uint64(np.int64(total + p if total < 0.0 else total))
-
-
-def round_modulo_2_64(values: NDArray[Any]) -> Residues:
-    """Nearest integers of long doubles below 2^95, modulo 2^64."""
-    rounded = np.rint(values)
-    step = LONG_DOUBLE(1 << 32)
-    high = (rounded / step).astype(np.int64)
-    low = (rounded - high * step).astype(np.int64)
-    words: Residues = (high.view(np.uint64) << np.uint64(32)) + low.view(np.uint64)
-    return words
 
 
 # -- shares, in double-double --------------------------------------------------------------

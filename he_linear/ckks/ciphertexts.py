@@ -15,27 +15,15 @@ import numpy as np
 from numba import njit
 
 from he_linear.ckks.canonical_embedding import decode_slots, encode_slots
-from he_linear.ckks.keys import (
-    ClientKeys,
-    ServerKeys,
-    pack_residues,
-    packed_residue_bytes,
-    unpack_residues,
-)
+from he_linear.ckks.encryption import randomised
+from he_linear.ckks.keys import ClientKeys, ServerKeys
 from he_linear.ckks.parameters import CkksParameters
 from he_linear.kernels import sampling
 from he_linear.kernels.ntt import tables
-from he_linear.kernels.residues import (
-    Residues,
-    add,
-    from_centred,
-    mulhi,
-    mulmod,
-    randomised,
-    shoup,
-    to_centred,
-)
+from he_linear.kernels.residue_bytes import pack_residues, packed_residue_bytes, unpack_residues
+from he_linear.kernels.residues import add, from_centred, to_centred
 from he_linear.kernels.ring_words import words_times
+from he_linear.kernels.scalars import Residues, mulhi, mulmod, shoup
 from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.errors import FrameError
 from transport.randomness import SEED_BYTES, SecureRandom

@@ -21,16 +21,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from he_linear.ckks.parameters import CkksParameters
-from he_linear.kernels.ntt import (
-    Floats,
-    Residues,
-    automorphism_order,
-    centre,
-    centred,
-    tables,
-    times,
-)
+from he_linear.kernels.ntt import automorphism_order, tables
 from he_linear.kernels.residues import to_centred
+from he_linear.kernels.scalars import Floats, Residues, centre, centred, times
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,59 +15,27 @@ from typing import Any
 import numpy as np
 import tenseal.sealapi as seal
 
+from he_linear.ckks.encryption import encrypted
 from he_linear.ckks.key_switching import KeySwitcher, SwitchingKey
 from he_linear.ckks.parameters import BASE_PRIMES, CkksParameters
 from he_linear.ckks.seal_bridge import SealContext
 from he_linear.kernels import sampling
+from he_linear.kernels.residue_bytes import pack_residues, packed_residue_bytes, unpack_residues
 from he_linear.kernels.residues import (
-    Residues,
     add,
-    encrypted,
     from_centred,
     intt,
     multiply,
     ntt,
     reduce_signed,
 )
+from he_linear.kernels.scalars import Residues
 from he_linear.kernels.workers import SERIAL, Workers
-from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.errors import FrameError, ParameterError, UsageError
 from transport.randomness import SEED_BYTES, SecureRandom
 
 _PUBLIC_DOMAIN = "ckks public key"
 _SWITCH_DOMAIN = "ckks switching keys"
-
-
-def pack_residues(residues: Residues, primes: Sequence[int]) -> bytes:
-    """(count, primes, N) as bits, each prime at its own width."""
-    parts = [pack_bits(residues[:, i], p.bit_length()) for i, p in enumerate(primes)]
-    return b"".join(parts)
-
-
-def packed_residue_bytes(count: int, primes: Sequence[int], n: int) -> int:
-    """Length of `pack_residues`."""
-    return sum(packed_bytes(count * n, p.bit_length()) for p in primes)
-
-
-def unpack_residues(
-    data: bytes | memoryview, count: int, primes: Sequence[int], n: int, what: str
-) -> Residues:
-    """Inverse of `pack_residues` for untrusted bytes: sizes and ranges are checked."""
-    if len(data) != packed_residue_bytes(count, primes, n):
-        raise FrameError(
-            f"{what}: got {len(data)} bytes, expected {packed_residue_bytes(count, primes, n)}; "
-            "are both parties the same version?"
-        )
-    out = np.empty((count, len(primes), n), np.uint64)
-    start = 0
-    for index, p in enumerate(primes):
-        size = packed_bytes(count * n, p.bit_length())
-        values = unpack_bits(bytes(data[start : start + size]), count * n, p.bit_length())
-        if values.max(initial=np.uint64(0)) >= p:
-            raise FrameError(f"{what}: a residue exceeds its prime; the frame is corrupt")
-        out[:, index] = values.reshape(count, n)
-        start += size
-    return out
 
 
 def public_key_bytes(parameters: CkksParameters, galois_steps: int, relinearisation: bool) -> int:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from math import sqrt
 
 from he_linear.ckks.parameters import CkksParameters
+from he_linear.kernels.sampling import NOISE_VARIANCE
 
-_ERROR_VARIANCE = 10.5
-"""Centred binomial with 21 coins a side."""
 ROUNDING_VARIANCE = 1 / 12
 
 
@@ -32,7 +31,7 @@ class NoiseModel:
     @property
     def fresh(self) -> float:
         """Symmetric encryption, and the rounding of both parties' encodings."""
-        return _ERROR_VARIANCE + 2 * ROUNDING_VARIANCE
+        return NOISE_VARIANCE + 2 * ROUNDING_VARIANCE
 
     @property
     def key_switch(self) -> float:
@@ -40,7 +39,7 @@ class NoiseModel:
         p = self.parameters
         special = p.all_primes[-1]
         digits = sum((q / special) ** 2 for q in p.primes)
-        key = p.poly_degree * _ERROR_VARIANCE * ROUNDING_VARIANCE * digits
+        key = p.poly_degree * NOISE_VARIANCE * ROUNDING_VARIANCE * digits
         return ROUNDING_VARIANCE * (1 + self._secret) + key
 
     @property
@@ -51,7 +50,7 @@ class NoiseModel:
     @property
     def rerandomisation(self) -> float:
         """A fresh public-key encryption of zero: e u + e0 + e1 s."""
-        return _ERROR_VARIANCE * (1 + 2 * self._secret)
+        return NOISE_VARIANCE * (1 + 2 * self._secret)
 
     def slot_rms(self, variance: float) -> float:
         """Root mean square of the real part of a slot, same units."""

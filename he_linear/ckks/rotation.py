@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from he_linear.ckks.keys import ServerKeys
-from he_linear.kernels.residues import Floats, Residues, from_centred, to_centred
+from he_linear.kernels.residues import from_centred, to_centred
+from he_linear.kernels.scalars import Floats, Residues
 
 
 def rotate(ciphertext: Residues, step: int, keys: ServerKeys) -> Residues:

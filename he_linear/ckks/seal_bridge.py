@@ -18,7 +18,7 @@ import tenseal.sealapi as seal
 import zstandard
 
 from he_linear.ckks.parameters import CkksParameters
-from he_linear.kernels.residues import Residues
+from he_linear.kernels.scalars import Residues
 
 _HEADER = struct.Struct("<HBBBBHQ")
 _MAGIC = 0xA15E

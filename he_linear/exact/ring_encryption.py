@@ -15,13 +15,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from he_linear.ckks.keys import pack_residues, packed_residue_bytes, unpack_residues
 from he_linear.exact.ring_keys import RingClientKeys, RingServerKeys, prime_major, residues_of
 from he_linear.exact.ring_parameters import RingParameters
 from he_linear.kernels import sampling
-from he_linear.kernels.residues import Floats, Residues
+from he_linear.kernels.residue_bytes import pack_residues, packed_residue_bytes, unpack_residues
 from he_linear.kernels.ring_words import (
-    Integers,
     add_product,
     fractions,
     lift,
@@ -29,7 +27,8 @@ from he_linear.kernels.ring_words import (
     transform,
     words_times,
 )
-from transport.bitpack import low_mask, pack_bits, packed_bytes, unpack_bits
+from he_linear.kernels.scalars import Floats, Integers, Residues
+from transport.bitpack import WORD_BITS, low_mask, pack_bits, packed_bytes, unpack_bits
 from transport.errors import FrameError
 from transport.randomness import SEED_BYTES, SecureRandom
 
@@ -37,12 +36,11 @@ Positions = NDArray[np.int64]
 """Flat indices into (ciphertexts, N): where the results stand, in the order of the results."""
 
 _INPUT_DOMAIN = "ring input"
-_WORD_BITS = 64
 
 
 def signed(words: Residues, bits: int) -> Integers:
     """Words modulo 2^bits as integers of least magnitude."""
-    spare = np.int64(_WORD_BITS - bits)
+    spare = np.int64(WORD_BITS - bits)
     shifted: Integers = (words << spare.astype(np.uint64)).view(np.int64) >> spare
     return shifted
 
@@ -54,7 +52,7 @@ def encode_message(message: Residues, parameters: RingParameters) -> Floats:
     that remainder is left, divided by -2^l.
     """
     primes, bits = parameters.primes, parameters.plain_bits
-    q = np.uint64(parameters.modulus % (1 << _WORD_BITS))
+    q = np.uint64(parameters.modulus % (1 << WORD_BITS))
     factors = [-pow(2, -bits, p) % p for p in primes]
     return reduce_words(signed(message * q, bits), primes, factors)
 
@@ -151,14 +149,14 @@ def _rounded(high: Residues, low: Residues, bits: int) -> tuple[Residues, Residu
 
     Up to 64 bits: the result and nothing; beyond: its upper 64 bits and the others.
     """
-    if bits < _WORD_BITS:
-        half = np.uint64(1 << (_WORD_BITS - 1 - bits))
-        return (high + half) >> np.uint64(_WORD_BITS - bits), low
-    half = np.uint64(1 << (2 * _WORD_BITS - 1 - bits))
+    if bits < WORD_BITS:
+        half = np.uint64(1 << (WORD_BITS - 1 - bits))
+        return (high + half) >> np.uint64(WORD_BITS - bits), low
+    half = np.uint64(1 << (2 * WORD_BITS - 1 - bits))
     rounded = low + half
     high = high + (rounded < half)
-    extra = bits - _WORD_BITS
-    return high, rounded >> np.uint64(_WORD_BITS - extra) if extra else rounded
+    extra = bits - WORD_BITS
+    return high, rounded >> np.uint64(WORD_BITS - extra) if extra else rounded
 
 
 def ring_unmask(data: bytes, count: int, useful: Positions, keys: RingClientKeys) -> Residues:
@@ -187,6 +185,6 @@ def ring_unmask(data: bytes, count: int, useful: Positions, keys: RingClientKeys
     half = np.uint64(1 << (shift - 1))
     rounded = lower + half
     upper = upper + (rounded < half)
-    share = (rounded >> np.uint64(shift)) | (upper << np.uint64(_WORD_BITS - shift))
+    share = (rounded >> np.uint64(shift)) | (upper << np.uint64(WORD_BITS - shift))
     total: Residues = (body + share) & low_mask(p.plain_bits)
     return total.reshape(useful.shape)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from he_linear.ckks.key_switching import KeySwitcher, SwitchingKey
-from he_linear.ckks.keys import pack_residues, packed_residue_bytes, unpack_residues
 from he_linear.exact.ring_parameters import RingParameters
 from he_linear.kernels import sampling
-from he_linear.kernels.ntt import Residues, automorphism_order, centred
-from he_linear.kernels.residues import Floats, from_centred, to_centred
+from he_linear.kernels.ntt import automorphism_order
+from he_linear.kernels.residue_bytes import pack_residues, packed_residue_bytes, unpack_residues
+from he_linear.kernels.residues import from_centred, to_centred
 from he_linear.kernels.ring_words import add_product, reduce_words, transform
+from he_linear.kernels.scalars import Floats, Residues, centred
 from transport.errors import FrameError, UsageError
 from transport.randomness import SEED_BYTES, SecureRandom
 

@@ -14,12 +14,11 @@ import tenseal.sealapi as seal
 
 from he_linear.ckks.parameters import MAX_MODULUS_BITS, CkksParameters
 from he_linear.kernels.ntt import MAX_PRIME_BITS
+from he_linear.kernels.sampling import NOISE_VARIANCE
+from transport.bitpack import WORD_BITS
 from transport.errors import ParameterError
 
-NOISE_VARIANCE = 10.5
-"""Of the centred binomial error, see `sampling.noise`."""
 _MIN_PRIME_BITS = 40
-_WORD_BITS = 64
 _MAX_EXTRA_BITS = 50
 """Bits of the second polynomial beyond one word: exact in float64."""
 
@@ -58,20 +57,20 @@ class RingParameters:
                 f"exact products: primes of {self.prime_bits} bits; use {_MIN_PRIME_BITS} to "
                 f"{MAX_PRIME_BITS} bits"
             )
-        if not 2 <= self.plain_bits <= _WORD_BITS:
+        if not 2 <= self.plain_bits <= WORD_BITS:
             raise ParameterError(
-                f"exact products: plain modulus of {self.plain_bits} bits; use 2 to {_WORD_BITS}"
+                f"exact products: plain modulus of {self.plain_bits} bits; use 2 to {WORD_BITS}"
             )
         self._check_second_bits()
         if self.special_prime_bits is not None:
             _ = self.switching  # raises what key switching cannot do
 
     def _check_second_bits(self) -> None:
-        extra = self.second_bits - _WORD_BITS
+        extra = self.second_bits - WORD_BITS
         if not 0 <= extra <= _MAX_EXTRA_BITS or self.second_bits <= self.plain_bits:
             raise ParameterError(
-                f"exact products: second_bits {self.second_bits}; use {_WORD_BITS} to "
-                f"{_WORD_BITS + _MAX_EXTRA_BITS}, more than plain_bits"
+                f"exact products: second_bits {self.second_bits}; use {WORD_BITS} to "
+                f"{WORD_BITS + _MAX_EXTRA_BITS}, more than plain_bits"
             )
         needed = self.second_bits + 1 + int(math.log2(self.poly_degree))
         if sum(self.prime_bits) < needed:
@@ -116,7 +115,7 @@ class RingParameters:
     @property
     def extra_bits(self) -> int:
         """Bits of the second polynomial beyond one word."""
-        return self.second_bits - _WORD_BITS
+        return self.second_bits - WORD_BITS
 
     @cached_property
     def lift_primes(self) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
-"""Arithmetic on arrays of residues and of doubles, in vectorised code: no keys, no scales.
+"""Arithmetic on arrays, compiled and vectorised: no parameter sets, no keys, no scales.
 
-Belongs here: transforms, modular products, double-double arithmetic, random ring elements, threads.
-May use: numpy, numba, `transport` for randomness and errors. Used by every other room of
-`he_linear`.
+Belongs here: single numbers modulo a prime (`scalars`) and vector code for 8 of them; transforms,
+products and matrix products of residues; pairs of doubles; random ring elements; residues as
+bytes; threads. May use: numpy, numba, and `transport` for errors, randomness and bit packing. Used
+by every other room of `he_linear`, and by `hybrid` for residues, threads and what it measures.
 """

@@ -16,8 +16,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from he_linear.kernels.ntt import Floats
 from he_linear.kernels.ntt_butterflies import ModularCode, moved, moved_backwards
+from he_linear.kernels.scalars import Floats
 from he_linear.kernels.vectors import LANES, VECTOR, data_of
 
 _COLUMNS = 8

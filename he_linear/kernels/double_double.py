@@ -36,7 +36,7 @@ from he_linear.kernels.fft_butterflies import (
     split_two,
     split_two_panels,
 )
-from he_linear.kernels.ntt import odd_power
+from he_linear.kernels.scalars import ROUND, odd_power
 from he_linear.kernels.vectors import LANES
 from transport.errors import ParameterError
 
@@ -44,7 +44,6 @@ Doubles = NDArray[np.float64]
 MIN_LENGTH = LANES * LANES
 _TWIDDLE_BITS = 160
 """Fixed point of the integers that twiddles are computed with."""
-_ROUND = 1.5 * 2.0**52
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class Grid:
     @property
     def start(self) -> float:
         """Constant that rounds to the first grid when it is added and subtracted."""
-        return float(_ROUND * 2.0**self.first)
+        return float(ROUND * 2.0**self.first)
 
     @property
     def factor(self) -> float:

@@ -2,7 +2,7 @@
 
 Centred residues split in two centred limbs of b bits, magnitude at most 2^(b-1) or a few percent
 more. K products of limbs sum to about K 2^(2b-2) <= 2^51 and two such sums to 2^52: float64 adds
-them exactly, in any order, and the reductions of `ntt` take them.
+them exactly, in any order, and the reductions of `scalars` take them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from he_linear.kernels.ntt import Floats, centre, centred, nearest, times
+from he_linear.kernels.scalars import Floats, centre, centred, nearest, times
 
 _BATCH = 16
 """Blocks a BLAS call works on: its float64 copies stay in cache."""

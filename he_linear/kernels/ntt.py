@@ -1,11 +1,7 @@
 """The negacyclic number-theoretic transform in vectorised float64, bit for bit what SEAL computes.
 
-SEAL's conventions: smallest primitive 2N-th root, bit-reversed output. 64-bit integer high
-products do not vectorise, fused multiply-adds do: for integers |v| < 2^51, |w| <= p / 2 < 2^48,
-    h = fl(v w), l = fma(v, w, -h), q = rint(v w / p), r = fma(-q, p, h) + l
-is exact, because h - q p is an integer below 2^53, and |r| <= p / 2 + |q| 2^-53 p. Rows are
-centred float64 integers, |x| <= p / 2 up to a few percent, p < 2^49. Without hardware fused
-multiply-add the results are the same, only slow.
+SEAL's conventions: smallest primitive 2N-th root, bit-reversed output. Rows are centred float64
+integers, |x| <= p / 2 up to a few percent, p < 2^49; products are those of `scalars`, exact.
 
 The transform of N = R C values runs log R layers on panels of columns of the (R, C) matrix, the
 other layers on panels of its rows, turned: a panel of 8 fits into the first cache, where two layers
@@ -15,16 +11,12 @@ at a time work on all its lanes.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 from numpy.typing import NDArray
 
 from he_linear.kernels.ntt_butterflies import (
-    ROUND,
     back_four,
     back_four_panels,
     back_two,
@@ -37,54 +29,11 @@ from he_linear.kernels.ntt_butterflies import (
     scaled,
     turn,
 )
+from he_linear.kernels.scalars import Floats, centre, centred, odd_power, times
 from he_linear.kernels.vectors import LANES
 
-Residues = NDArray[np.uint64]
-Floats = NDArray[np.float64]
-"""Centred residues: integers of magnitude at most p / 2."""
-
 MAX_PRIME_BITS = 49
-"""Bound of the exactness argument: 7 layers let values grow below 2^51."""
-
-
-def _fma(_typing: Any, _a: Any, _b: Any, _c: Any) -> Any:
-    """A * b + c with one rounding."""
-    signature = types.float64(types.float64, types.float64, types.float64)
-
-    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        double = ir.DoubleType()
-        kind = ir.FunctionType(double, [double] * 3)
-        return builder.call(builder.module.declare_intrinsic("llvm.fma", [double], kind), args)
-
-    return signature, generate
-
-
-fma: Any = intrinsic(_fma)
-
-
-@njit(cache=True, nogil=True)
-def times(v, w, w_over_p, p):  # type: ignore[no-untyped-def]
-    """V * w mod p, centred; w_over_p = w / p."""
-    h = v * w
-    return fma(-nearest(v, w_over_p), p, h) + fma(v, w, -h)
-
-
-@njit(cache=True, nogil=True)
-def nearest(v, factor):  # type: ignore[no-untyped-def]
-    """Nearest integer of v * factor, for |v * factor| < 2^51."""
-    return fma(v, factor, ROUND) - ROUND
-
-
-@njit(cache=True, nogil=True)
-def centre(v, p, one_over_p):  # type: ignore[no-untyped-def]
-    """V mod p, centred, for |v| < 2^51."""
-    return fma(-nearest(v, one_over_p), p, v)
-
-
-@njit(cache=True, nogil=True)
-def odd_power(n):  # type: ignore[no-untyped-def]
-    """Whether n is an odd power of two."""
-    return (n & 0x2AAAAAAA) != 0
+"""Bound of the argument in `scalars`: 7 layers let values grow below 2^51."""
 
 
 @njit(cache=True, nogil=True)
@@ -257,12 +206,6 @@ def minimal_root(p: int, order: int) -> int:
         best = min(best, current)
         current = current * square % p
     return best
-
-
-def centred(value: int, p: int) -> float:
-    """An integer modulo p as the float64 of least magnitude."""
-    value %= p
-    return float(value - p if value > p // 2 else value)
 
 
 class _Twiddles:

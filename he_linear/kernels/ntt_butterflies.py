@@ -14,14 +14,12 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from he_linear.kernels.scalars import ROUND
 from he_linear.kernels.vectors import LANES, VectorCode, data_of
-
-ROUND = 6755399441055744.0
-"""1.5 * 2^52: adding and subtracting it rounds |x| < 2^51 to the nearest integer."""
 
 
 class ModularCode(VectorCode):
-    """Emits arithmetic modulo p; see `he_linear.kernels.ntt.times` and `centre`."""
+    """Emits arithmetic modulo p; see `times` and `centre` of `scalars`."""
 
     def __init__(self, builder: Any, p: Any, inverse: Any | None = None) -> None:
         super().__init__(builder)

@@ -11,10 +11,19 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from he_linear.kernels.ntt import Floats, Residues, centre, centred, tables, times
-from he_linear.kernels.residues import mulhi, mulmod, shoup
+from he_linear.kernels.ntt import tables
+from he_linear.kernels.scalars import (
+    Floats,
+    Integers,
+    Residues,
+    centre,
+    centred,
+    mulhi,
+    mulmod,
+    shoup,
+    times,
+)
 
-Integers = NDArray[np.int64]
 _HALF = 32
 
 

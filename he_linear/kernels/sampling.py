@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from he_linear.kernels.residues import Residues
+from he_linear.kernels.scalars import Residues
 from transport.randomness import SEED_BYTES, SecureRandom
 
 _COINS = 21
-"""Centred binomial with 21 coins a side: standard deviation sqrt(21 / 2) = 3.24, as in SEAL."""
+"""A side, in centred binomial noise: standard deviation sqrt(21 / 2) = 3.24, as in SEAL."""
+NOISE_VARIANCE = _COINS / 2
 
 
 def uniform_residues(rng: SecureRandom, count: int, primes: tuple[int, ...], n: int) -> Residues:

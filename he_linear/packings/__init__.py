@@ -1,5 +1,7 @@
-"""How matrices lie in ciphertexts, one file a packing; a packing knows shapes, not data.
+"""How matrices lie in ciphertexts: a packing knows shapes, not data and not parties.
 
-Belongs here: layouts, their counted work and memory, evaluation on ciphertexts. May use: `exact`,
-`ckks`, `kernels`. Used by the operators of `hybrid`; `he_linear.PACKINGS` lists them.
+Belongs here: layouts, the rotations they need, their counted work and memory, their evaluation on
+ciphertexts; one file a packing or a family of them, and their base classes: `base` for packings in
+slots, `ring_base` for exact ones. May use: `exact`, `ckks`, `kernels`. Used by the operators of
+`hybrid`, which find packings through `he_linear.PACKINGS`.
 """

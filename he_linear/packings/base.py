@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from he_linear.ckks.ciphertexts import encrypted_bytes, masked_bytes
 from he_linear.ckks.keys import ServerKeys
 from he_linear.ckks.parameters import CkksParameters
-from he_linear.kernels.residues import Residues
+from he_linear.kernels.scalars import Integers, Residues
 from he_linear.packings.evaluation_work import EvaluationWork, unit
 from transport.computing import Units
 from transport.errors import UsageError
 
-Integers = NDArray[np.int64]
 Weights = NDArray[np.float64]
 
 

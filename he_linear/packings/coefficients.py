@@ -17,8 +17,8 @@ from he_linear.exact.ring_keys import RingServerKeys
 from he_linear.exact.ring_parameters import RingParameters
 from he_linear.kernels.modular_matmul import LimbMatrices, modular_matmul
 from he_linear.kernels.ntt import subring_tables
-from he_linear.kernels.residues import Floats, Residues
-from he_linear.kernels.ring_words import Integers, multiply_sum, reduce_words
+from he_linear.kernels.ring_words import multiply_sum, reduce_words
+from he_linear.kernels.scalars import Floats, Integers, Residues
 from he_linear.packings.base import check_sizes
 from he_linear.packings.coefficient_blocks import (
     Blocks,

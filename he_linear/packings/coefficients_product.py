@@ -7,8 +7,8 @@ import numpy as np
 from he_linear.exact.ring_encryption import Positions, encode_plain
 from he_linear.exact.ring_keys import RingServerKeys
 from he_linear.exact.ring_parameters import RingParameters
-from he_linear.kernels.residues import Floats, Residues
 from he_linear.kernels.ring_words import multiply_sum
+from he_linear.kernels.scalars import Floats, Residues
 from he_linear.packings.base import check_sizes
 from he_linear.packings.coefficient_blocks import (
     Blocks,

@@ -28,7 +28,8 @@ from he_linear.kernels.diagonal_sums import (
     mirrored,
 )
 from he_linear.kernels.ntt import tables
-from he_linear.kernels.residues import Floats, Residues, from_centred, multiply, to_centred
+from he_linear.kernels.residues import from_centred, multiply, to_centred
+from he_linear.kernels.scalars import Floats, Residues
 from he_linear.packings.base import LinearPacking, Weights, power_of_two, rounded_weights
 from he_linear.packings.evaluation_work import EvaluationWork
 from transport.computing import units

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_linear.ckks.parameters import CkksParameters
-from he_linear.kernels.residues import Residues
-from he_linear.packings.base import Integers, Weights, check_sizes, power_of_two
+from he_linear.kernels.scalars import Integers, Residues
+from he_linear.packings.base import Weights, check_sizes, power_of_two
 from he_linear.packings.diagonals import DiagonalPacking
 from transport.errors import UsageError
 

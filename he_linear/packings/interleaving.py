@@ -16,9 +16,8 @@ import numpy as np
 from numba import njit
 
 from he_linear.exact.ring_keys import RingServerKeys
-from he_linear.kernels.ntt import centre, times
-from he_linear.kernels.residues import Floats
 from he_linear.kernels.ring_words import transform
+from he_linear.kernels.scalars import Floats, centre, times
 
 
 def merge_elements(gap: int, group: int, n: int) -> tuple[int, ...]:

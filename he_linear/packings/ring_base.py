@@ -15,8 +15,7 @@ import numpy as np
 from he_linear.exact.ring_encryption import Positions, ring_encrypted_bytes, ring_masked_bytes
 from he_linear.exact.ring_keys import RingServerKeys
 from he_linear.exact.ring_parameters import RingParameters
-from he_linear.kernels.residues import Floats, Residues
-from he_linear.kernels.ring_words import Integers
+from he_linear.kernels.scalars import Floats, Integers, Residues
 from he_linear.packings.evaluation_work import unit
 from transport.computing import Units, units
 from transport.errors import ParameterError

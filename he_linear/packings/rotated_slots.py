@@ -18,8 +18,9 @@ from he_linear.ckks.ciphertexts import encrypted_bytes, masked_bytes
 from he_linear.ckks.keys import ServerKeys
 from he_linear.ckks.parameters import CkksParameters
 from he_linear.ckks.rotation import relinearise, rotations
-from he_linear.kernels.residues import Residues, to_centred
-from he_linear.packings.base import Integers, ProductPacking, check_sizes, power_of_two
+from he_linear.kernels.residues import to_centred
+from he_linear.kernels.scalars import Integers, Residues
+from he_linear.packings.base import ProductPacking, check_sizes, power_of_two
 from he_linear.packings.evaluation_work import EvaluationWork
 from transport.computing import units
 from transport.errors import UsageError

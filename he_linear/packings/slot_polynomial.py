@@ -16,9 +16,9 @@ import numpy as np
 from he_linear.ckks.key_switching import KeySwitcher
 from he_linear.ckks.keys import ServerKeys
 from he_linear.ckks.parameters import CkksParameters
-from he_linear.kernels.ntt import centred
-from he_linear.kernels.residues import Floats, Residues, from_centred, to_centred
-from he_linear.packings.base import Integers, Packing, check_sizes
+from he_linear.kernels.residues import from_centred, to_centred
+from he_linear.kernels.scalars import Floats, Integers, Residues, centred
+from he_linear.packings.base import Packing, check_sizes
 from he_linear.packings.evaluation_work import EvaluationWork
 from transport.computing import scale_units, units
 from transport.errors import ParameterError
@@ -79,7 +79,7 @@ class SlotPolynomialPacking(Packing):
     """`count` numbers in ceil(count / slots) ciphertexts; the circuit acts on each slot."""
 
     op = "polynomial"
-    name = "slots"
+    name = "slot_polynomial"
     source = "[Cheon17] multiplication and rescaling in CKKS slots; factors of this project"
     input_scale_bits = 0
     needs_relinearisation = True

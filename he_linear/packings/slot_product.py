@@ -7,8 +7,9 @@ import numpy as np
 from he_linear.ckks.keys import ServerKeys
 from he_linear.ckks.parameters import CkksParameters
 from he_linear.ckks.rotation import relinearise
-from he_linear.kernels.residues import Residues, to_centred
-from he_linear.packings.base import Integers, Packing, check_sizes
+from he_linear.kernels.residues import to_centred
+from he_linear.kernels.scalars import Integers, Residues
+from he_linear.packings.base import Packing, check_sizes
 from he_linear.packings.evaluation_work import EvaluationWork
 from transport.computing import units
 
@@ -17,7 +18,7 @@ class SlotProductPacking(Packing):
     """`count` numbers in ceil(count / slots) ciphertexts; one relinearisation each."""
 
     op = "elementwise"
-    name = "slots"
+    name = "slot_product"
     source = "[Cheon17] multiplication in CKKS slots"
     input_scale_bits = 25
     needs_relinearisation = True

@@ -29,10 +29,10 @@ from he_linear.ckks.noise import ROUNDING_VARIANCE, NoiseModel
 from he_linear.ckks.parameters import CkksParameters
 from he_linear.ckks.rotation import rotations
 from he_linear.kernels.modular_matmul import LimbMatrices, modular_matmul
-from he_linear.kernels.ntt import automorphism_order, centre, subring_tables
-from he_linear.kernels.residues import Floats, Residues, from_centred, multiply, to_centred
+from he_linear.kernels.ntt import automorphism_order, subring_tables
+from he_linear.kernels.residues import from_centred, multiply, to_centred
+from he_linear.kernels.scalars import Floats, Integers, Residues, centre
 from he_linear.packings.base import (
-    Integers,
     LinearPacking,
     Weights,
     check_sizes,

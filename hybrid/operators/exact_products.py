@@ -25,7 +25,8 @@ from he_linear.exact.ring_encryption import (
     ring_unmask,
 )
 from he_linear.exact.ring_keys import RingClientKeys, RingServerKeys
-from he_linear.kernels.ring_words import Integers, ring_matmul
+from he_linear.kernels.ring_words import ring_matmul
+from he_linear.kernels.scalars import Integers
 from he_linear.packings.ring_base import RingLinearPacking, RingPacking, RingProductPacking
 from hybrid.operators.pads import LinearPad
 from mpc_nonlinear.fixed_point import RING_BITS, RING_BYTES, RingArray

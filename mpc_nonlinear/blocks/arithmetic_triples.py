@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpc_nonlinear.blocks.oblivious_transfer import correlated_ot_both, correlated_ot_both_cost
+from mpc_nonlinear.blocks.ot_products import cross_products, cross_products_cost
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RING_BITS, RingArray
@@ -38,13 +38,13 @@ class ArithmeticTriples:
 
 def arithmetic_triples_cost(n: int, bits: int = RING_BITS) -> Cost:
     """Cost of `arithmetic_triples`: one OT in each direction for every bit."""
-    return correlated_ot_both_cost(n * bits, bits) if n else NO_COST
+    return cross_products_cost(n, bits) if n else NO_COST
 
 
 def arithmetic_triples(n: int, session: Session, bits: int = RING_BITS) -> ArithmeticTriples:
     """N triples of uniform a and b modulo 2^bits (1 to 64) and their products. 1 round.
 
-    a0 b1 + a1 b0 bit by bit of each party's b. [Gilboa99]; triples of [Beaver91].
+    [Gilboa99]; triples of [Beaver91].
     """
     if not 1 <= bits <= RING_BITS or n < 0:
         raise UsageError(f"arithmetic triples: {n} of {bits} bits; use 1 to {RING_BITS} bits")
@@ -52,11 +52,7 @@ def arithmetic_triples(n: int, session: Session, bits: int = RING_BITS) -> Arith
     a, b = (session.randomness.uint64((n,)) & mask for _ in range(2))
     if not n:
         return ArithmeticTriples(a, b, a.copy(), bits)
-    places = np.arange(bits, dtype=np.uint64)
-    shifted = (a[:, None] << places & mask).reshape(-1)
-    choices = (b[:, None] >> places & np.uint64(1)).astype(np.uint8).reshape(-1)
-    sent, received = correlated_ot_both(shifted, choices, bits, session)
-    cross = (sent + received).reshape(n, bits).sum(axis=1, dtype=np.uint64)
+    cross = cross_products(a, b, bits, session)
     return ArithmeticTriples(a, b, (a * b + cross) & mask, bits)
 
 

@@ -9,9 +9,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mpc_nonlinear.blocks.session import Session
-from mpc_nonlinear.correlations.base import BitArray
 from mpc_nonlinear.correlations.preprocessing import triple_kind
 from mpc_nonlinear.cost import NO_COST, Cost, Demand
+from mpc_nonlinear.fixed_point import BitArray
 from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.errors import UsageError
 from transport.traffic import Party, Traffic

@@ -17,11 +17,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mpc_nonlinear.blocks.session import Session
-from mpc_nonlinear.correlations.base import BitArray
 from mpc_nonlinear.correlations.preprocessing import leaf_kind
 from mpc_nonlinear.correlations.random_ots import narrowest
 from mpc_nonlinear.cost import Cost, Demand, Kind
-from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.fixed_point import BitArray, RingArray
 from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.traffic import Party, Traffic
 

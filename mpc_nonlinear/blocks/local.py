@@ -25,7 +25,7 @@ def scale(x: RingArray, factor: float) -> RingArray:
 
     The centred lifts of the two shares add up to x over the integers, except with probability
     |x| / 2^64; each party multiplies its own by the factor, taken to 2^-48, and rounds. Off by at
-    most one unit. DESIGN: "Centred lift".
+    most one unit; "Probabilities of failure" in docs/security.md.
     """
     if not abs(factor) < 1 << _LARGEST_BITS:
         raise UsageError(f"scale: factor {factor:g}; stay below 2^{_LARGEST_BITS} in magnitude")

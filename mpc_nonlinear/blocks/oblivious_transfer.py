@@ -15,7 +15,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mpc_nonlinear.blocks.session import Session
-from mpc_nonlinear.correlations.base import BitArray
 from mpc_nonlinear.correlations.preprocessing import (
     ProductReceiver,
     ProductSender,
@@ -24,7 +23,7 @@ from mpc_nonlinear.correlations.preprocessing import (
 )
 from mpc_nonlinear.correlations.random_ots import narrowest
 from mpc_nonlinear.cost import NO_COST, Cost, Demand
-from mpc_nonlinear.fixed_point import RING_BITS, RingArray
+from mpc_nonlinear.fixed_point import RING_BITS, BitArray, RingArray
 from transport.bitpack import low_mask, pack_bits, packed_bytes, unpack_bits
 from transport.errors import UsageError
 from transport.traffic import Party, Traffic

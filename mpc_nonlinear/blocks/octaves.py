@@ -10,9 +10,8 @@ from mpc_nonlinear.blocks.compare import Width, less_than_constants, less_than_c
 from mpc_nonlinear.blocks.local import scale, scale_cost
 from mpc_nonlinear.blocks.select import select, select_cost
 from mpc_nonlinear.blocks.session import Session
-from mpc_nonlinear.correlations.base import BitArray
 from mpc_nonlinear.cost import NO_COST, Cost
-from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.fixed_point import BitArray, RingArray
 from transport.traffic import Party
 
 COMPARED_BITS = 33

@@ -42,8 +42,7 @@ class OtProducts(Products):
     def multiply_cost(self, count: int, bounds: Bounds) -> Cost:
         """Two OTs a product for every bit that is read, and the truncation's."""
         bits = self._ring_bits(bounds)
-        cross = correlated_ot_both_cost(count * bits, bits)
-        return cross + self._truncate_cost(count, bounds)
+        return cross_products_cost(count, bits) + self._truncate_cost(count, bounds)
 
     def square_cost(self, count: int, bounds: Bounds) -> Cost:
         """One OT a square for every bit that is read, and the truncation's."""
@@ -52,11 +51,8 @@ class OtProducts(Products):
         return cross + self._truncate_cost(count, bounds)
 
     def multiply(self, x: RingArray, y: RingArray, session: Session, bounds: Bounds) -> RingArray:
-        """Shares of x0 y0 + x1 y1 + x0 y1 + x1 y0; the last two bit by bit of the peer's y."""
-        bits = self._ring_bits(bounds)
-        correlations = (x.reshape(-1, 1) * _POWERS[:bits]).reshape(-1) & low_mask(bits)
-        sent, received = correlated_ot_both(correlations, _bits(y, bits), bits, session)
-        cross = (sent + received).reshape(-1, bits).sum(axis=1, dtype=np.uint64)
+        """Shares of x0 y0 + x1 y1 + x0 y1 + x1 y0; the last two by `cross_products`."""
+        cross = cross_products(x, y, self._ring_bits(bounds), session)
         product = x.reshape(-1) * y.reshape(-1) + cross
         return self._truncate(product, session, bounds).reshape(x.shape)
 
@@ -64,12 +60,10 @@ class OtProducts(Products):
         """Shares of x^2 = x0^2 + x1^2 + 2 x0 x1."""
         bits = self._ring_bits(bounds)
         if session.party is Party.CLIENT:
-            correlations = (x.reshape(-1, 1) * _POWERS[:bits]).reshape(-1) & low_mask(bits)
-            half = correlated_ot_send(correlations, bits, session)
+            half = correlated_ot_send(_shifted(x, bits), bits, session)
         else:
             half = correlated_ot_receive(_bits(x, bits), bits, session)
-        cross = half.reshape(-1, bits).sum(axis=1, dtype=np.uint64)
-        square = x.reshape(-1) * x.reshape(-1) + np.uint64(2) * cross
+        square = x.reshape(-1) * x.reshape(-1) + np.uint64(2) * _sums(half, bits)
         return self._truncate(square, session, bounds).reshape(x.shape)
 
     def _ring_bits(self, bounds: Bounds) -> int:
@@ -88,6 +82,32 @@ class OtProducts(Products):
         if session.party is Party.SERVER:
             product = product + np.uint64((1 << shift) - 1)
         return widen((product & low_mask(bits)) >> np.uint64(shift), bits - shift, session)
+
+
+def cross_products_cost(count: int, bits: int) -> Cost:
+    """Cost of `cross_products`: one OT in each direction for every bit."""
+    return correlated_ot_both_cost(count * bits, bits)
+
+
+def cross_products(x: RingArray, y: RingArray, bits: int, session: Session) -> RingArray:
+    """Shares modulo 2^bits of x0 y1 + x1 y0 for every element, flat; upper bits are not read.
+
+    Bit by bit of the peer's y. Exact. 1 round. [Gilboa99].
+    """
+    sent, received = correlated_ot_both(_shifted(x, bits), _bits(y, bits), bits, session)
+    return _sums(sent + received, bits)
+
+
+def _shifted(x: RingArray, bits: int) -> RingArray:
+    """Every element times 2^0, 2^1, ..., modulo 2^bits; flat."""
+    shifted: RingArray = (x.reshape(-1, 1) * _POWERS[:bits]).reshape(-1) & low_mask(bits)
+    return shifted
+
+
+def _sums(halves: RingArray, bits: int) -> RingArray:
+    """Of every `bits` numbers."""
+    sums: RingArray = halves.reshape(-1, bits).sum(axis=1, dtype=np.uint64)
+    return sums
 
 
 def _bits(x: RingArray, bits: int) -> NDArray[np.uint8]:

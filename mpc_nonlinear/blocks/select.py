@@ -12,9 +12,8 @@ from mpc_nonlinear.blocks.oblivious_transfer import (
     correlated_ot_send,
 )
 from mpc_nonlinear.blocks.session import Session
-from mpc_nonlinear.correlations.base import BitArray
 from mpc_nonlinear.cost import Cost
-from mpc_nonlinear.fixed_point import RING_BITS, RingArray
+from mpc_nonlinear.fixed_point import RING_BITS, BitArray, RingArray
 from transport.bitpack import low_mask
 from transport.traffic import Party
 

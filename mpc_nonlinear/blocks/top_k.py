@@ -23,9 +23,8 @@ from mpc_nonlinear.blocks.select import (
 )
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.blocks.truncate import widen, widen_cost
-from mpc_nonlinear.correlations.base import BitArray
 from mpc_nonlinear.cost import NO_COST, Cost
-from mpc_nonlinear.fixed_point import RING_BITS, RingArray
+from mpc_nonlinear.fixed_point import RING_BITS, BitArray, RingArray
 from transport.errors import UsageError
 from transport.traffic import Party
 

@@ -64,17 +64,21 @@ def _floors(x: RingArray, shift: int, raised: int, session: Session) -> RingArra
     flat = x.reshape(-1)
     if session.party is Party.SERVER:
         flat = flat + np.uint64((1 << _OFFSET_BITS) + raised)
-    top_is_zero = np.uint64(1) - (flat >> np.uint64(RING_BITS - 1))
-    if session.party is Party.SERVER:
-        both = correlated_ot_send(top_is_zero, shift, session)
-    else:
-        both = correlated_ot_receive(top_is_zero.astype(np.uint8), shift, session)
+    both = _both_tops_zero(flat, RING_BITS, shift, session)
     # wrap = 1 - both; x / 2^shift = sum of floors - wrap * 2^(64 - shift) - offset / 2^shift
     result = (flat >> steps) + (both << np.uint64(RING_BITS - shift))
     if session.party is Party.SERVER:
         constant = (1 << (RING_BITS - shift)) + (1 << (_OFFSET_BITS - shift))
         result = result - np.uint64(constant % 2**RING_BITS)
     return result.reshape(x.shape)
+
+
+def _both_tops_zero(shares: RingArray, bits: int, result_bits: int, session: Session) -> RingArray:
+    """Shares modulo 2^result_bits of [the top bit of both shares (n,) modulo 2^bits is zero]."""
+    own = np.uint64(1) - (shares >> np.uint64(bits - 1))
+    if session.party is Party.SERVER:
+        return correlated_ot_send(own, result_bits, session)
+    return correlated_ot_receive(own.astype(np.uint8), result_bits, session)
 
 
 def widen_cost(count: int, bits: int) -> Cost:
@@ -96,10 +100,7 @@ def widen(x: RingArray, bits: int, session: Session) -> RingArray:
     if session.party is Party.SERVER:
         flat = flat + offset
     flat = flat & low_mask(bits)
-    top_is_zero = np.uint64(1) - (flat >> np.uint64(bits - 1))
+    both = _both_tops_zero(flat, bits, RING_BITS - bits, session)
     if session.party is Party.SERVER:
-        both = correlated_ot_send(top_is_zero, RING_BITS - bits, session)
         flat = flat - offset - np.uint64(1 << bits)
-    else:
-        both = correlated_ot_receive(top_is_zero.astype(np.uint8), RING_BITS - bits, session)
     return (flat + (both << np.uint64(bits))).reshape(x.shape)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_nonlinear.cost import Kind, OtCount
+from mpc_nonlinear.fixed_point import BitArray
 from transport.channel import Channel
 from transport.computing import Together, Units, Work, units
 from transport.errors import UsageError
@@ -17,8 +18,6 @@ from transport.traffic import Party, Traffic
 
 BlockArray = NDArray[np.uint64]
 """128-bit blocks: shape (n, 2), little-endian words."""
-BitArray = NDArray[np.uint8]
-"""Bits, one per byte, values 0 and 1."""
 
 
 @dataclass(frozen=True, slots=True)

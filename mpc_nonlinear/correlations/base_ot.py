@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from nacl import bindings as sodium
 from nacl.exceptions import CryptoError
 
-from mpc_nonlinear.correlations.base import BitArray
+from mpc_nonlinear.fixed_point import BitArray
 from transport.channel import Channel
 from transport.errors import FrameError
 from transport.randomness import SecureRandom

@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from mpc_nonlinear.correlations import puncturable
-from mpc_nonlinear.correlations.base import BitArray, BlockArray
+from mpc_nonlinear.correlations.base import BlockArray
 from mpc_nonlinear.correlations.base_ot import BaseKeys, base_ot_both, base_ot_traffic
 from mpc_nonlinear.correlations.bit_matrix import fold_leaves, transpose_columns
 from mpc_nonlinear.correlations.stock import StockedSource
 from mpc_nonlinear.cost import OtCount
+from mpc_nonlinear.fixed_point import BitArray
 from transport.channel import Channel
 from transport.randomness import SecureRandom
 from transport.traffic import NO_TRAFFIC, Party, Traffic

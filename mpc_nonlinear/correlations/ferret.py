@@ -17,13 +17,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from mpc_nonlinear.correlations.base import BitArray, BlockArray
+from mpc_nonlinear.correlations.base import BlockArray
 from mpc_nonlinear.correlations.extension import ExtensionSource
 from mpc_nonlinear.correlations.ggm import TreeHash, held_trees, own_trees
 from mpc_nonlinear.correlations.lpn import MEDIUM, SMALL, LpnParameters, PublicCode
 from mpc_nonlinear.correlations.softspoken import SoftSpokenSource
 from mpc_nonlinear.correlations.stock import StockedSource
 from mpc_nonlinear.cost import OtCount
+from mpc_nonlinear.fixed_point import BitArray
 from transport.channel import Channel
 from transport.computing import Units, units
 from transport.errors import UsageError

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numba import njit
 from numpy.typing import NDArray
 
-from mpc_nonlinear.correlations.base import BitArray, BlockArray
+from mpc_nonlinear.correlations.base import BlockArray
+from mpc_nonlinear.fixed_point import BitArray
 
 _FIXED_KEY = bytes.fromhex("a4093822299f31d0082efa98ec4e6c89")  # further fraction bits of pi
 

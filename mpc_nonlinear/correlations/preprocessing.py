@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_nonlinear.correlations.base import BitArray, CorrelationSource
+from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.random_ots import (
     leaf_receiver,
     leaf_sender,
@@ -34,6 +34,7 @@ from mpc_nonlinear.correlations.random_ots import (
     triple,
 )
 from mpc_nonlinear.cost import Demand, Form, Kind, OtCount
+from mpc_nonlinear.fixed_point import BitArray
 from transport.errors import UsageError
 from transport.traffic import Party
 

@@ -8,9 +8,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mpc_nonlinear.correlations.base import BitArray, OtReceiver, OtSender
+from mpc_nonlinear.correlations.base import OtReceiver, OtSender
 from mpc_nonlinear.correlations.hashing import wide_pads
 from mpc_nonlinear.cost import Kind
+from mpc_nonlinear.fixed_point import BitArray
 from transport.bitpack import WORD_BITS, low_mask
 from transport.errors import UsageError
 

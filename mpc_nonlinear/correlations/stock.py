@@ -7,14 +7,9 @@ from collections import deque
 
 import numpy as np
 
-from mpc_nonlinear.correlations.base import (
-    BitArray,
-    BlockArray,
-    CorrelationSource,
-    OtReceiver,
-    OtSender,
-)
+from mpc_nonlinear.correlations.base import BlockArray, CorrelationSource, OtReceiver, OtSender
 from mpc_nonlinear.cost import OtCount
+from mpc_nonlinear.fixed_point import BitArray
 from transport.channel import Channel
 from transport.errors import UsageError
 from transport.traffic import Party

@@ -8,7 +8,7 @@ from mpc_nonlinear.protocols.softmax import SquaredPolynomialSoftmax
 
 
 @dataclass(frozen=True, slots=True)
-class CausalSoftmax(SquaredPolynomialSoftmax):
+class SquaredPolynomialCausalSoftmax(SquaredPolynomialSoftmax):
     """The same polynomials on the visible part of each row; see `RowSoftmax`.
 
     Shape (..., queries, keys); the last query is the newest key. About half the elements of a

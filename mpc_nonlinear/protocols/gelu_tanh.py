@@ -12,7 +12,7 @@ from mpc_nonlinear.protocols.gelu import EvenPolynomialGelu
 
 
 @dataclass(frozen=True, slots=True)
-class TanhFormGelu(EvenPolynomialGelu):
+class EvenPolynomialGeluTanh(EvenPolynomialGelu):
     """The protocol and polynomial of the erf form, held against the tanh form.
 
     The two forms differ by 4.8e-4 at most, so that both lie within 2^-9 of one polynomial.

@@ -36,7 +36,7 @@ _VARIANCE_BITS, _MAX_FINER = 8, 12
 
 
 @dataclass(frozen=True, slots=True)
-class OctaveLayerNorm(NonlinearProtocol):
+class OctavePolynomialLayerNorm(NonlinearProtocol):
     """(x - mean) / sqrt(variance + epsilon) over the last axis, one inverse root a row.
 
     `bound`: largest |x|; `variance_min`, `variance_max`: powers of two around every variance;

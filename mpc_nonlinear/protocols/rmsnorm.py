@@ -39,7 +39,7 @@ _LARGEST_RANGE = 2.0**12
 
 
 @dataclass(frozen=True, slots=True)
-class OctaveRmsNorm(NonlinearProtocol):
+class OctavePolynomialRmsNorm(NonlinearProtocol):
     """x / sqrt(mean(x^2) + epsilon) over the last axis, one inverse root a row.
 
     `bound`: largest |x|; `square_min`, `square_max`: powers of two around every mean square, at

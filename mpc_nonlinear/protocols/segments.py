@@ -9,9 +9,8 @@ import numpy as np
 from mpc_nonlinear.blocks.compare import Width, less_than_constants, less_than_constants_cost
 from mpc_nonlinear.blocks.select import select, select_cost
 from mpc_nonlinear.blocks.session import Session
-from mpc_nonlinear.correlations.base import BitArray
 from mpc_nonlinear.cost import Cost
-from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.fixed_point import BitArray, RingArray
 from transport.traffic import Party
 
 COMPARED_BITS = 13
