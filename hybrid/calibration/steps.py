@@ -110,9 +110,8 @@ def _study(source: type[CorrelationSource]) -> _Study:
 def _graph(tokens: int) -> Graph:
     """An encoder of which every edge has the same range."""
     family, ranges = Bert(), defaultdict[str, Bound](lambda: Bound(0.5, 1.0, 16.0))
-    sizes = family.shape_architecture(
-        {**_SIZES, "vocabulary": 1024, "positions": 64}, "calibration"
-    )
+    sizes = {**_SIZES, "vocabulary": 1024, "positions": 64}
+    architecture = family.shape_architecture(sizes, "calibration")
     return family.graph(architecture, ranges, MeanPooling(6, normalize=False), tokens, 1)
 
 
