@@ -17,10 +17,16 @@ from tests.tiny_model import write_tiny_config, write_tiny_model  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# What a user may have set and what changes how terminals are written to.
+TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory, monkeypatch):
-    """The client's cache of public tables, away from the user's."""
+    """The client's cache of public tables and the prices, away from the user's."""
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path_factory.mktemp("cache")))
+    for name in TERMINAL:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from hybrid.models.reference import PlainEncoder
 from hybrid.planning import plan
 from hybrid.planning.plan import build_plan
 from hybrid.runtime.launch import Client, Server, make_plan, outputs_of
-from tests.test_private_inference import run
+from tests.processes import run
 from tests.tiny_model import write_tiny_config
 from transport.errors import ConfigError
 from transport.local import run_both

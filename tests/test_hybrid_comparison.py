@@ -18,7 +18,7 @@ from hybrid.reports.comparison.run import run_comparison
 from hybrid.reports.comparison.summary import failures, finished, spread
 from hybrid.reports.comparison.words import megabytes, seconds, summary_sentences
 from tests.comparison_data import made_reports, write_pair
-from tests.test_private_inference import run
+from tests.processes import run
 from transport.errors import ConfigError, PeerLostError
 
 OPERATORS = {"linear", "prepared", "attention", "softmax", "gelu", "layernorm", "pool"}

@@ -55,7 +55,7 @@ def test_missing_and_binary_files(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "same"),
     [
-        ("timeout_s: 60.0", "timeout_s: 61.0", True),
+        ("timeout_s: 600.0", "timeout_s: 61.0", True),
         ("model: {path: model", "model: {path: ./model", True),
         ("texts: texts.txt", "texts: other.txt", True),
         ("multiply: cheapest", "multiply: ot", False),

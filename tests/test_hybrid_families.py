@@ -16,7 +16,7 @@ from hybrid.models.random_weights import architecture_of, random_weights
 from hybrid.models.reference import PlainEncoder
 from hybrid.models.weights import load_weights
 from hybrid.runtime.launch import load_server_model
-from tests.test_private_inference import run
+from tests.processes import run
 from tests.tiny_model import CONFIG, TEXT, write_tiny_config
 from transport.errors import ConfigError
 

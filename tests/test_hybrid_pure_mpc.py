@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_private_inference import KEYS, run
+from tests.processes import KEYS, run
 from tests.tiny_model import write_tiny_config, write_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,7 +19,7 @@ from hybrid.planning.schedule import Choice, Schedule
 from hybrid.planning.search import Scheduler, schedule_for
 from hybrid.runtime.launch import load_server_model
 from mpc_nonlinear.correlations import FerretSource
-from tests.test_private_inference import run
+from tests.processes import run
 from tests.tiny_model import write_tiny_config, write_tiny_model
 from transport.errors import ConfigError, FrameError
 

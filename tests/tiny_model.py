@@ -79,7 +79,7 @@ protocols:
   {{linear: token_periodic, attention: rotated_slots, gelu: even_polynomial,
    softmax: squared_polynomial, layernorm: octave_polynomial, multiply: cheapest}}
 calibration: {{sentences: samples.txt, margin: 4.0}}
-runtime: {{timeout_s: 60.0, pin_cores: false}}
+runtime: {{timeout_s: 600.0, pin_cores: false}}
 """
 
 
