@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -30,18 +31,27 @@ def private_cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def prices(tmp_path_factory):
+def shared_folder(tmp_path_factory) -> Path:
+    """One folder for all processes that share this session's tests."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def prices(shared_folder):
     """Of this machine, measured for real, once for all tests."""
     from hybrid.calibration.calibrate import calibrate
     from hybrid.machine.prices import cache_file, known_prices, load
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HYBRID_CACHE", str(tmp_path_factory.mktemp("prices")))
-        said: list[str] = []
-        measured = calibrate(said.append)
-        assert known_prices() == measured == load(cache_file())
-        assert {"network", "interactive blocks", "ciphertexts", "whole steps"} <= set(said)
-    return measured
+    with pytest.MonkeyPatch.context() as patch, (shared_folder / "lock").open("w") as lock:
+        patch.setenv("HYBRID_CACHE", str(shared_folder / "prices"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not cache_file().exists():
+            said: list[str] = []
+            measured = calibrate(said.append)
+            assert known_prices() == measured == load(cache_file())
+            assert {"network", "interactive blocks", "ciphertexts", "whole steps"} <= set(said)
+        return load(cache_file())
 
 
 @pytest.fixture
