@@ -22,12 +22,28 @@ ROOT = Path(__file__).resolve().parent.parent
 TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Measuring the machine takes a minute, whichever test comes to it first."""
+    for item in items:
+        if "prices" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.long)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_of_the_users(tmp_path_factory):
+    """Fixtures of a module or session find no cache of the user's either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYBRID_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name in TERMINAL:
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory, monkeypatch):
-    """The client's cache of public tables and the prices, away from the user's."""
+    """The client's cache of public tables and the prices, empty for every test."""
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path_factory.mktemp("cache")))
-    for name in TERMINAL:
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,7 @@ def test_a_batch_of_one_is_what_it_was(tmp_path):
     assert build_plan(explicit.run, *parts).digest() == build_plan(loaded.run, *parts).digest()
 
 
+@pytest.mark.long
 def test_a_batch_between_processes_with_a_dealer(tmp_path):
     changes = {"correlations": "dealer", "linear": "beaver", "attention": "beaver"}
     config = batched(tmp_path, 2, **changes, multiply="dealer")
@@ -116,6 +117,7 @@ def test_a_batch_between_processes_with_a_dealer(tmp_path):
         assert "The request carries 2 texts" in (folder / "report.md").read_text()
 
 
+@pytest.mark.long
 def test_a_compared_batch_says_what_a_text_costs(tmp_path):
     config = batched(tmp_path, 2)
     command = ("compare", config, "--repetitions", 1, "--no-warm-up", "--out", "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 
@@ -124,11 +125,18 @@ def test_groups_cover_every_operation_with_colours_of_their_own():
     assert group_of({"op": "of a plugin", "phase": "online"}) == "other"
 
 
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    options = Options(folder / "out", links=("none", "wan2"), repetitions=3)
+    return folder / "out", recorded(write_pair(folder), options)
+
+
 @pytest.fixture
-def compared(tmp_path):
-    """Two made-up configs over two links."""
-    options = Options(tmp_path / "out", links=("none", "wan2"), repetitions=3)
-    return tmp_path / "out", recorded(write_pair(tmp_path), options)
+def compared(made_once):
+    """Two made-up configs over two links: files to read, a report to change."""
+    out, made = made_once
+    return out, copy.deepcopy(made)
 
 
 def test_report_json_holds_medians_ranking_and_paths(compared):
@@ -305,6 +313,7 @@ def test_failed_runs_give_exit_code_1(tmp_path, monkeypatch):
     assert CliRunner().invoke(app, arguments).exit_code == 1
 
 
+@pytest.mark.long
 def test_two_configs_compared_for_real(tmp_path):
     write_pair(tmp_path)
     code, output = run(

@@ -114,6 +114,7 @@ def test_a_config_that_is_no_table_is_refused(tmp_path):
         read_architecture(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["roberta", "distilbert"])
 def test_private_inference_of_other_families(kind, tmp_path):
     written(kind, tmp_path / "model")
@@ -144,6 +145,7 @@ def shape_config(folder, model=SHAPE):
     return path
 
 
+@pytest.mark.long
 def test_a_shape_with_random_weights_runs_and_says_so(tmp_path):
     config = shape_config(tmp_path)
     code, output = run("run", config, "--out", "out", cwd=tmp_path)

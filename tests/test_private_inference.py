@@ -48,15 +48,25 @@ def check_device(report: dict) -> None:
     assert device is None or device <= 2 * sent_bytes(report) + 20e6
 
 
-@pytest.mark.alone
-@pytest.mark.parametrize("correlations", ["ferret", "softspoken", "iknp", "dealer"])
-def test_two_processes_agree_with_the_plain_model(tmp_path, correlations):
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "correlations",
+    [
+        # Without and with a dealer, nothing but what was counted travels.
+        pytest.param("ferret", marks=[pytest.mark.alone, pytest.mark.smoke]),
+        pytest.param("dealer", marks=pytest.mark.alone),
+        "softspoken",
+        "iknp",
+    ],
+)
+def test_two_processes_agree_with_the_plain_model(tmp_path, correlations, request):
     config = write_tiny_config(tmp_path, correlations=correlations)
-    code, output = run("run", config, "--out", "out", cwd=tmp_path)
+    code, output = finish(hybrid("run", config, "--out", "out", cwd=tmp_path))
     assert code == 0, output
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     check_report(report)
-    check_device(report)
+    if request.node.get_closest_marker("alone"):
+        check_device(report)
     assert report["accuracy"]["cosine"] >= 0.999
     assert abs(np.linalg.norm(report["output"]) - 1) < 1e-9
     weaker = any("WEAKER TRUST" in line for line in report["trust_model"])
@@ -67,20 +77,34 @@ def test_two_processes_agree_with_the_plain_model(tmp_path, correlations):
     assert "cosine" in output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [
-        {"linear: token_periodic": "linear: coefficients"},
-        {"linear: token_periodic": "linear: column_bsgs", "phase: offline": "phase: online"},
-        {"gelu: even_polynomial": "gelu: bolt", "squared_polynomial": "bolt"},
-        {"gelu: even_polynomial": "gelu: bumblebee", "squared_polynomial": "bumblebee"},
-        {"linear: token_periodic": "linear: coefficients_interleaved"},
-        {"attention: rotated_slots": "attention: coefficients"},
+        # Choices that do not meet in one operator share a run.
+        {
+            "linear: token_periodic": "linear: coefficients",
+            "gelu: even_polynomial": "gelu: bolt",
+            "squared_polynomial": "bolt",
+        },
+        {
+            "linear: token_periodic": "linear: column_bsgs",
+            "phase: offline": "phase: online",
+            "attention: rotated_slots": "attention: coefficients",
+        },
+        {
+            "linear: token_periodic": "linear: coefficients_interleaved",
+            "gelu: even_polynomial": "gelu: bumblebee",
+            "squared_polynomial": "bumblebee",
+        },
         {"linear_phase: offline": "linear_phase: online"},
         {"linear_phase: offline": "linear_phase: online, exact: true", "cheapest": "ckks"},
-        {"timeout_s: 600.0": "timeout_s: 600.0, threads: 2, weights_memory_gb: 0"},
-        {"baby_steps: 8": "baby_steps: auto", "multiply: cheapest": "multiply: ot"},
-    ],
+        {
+            "timeout_s: 600.0": "timeout_s: 600.0, threads: 2, weights_memory_gb: 0",
+            "baby_steps: 8": "baby_steps: auto",
+            "multiply: cheapest": "multiply: ot",
+        },
+    ],  # fmt: skip
     ids=lambda changes: "; ".join(changes.values()),
 )
 def test_every_choice_of_the_config_works(tmp_path, changes):
@@ -121,6 +145,7 @@ def test_choices_that_do_not_fit_are_refused_by_the_plan(tmp_path, old, new, wor
     assert words in " ".join(output.split())
 
 
+@pytest.mark.long
 def test_the_opened_value_hides_the_noise(tmp_path):
     """One text twice: exact rounding leaves few entries that depend on the ciphertexts' noise."""
     config = write_tiny_config(tmp_path)
@@ -136,6 +161,7 @@ def test_the_opened_value_hides_the_noise(tmp_path):
     assert np.abs(first - second).max() * tokens * 64 <= 1.001
 
 
+@pytest.mark.long
 def test_one_layer_of_minilm(tmp_path, minilm):
     folder = tmp_path / "model"
     folder.mkdir()
@@ -191,6 +217,7 @@ def serve_and_query(server: Path, client: Path) -> tuple[tuple[int, str], tuple[
     return finish(served), finish(asked)
 
 
+@pytest.mark.long
 def test_the_server_needs_no_text_and_the_client_no_weights(tmp_path):
     server, client = split_parties(tmp_path)
     served, asked = serve_and_query(server, client)
@@ -205,6 +232,7 @@ def test_the_server_needs_no_text_and_the_client_no_weights(tmp_path):
     assert "accuracy" not in answer
 
 
+@pytest.mark.long
 def test_keys_made_by_keygen_protect_a_session(tmp_path):
     for name in ("keys", "others"):
         code, output = run("keygen", tmp_path / name, cwd=tmp_path)
@@ -217,6 +245,7 @@ def test_keys_made_by_keygen_protect_a_session(tmp_path):
     assert (served[0], asked[0]) == (0, 0), served[1] + asked[1]
 
 
+@pytest.mark.long
 def test_a_peer_with_another_config_is_named(tmp_path):
     server, client = split_parties(tmp_path)
     client.write_text(client.read_text().replace("output_bits: 6", "output_bits: 5"))
@@ -225,6 +254,7 @@ def test_a_peer_with_another_config_is_named(tmp_path):
         assert "the peer runs another config" in output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", ["serve", "query"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_dead_or_hung_peer_ends_the_run(tmp_path, victim, how):
@@ -249,6 +279,7 @@ def test_a_dead_or_hung_peer_ends_the_run(tmp_path, victim, how):
             assert "is gone" in output
 
 
+@pytest.mark.long
 def test_an_occupied_port_is_named(tmp_path):
     config = write_tiny_config(tmp_path)
     with socket.socket() as holder:
@@ -266,8 +297,14 @@ def test_an_occupied_port_is_named(tmp_path):
         (["run", "none.yaml"], "none.yaml: cannot be read"),
         (["run", "tiny.yaml", "--text", "a " * 30], "--truncate"),
         (["run", "tiny.yaml", "--out", "/proc/none"], "--out /proc/none: cannot be written"),
-        (["serve", "tiny.yaml", "--listen", "tcp://0.0.0.0:5999"], "hybrid keygen"),
-        (["serve", "tiny.yaml", "--listen", "here"], "not an address"),
+        pytest.param(
+            ["serve", "tiny.yaml", "--listen", "tcp://0.0.0.0:5999"],
+            "hybrid keygen",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            ["query", "tiny.yaml", "--connect", "here"], "not an address", marks=pytest.mark.long
+        ),
         (["run"], "Missing argument"),
     ],
 )

@@ -58,6 +58,7 @@ def test_inference_from_python(tmp_path, minilm):  # noqa: ARG001
     assert float(re.search(r"cosine ([\d.]+)", output)[1]) > 0.9999
 
 
+@pytest.mark.long
 def test_inference_from_python_on_another_model(tmp_path):
     config = write_tiny_config(tmp_path)
     script = TUTORIALS / "01_run_inference.py"
@@ -65,6 +66,7 @@ def test_inference_from_python_on_another_model(tmp_path):
     assert float(re.search(r"cosine ([\d.]+)", output)[1]) > 0.999
 
 
+@pytest.mark.long
 def test_a_gelu_of_your_own(tmp_path):
     output = python(TUTORIALS / "02_write_a_gelu.py", cwd=tmp_path)
     assert "as it should be, refused: gelu/clipped_quadratic: declared" in output
@@ -73,6 +75,7 @@ def test_a_gelu_of_your_own(tmp_path):
     assert min(cosines) > 0.999
 
 
+@pytest.mark.long
 def test_a_packing_of_your_own(tmp_path):
     output = python(TUTORIALS / "03_write_a_packing.py", cwd=tmp_path)
     assert "odd shapes: as declared" in output
@@ -81,6 +84,7 @@ def test_a_packing_of_your_own(tmp_path):
     assert min(cosines) > 0.999
 
 
+@pytest.mark.long
 def test_a_schedule_of_your_own(tmp_path):
     script = TUTORIALS / "04_write_a_schedule.py"
     output = python(script, "--out", tmp_path / "schedules", cwd=tmp_path)
@@ -92,6 +96,7 @@ def test_a_schedule_of_your_own(tmp_path):
     }
 
 
+@pytest.mark.long
 def test_reading_a_report(tmp_path):
     config = write_tiny_config(tmp_path)
     python("-m", "hybrid.cli", "run", config, "--out", "out", cwd=tmp_path)
@@ -118,6 +123,7 @@ PROTOCOLS = (LabSource,)
 """
 
 
+@pytest.mark.long
 def test_plugins_of_all_kinds_work_between_processes(tmp_path):
     """A protocol, a packing and a source of correlations, as docs/extending.md describes them."""
     (tmp_path / "lab_source.py").write_text(SOURCE)
