@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from math import prod
 from pathlib import Path
 
@@ -12,21 +11,22 @@ import pytest
 from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.blocks.session import Context
 from mpc_nonlinear.protocols import silu, tanh
-from mpc_nonlinear.protocols.gelu_tanh import EvenPolynomialGeluTanh
+from mpc_nonlinear.protocols.gelu_tanh import TanhFormGelu
 from mpc_nonlinear.protocols.relu import ExactRelu
-from mpc_nonlinear.protocols.rmsnorm import OctavePolynomialRmsNorm
+from mpc_nonlinear.protocols.rmsnorm import OctaveRmsNorm
 from mpc_nonlinear.protocols.silu import MagnitudePolynomialSilu
 from mpc_nonlinear.protocols.tanh import MagnitudePolynomialTanh
 from tests.test_mpc_contract import FIXED, private, run, slot_products
 from tests.test_mpc_protocols import check
 from transport.errors import UsageError
 
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 engines = pytest.mark.parametrize("in_slots", [False, True], ids=["ot", "ckks"])
 ELEMENTWISE = {
     "relu": (ExactRelu, 0.0, 0.0),
     "silu": (MagnitudePolynomialSilu, silu.THRESHOLD, 2.0**-9),
     "tanh": (MagnitudePolynomialTanh, tanh.THRESHOLD, 2.0**-9),
-    "gelu": (EvenPolynomialGeluTanh, 3.3, 2.0**-8),
+    "gelu": (TanhFormGelu, 3.3, 2.0**-8),
 }
 every_activation = pytest.mark.parametrize("op", list(ELEMENTWISE))
 
@@ -115,9 +115,9 @@ def sends_fresh_bytes(protocol, x: np.ndarray, in_slots: bool) -> None:
         assert all(a != b for a, b in long)
 
 
-def norm_for(low: float, high: float, width: int, rows: np.ndarray) -> OctavePolynomialRmsNorm:
+def norm_for(low: float, high: float, width: int, rows: np.ndarray) -> OctaveRmsNorm:
     bound = 2.0 ** np.ceil(np.log2(np.abs(rows).max()))
-    return OctavePolynomialRmsNorm(width, 1e-6, low, high, high, bound)
+    return OctaveRmsNorm(width, 1e-6, low, high, high, bound)
 
 
 @pytest.mark.parametrize(
@@ -144,25 +144,25 @@ def test_rmsnorm_with_products_in_slots(low, high, width):
 @engines
 def test_rmsnorm_of_zero_rows_and_large_epsilon(in_slots):
     rows = np.zeros((3, 16))
-    protocol = OctavePolynomialRmsNorm(16, 1e-6, 0.5, 2.0, 2.0, 8.0)
+    protocol = OctaveRmsNorm(16, 1e-6, 0.5, 2.0, 2.0, 8.0)
     assert np.abs(private(protocol, rows, in_slots)).max() < 2.0**-8
     rows = rows_between(1.0, 2.0, 16)
-    check(OctavePolynomialRmsNorm(16, 0.5, 1.0, 4.0, 4.0, 8.0), rows, in_slots, 2.0**-8)
+    check(OctaveRmsNorm(16, 0.5, 1.0, 4.0, 4.0, 8.0), rows, in_slots, 2.0**-8)
 
 
 def test_rmsnorm_refuses_what_it_cannot_hold():
     with pytest.raises(UsageError, match="largest must be 1 to 4096 times"):
-        OctavePolynomialRmsNorm(16, 1e-6, 2.0**-5, 2.0**8, 1.0, 64.0)
+        OctaveRmsNorm(16, 1e-6, 2.0**-5, 2.0**8, 1.0, 64.0)
     with pytest.raises(UsageError, match="allows squares above"):
-        OctavePolynomialRmsNorm(2**14, 1e-6, 2.0**12, 2.0**16, 1.0, 64.0)
+        OctaveRmsNorm(2**14, 1e-6, 2.0**12, 2.0**16, 1.0, 64.0)
     with pytest.raises(UsageError, match="both must be at most"):
-        OctavePolynomialRmsNorm(16, 1e-6, 1.0, 2.0, 1.0, 2.0**17)
+        OctaveRmsNorm(16, 1e-6, 1.0, 2.0, 1.0, 2.0**17)
 
 
 # -- what all declare ----------------------------------------------------------------------
 
 SMALL = {op: kind(bound=8.0) for op, (kind, _, _) in ELEMENTWISE.items()}
-SMALL["rmsnorm"] = OctavePolynomialRmsNorm(16, 1e-6, 0.25, 4.0, 4.0, 8.0)
+SMALL["rmsnorm"] = OctaveRmsNorm(16, 1e-6, 0.25, 4.0, 4.0, 8.0)
 
 
 @pytest.mark.parametrize("shape", [(1, 16), (3, 16), (2, 3, 16), (5, 1, 16)])
@@ -194,9 +194,8 @@ def test_equal_inputs_send_different_bytes(op, in_slots):
 
 @pytest.fixture
 def experiments_on_path(monkeypatch):
-    experiments = Path(__file__).parent.parent / "experiments"
-    folders = [str(experiments / room) for room in ("fits", "benchmarks")]
-    monkeypatch.setattr(sys, "path", [*folders, *sys.path])
+    for folder in ("fits", "benchmarks"):
+        monkeypatch.syspath_prepend(str(EXPERIMENTS / folder))
 
 
 @pytest.mark.usefixtures("experiments_on_path")
@@ -223,7 +222,7 @@ def test_error_table_measures_what_is_declared():
     import error_table
 
     runner = error_table.Runner("ot")
-    for op, kind in (("tanh", MagnitudePolynomialTanh), ("rmsnorm", OctavePolynomialRmsNorm)):
+    for op, kind in (("tanh", MagnitudePolynomialTanh), ("rmsnorm", OctaveRmsNorm)):
         case = next(iter(error_table.CASES[op]()))
         line = error_table.measured(runner, case.make(kind), case)
         assert line["op"] == op
