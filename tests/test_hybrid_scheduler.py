@@ -152,9 +152,7 @@ def test_fastest_needs_prices_the_others_do_not(model):
 def test_a_schedule_of_another_model_is_refused(model):
     loaded, served = model
     wrong = Schedule("ferret", {"layer9.gelu": Choice("even_polynomial", "ot")})
-    with pytest.raises(
-        ConfigError, match="step 'layer0.attention_norm' is in the model but not in the schedule"
-    ):
+    with pytest.raises(ConfigError, match="is in the model but not in the schedule"):
         build_plan(loaded.run, served.graph, load_catalog(), wrong)
 
 

@@ -11,9 +11,9 @@ import pytest
 from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.blocks.session import Context
 from mpc_nonlinear.protocols import silu, tanh
-from mpc_nonlinear.protocols.gelu_tanh import TanhFormGelu
+from mpc_nonlinear.protocols.gelu_tanh import EvenPolynomialGeluTanh
 from mpc_nonlinear.protocols.relu import ExactRelu
-from mpc_nonlinear.protocols.rmsnorm import OctaveRmsNorm
+from mpc_nonlinear.protocols.rmsnorm import OctavePolynomialRmsNorm
 from mpc_nonlinear.protocols.silu import MagnitudePolynomialSilu
 from mpc_nonlinear.protocols.tanh import MagnitudePolynomialTanh
 from tests.test_mpc_contract import FIXED, private, run, slot_products
@@ -26,7 +26,7 @@ ELEMENTWISE = {
     "relu": (ExactRelu, 0.0, 0.0),
     "silu": (MagnitudePolynomialSilu, silu.THRESHOLD, 2.0**-9),
     "tanh": (MagnitudePolynomialTanh, tanh.THRESHOLD, 2.0**-9),
-    "gelu": (TanhFormGelu, 3.3, 2.0**-8),
+    "gelu": (EvenPolynomialGeluTanh, 3.3, 2.0**-8),
 }
 every_activation = pytest.mark.parametrize("op", list(ELEMENTWISE))
 
@@ -115,9 +115,9 @@ def sends_fresh_bytes(protocol, x: np.ndarray, in_slots: bool) -> None:
         assert all(a != b for a, b in long)
 
 
-def norm_for(low: float, high: float, width: int, rows: np.ndarray) -> OctaveRmsNorm:
+def norm_for(low: float, high: float, width: int, rows: np.ndarray) -> OctavePolynomialRmsNorm:
     bound = 2.0 ** np.ceil(np.log2(np.abs(rows).max()))
-    return OctaveRmsNorm(width, 1e-6, low, high, high, bound)
+    return OctavePolynomialRmsNorm(width, 1e-6, low, high, high, bound)
 
 
 @pytest.mark.parametrize(
@@ -144,25 +144,25 @@ def test_rmsnorm_with_products_in_slots(low, high, width):
 @engines
 def test_rmsnorm_of_zero_rows_and_large_epsilon(in_slots):
     rows = np.zeros((3, 16))
-    protocol = OctaveRmsNorm(16, 1e-6, 0.5, 2.0, 2.0, 8.0)
+    protocol = OctavePolynomialRmsNorm(16, 1e-6, 0.5, 2.0, 2.0, 8.0)
     assert np.abs(private(protocol, rows, in_slots)).max() < 2.0**-8
     rows = rows_between(1.0, 2.0, 16)
-    check(OctaveRmsNorm(16, 0.5, 1.0, 4.0, 4.0, 8.0), rows, in_slots, 2.0**-8)
+    check(OctavePolynomialRmsNorm(16, 0.5, 1.0, 4.0, 4.0, 8.0), rows, in_slots, 2.0**-8)
 
 
 def test_rmsnorm_refuses_what_it_cannot_hold():
     with pytest.raises(UsageError, match="largest must be 1 to 4096 times"):
-        OctaveRmsNorm(16, 1e-6, 2.0**-5, 2.0**8, 1.0, 64.0)
+        OctavePolynomialRmsNorm(16, 1e-6, 2.0**-5, 2.0**8, 1.0, 64.0)
     with pytest.raises(UsageError, match="allows squares above"):
-        OctaveRmsNorm(2**14, 1e-6, 2.0**12, 2.0**16, 1.0, 64.0)
+        OctavePolynomialRmsNorm(2**14, 1e-6, 2.0**12, 2.0**16, 1.0, 64.0)
     with pytest.raises(UsageError, match="both must be at most"):
-        OctaveRmsNorm(16, 1e-6, 1.0, 2.0, 1.0, 2.0**17)
+        OctavePolynomialRmsNorm(16, 1e-6, 1.0, 2.0, 1.0, 2.0**17)
 
 
 # -- what all declare ----------------------------------------------------------------------
 
 SMALL = {op: kind(bound=8.0) for op, (kind, _, _) in ELEMENTWISE.items()}
-SMALL["rmsnorm"] = OctaveRmsNorm(16, 1e-6, 0.25, 4.0, 4.0, 8.0)
+SMALL["rmsnorm"] = OctavePolynomialRmsNorm(16, 1e-6, 0.25, 4.0, 4.0, 8.0)
 
 
 @pytest.mark.parametrize("shape", [(1, 16), (3, 16), (2, 3, 16), (5, 1, 16)])
@@ -222,7 +222,7 @@ def test_error_table_measures_what_is_declared():
     import error_table
 
     runner = error_table.Runner("ot")
-    for op, kind in (("tanh", MagnitudePolynomialTanh), ("rmsnorm", OctaveRmsNorm)):
+    for op, kind in (("tanh", MagnitudePolynomialTanh), ("rmsnorm", OctavePolynomialRmsNorm)):
         case = next(iter(error_table.CASES[op]()))
         line = error_table.measured(runner, case.make(kind), case)
         assert line["op"] == op
