@@ -14,7 +14,7 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from hybrid.config.loading import Config# noqa: E402
+from hybrid.config.loading import Config  # noqa: E402
 from hybrid.models.reference import PlainEncoder  # noqa: E402
 from hybrid.reports.run_report import compare  # noqa: E402
 from hybrid.runtime.launch import Client, Server, finish_embedding  # noqa: E402
