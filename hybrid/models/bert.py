@@ -269,68 +269,42 @@ class Bert(Family[BertArchitecture, BertWeights]):
         self, builder: GraphBuilder, a: BertArchitecture, layer: int, edge: str, mask: str
     ) -> tuple[str, str]:
         """Edges of the context and of the residual branch."""
-        name, bound, size = f"layer{layer}", builder.bound, a.head_size
-        heads, t = a.heads * builder.batch, builder.tokens
+        name, bound, t = f"layer{layer}", builder.bound, builder.tokens
+        heads, size = a.heads * builder.batch, a.head_size
         query, key, value = (bound(f"{name}.{part}") for part in ("query", "key", "value"))
+        # Query, key and value are one product, since they share an input.
         projected = max((query, key, value), key=lambda b: b.rms)
         kept = None if edge == INPUT else f"{name}.residual"
-        bounds = {"input": bound(f"{name}.input"), "output": projected}
-        if kept is not None:
-            bounds["diagonal"] = bound(kept)
-        shape = (builder.rows, a.hidden, 3 * a.hidden)
-        qkv = builder.add((layer, "qkv"), "linear", (edge,), shape, bounds, kept=kept)
-        scores_bound = bound(f"{name}.scores")
-        bounds = {"left": query, "right": key, "output": scores_bound}
-        scores = builder.add((layer, "scores"), "scores", (qkv,), (heads, t, size, t), bounds, key="attention")
-        bounds = {"input": scores_bound}
-        weights = builder.add(
-            (layer, "softmax"), "softmax", (scores, mask), (heads, t, t), bounds
-        )
-        bounds = {
-            "left": Bound(2.0**-20, 1.0, 1.0),
-            "right": value,
-            "output": bound(f"{name}.context"),
-        }
-        product = (heads, t, t, size)
-        context = builder.add(
-            (layer, "context"), "context", (weights, qkv), product, bounds, key="attention"
-        )
+        ends = bound(f"{name}.input"), projected
+        qkv = builder.linear((layer, "qkv"), edge, (a.hidden, 3 * a.hidden), ends, kept)
+        scaled = bound(f"{name}.scores")
+        bounds = {"left": query, "right": key, "output": scaled}
+        scores = builder.add((layer, "scores"), "scores", (qkv,), (heads, t, size, t), bounds)
+        bounds = {"input": scaled}
+        weights = builder.add((layer, "softmax"), "softmax", (scores, mask), (heads, t, t), bounds)
+        bounds = {"left": Bound(2.0**-20, 1.0, 1.0), "right": value}
+        bounds["output"] = bound(f"{name}.context")
+        shape = (heads, t, t, size)
+        context = builder.add((layer, "context"), "context", (weights, qkv), shape, bounds)
         return context, edge if kept is None else kept
 
     def _feed_forward(
         self, builder: GraphBuilder, a: BertArchitecture, layer: int, context: str, residual: str
     ) -> str:
         """The edge of the layer's normalised rows."""
-        name, rows, bound = f"layer{layer}", builder.rows, builder.bound
-
-        def dense(part: str, source: str, sizes: tuple[int, int], input_bound: Bound, out: str,
-                  kept: str | None = None) -> str:  # fmt: skip
-            bounds = {"input": input_bound, "output": bound(out)}
-            if kept is not None:
-                bounds["diagonal"] = bound(kept)
-            return builder.add((layer, part), "linear", (source,), (rows, *sizes), bounds, kept=kept)
-
-        def norm(part: str, source: str, beside: str) -> str:
-            bounds = {
-                "input": bound(f"{name}.{part}.sum"),
-                "variance": bound(f"{name}.{part}.variance"),
-            }
-            return builder.add(
-                (layer, part), "layernorm", (source, beside), (rows, a.hidden), bounds,
-                constants={"epsilon": a.epsilon}, residuals=1,
-            )  # fmt: skip
-
-        middle, kept = f"{name}.attention_norm", f"{name}.attention_norm.residual"
-        attended = dense("attention_output", context, (a.hidden, a.hidden),
-                         bound(f"{name}.context"), f"{middle}.sum")  # fmt: skip
-        normed = norm("attention_norm", attended, residual)
-        up = dense("intermediate", normed, (a.hidden, a.intermediate),
-                   normalised_bound(a.hidden), f"{name}.intermediate", kept)  # fmt: skip
-        bounds = {"input": bound(f"{name}.intermediate")}
-        active = builder.add((layer, "gelu"), "gelu", (up,), (rows, a.intermediate), bounds)
-        down = dense("output", active, (a.intermediate, a.hidden),
-                     bound(f"{name}.gelu"), f"{name}.output_norm.sum")  # fmt: skip
-        return norm("output_norm", down, kept)
+        name, bound = f"layer{layer}", builder.bound
+        hidden, middle, width = a.hidden, f"{name}.attention_norm", (a.hidden, a.intermediate)
+        ends = bound(f"{name}.context"), bound(f"{middle}.sum")
+        edge = builder.linear((layer, "attention_output"), context, (hidden, hidden), ends)
+        edge = builder.layer_norm((layer, "attention_norm"), edge, residual, hidden, a.epsilon)
+        up, kept = bound(f"{name}.intermediate"), f"{middle}.residual"
+        ends = normalised_bound(hidden), up
+        edge = builder.linear((layer, "intermediate"), edge, width, ends, kept)
+        shape = (builder.rows, a.intermediate)
+        edge = builder.add((layer, "gelu"), "gelu", (edge,), shape, {"input": up})
+        ends = bound(f"{name}.gelu"), bound(f"{name}.output_norm.sum")
+        edge = builder.linear((layer, "output"), edge, width[::-1], ends)
+        return builder.layer_norm((layer, "output_norm"), edge, kept, hidden, a.epsilon)
 
     def client_inputs(
         self, table: EmbeddingTable, token_ids: NDArray[np.int64], mask: NDArray[np.bool_]

@@ -72,9 +72,7 @@ class Family(ABC, Generic[A, W]):
         """The table of these arrays."""
 
     @abstractmethod
-    def graph(
-        self, architecture: A, ranges: Ranges, head: Head, tokens: int, batch: int
-    ) -> Graph:
+    def graph(self, architecture: A, ranges: Ranges, head: Head, tokens: int, batch: int) -> Graph:
         """The operations of `batch` texts of `tokens` each, in execution order."""
 
     @abstractmethod

@@ -42,7 +42,7 @@ class Head(ABC):
 
     @abstractmethod
     def opened(self, words: NDArray[np.uint64], counts: NDArray[np.int64]) -> FloatArray:
-        """What `plain` computes, a row a text, from the opened words of texts of `counts` tokens."""
+        """What `plain` computes, a row a text, from the opened words; counts: of real tokens."""
 
     def finished(self, answer: FloatArray) -> FloatArray:
         """One text's answer as the user gets it."""

@@ -35,9 +35,7 @@ class PublicModel:
     def graph(self) -> Graph:
         """The operations of one request."""
         self.architecture.check_tokens(self.tokens)
-        return self.family.graph(
-            self.architecture, self.ranges, self.head, self.tokens, self.batch
-        )
+        return self.family.graph(self.architecture, self.ranges, self.head, self.tokens, self.batch)
 
     def to_public(self) -> dict[str, Any]:
         """Plain data for the client, but for what its own config says."""
@@ -92,9 +90,7 @@ class Model:
         padded = np.zeros(public.tokens, np.int64)
         padded[: len(token_ids)] = token_ids
         mask = np.arange(public.tokens) < len(token_ids)
-        rows = public.family.plain_rows(
-            self.weights, public.architecture, padded, mask, see, dtype
-        )
+        rows = public.family.plain_rows(self.weights, public.architecture, padded, mask, see, dtype)
         return public.head.plain(rows, torch.from_numpy(mask), see)
 
     @property
