@@ -42,10 +42,9 @@ def carried(plan):
 
 def test_pins_fix_some_steps_and_leave_the_rest_to_the_policy(scheduled, model):
     free = carried(plan_of(scheduled, model))
-    pinned = plan_of(
-        scheduled, model,
-        "scheduler.pin={softmax: bumblebee, layer0.gelu: {protocol: even_polynomial, multiply: ckks}}",
-    )  # fmt: skip
+    gelu = "{protocol: even_polynomial, multiply: ckks}"
+    pins = f"scheduler.pin={{softmax: bumblebee, layer0.gelu: {gelu}}}"
+    pinned = plan_of(scheduled, model, pins)
     found = carried(pinned)
     assert found["layer0.softmax"].startswith("bumblebee")
     assert found["layer0.gelu"] == "even_polynomial (ckks)"
