@@ -84,6 +84,7 @@ def test_two_processes_agree_with_the_plain_model(tmp_path, correlations, reques
         # Choices that do not meet in one operator share a run.
         {
             "linear: token_periodic": "linear: coefficients",
+            "phase: offline": "phase: online",
             "gelu: even_polynomial": "gelu: bolt",
             "squared_polynomial": "bolt",
         },
@@ -94,6 +95,7 @@ def test_two_processes_agree_with_the_plain_model(tmp_path, correlations, reques
         },
         {
             "linear: token_periodic": "linear: coefficients_interleaved",
+            "phase: offline": "phase: online",
             "gelu: even_polynomial": "gelu: bumblebee",
             "squared_polynomial": "bumblebee",
         },
@@ -134,6 +136,7 @@ def test_prepared_layers_cannot_be_exact(tmp_path):
     [
         ("linear: token_periodic", "linear: column_bsgs", "column_bsgs cannot be prepared offline"),
         ("linear: token_periodic", "linear: halevi_shoup", "cannot be prepared offline"),
+        ("linear: token_periodic", "linear: coefficients", "cannot be prepared offline"),
         ("parameters: n8192_q88", "parameters: n8192_q182", "no set for rotations is called"),
     ],
 )
@@ -249,9 +252,12 @@ def test_keys_made_by_keygen_protect_a_session(tmp_path):
 def test_a_peer_with_another_config_is_named(tmp_path):
     server, client = split_parties(tmp_path)
     client.write_text(client.read_text().replace("output_bits: 6", "output_bits: 5"))
-    for code, output in serve_and_query(server, client):
+    for (code, output), (here, there) in zip(
+        serve_and_query(server, client), (("6", "5"), ("5", "6")), strict=True
+    ):
         assert code == 2
-        assert "the peer runs another config" in output
+        said = f"config key mpc.output_bits is {here} at this party and {there} at the peer"
+        assert said in " ".join(output.split())
 
 
 @pytest.mark.long

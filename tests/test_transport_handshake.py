@@ -44,13 +44,13 @@ def test_a_different_config_is_named_at_both_ends() -> None:
     for error, (here, there) in zip(errors, [("ab12", "cd34"), ("cd34", "ab12")], strict=True):
         assert isinstance(error, HandshakeError)
         message = str(error)
-        assert f"another config (sha256 {here * 4}.. here, {there * 4}.. there)" in message
-        assert "same file" in message
+        assert f"config is {here * 10}.. at this party and {there * 10}.. at the peer" in message
+        assert "start both with the same config" in message
 
 
 def test_the_first_differing_fact_is_named() -> None:
     errors = compare({"config": ONE, "plan": ONE}, {"config": ONE, "plan": OTHER})
-    assert all("another plan" in str(error) for error in errors)
+    assert all("handshake: plan is" in str(error) for error in errors)
 
 
 def test_another_version_comes_before_other_differences() -> None:
@@ -62,7 +62,7 @@ def test_another_version_comes_before_other_differences() -> None:
 
 def test_a_missing_fact_is_named() -> None:
     errors = compare({"config": ONE}, {"config": ONE, "plan": ONE})
-    assert all("only one party compares plan" in str(error) for error in errors)
+    assert all("only one party has plan" in str(error) for error in errors)
 
 
 @pytest.mark.parametrize(
