@@ -69,7 +69,8 @@ def _by_block(cost: Cost) -> list[tuple[str, float]]:
 
 
 def _advice(groups: Sequence[Sequence[Remedy]], limit: float, again: Again) -> str:
-    enough, short = [], []
+    enough: list[tuple[float, str]] = []
+    short: list[tuple[float, str]] = []
     for group in groups:
         reached = None
         for remedy in group:
