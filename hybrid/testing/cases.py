@@ -185,10 +185,9 @@ def _all_visible(b: float, queries: int, columns: int) -> Iterator[Case]:
     equal = [np.full(columns, value) for value in (0.0, b, -b, b / 2)]
     yield Case(f"{of}, all numbers equal", _spread(equal, queries))
     if columns > 1:
-        spikes = [
-            np.where(np.arange(columns) == at, b, -b) for at in (0, columns // 2, columns - 1)
-        ]
-        spikes += [-spikes[0], np.where(np.arange(columns) < 2, b, -b)]
+        place = np.arange(columns)
+        spikes = [np.where(place == at, b, -b) for at in (0, columns // 2, columns - 1)]
+        spikes += [-spikes[0], np.where(place < 2, b, -b)]
         yield Case(f"{of}, spikes at the bound", _spread(spikes, queries))
 
 

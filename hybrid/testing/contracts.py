@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from hybrid.config.loading import Config, load_config
+from hybrid.models.graph import Node
 from hybrid.models.loading import load_model
 from hybrid.testing.cases import CASES, ROW_OPS, SOFTMAXES, Case, Limits, cases_for
 from hybrid.testing.local_parties import (
@@ -57,6 +59,7 @@ __all__ = [
     "check_packing",
     "check_protocol",
     "checked_cases",
+    "nodes_of",
     "protocols_of_config",
 ]
 
@@ -206,16 +209,11 @@ def protocols_of_config(
             "class, which is made for every step of the model"
         )
     loaded = config if isinstance(config, Config) else load_config(Path(config))
-    nodes = load_model(loaded).public.graph.nodes
+    nodes = nodes_of(loaded)
     found: list[tuple[NonlinearProtocol, Limits]] = []
     for node in nodes:
         if node.key == protocol.op:
-            made = called(
-                lambda node=node: protocol.for_operation(
-                    node.shape[-1], node.bounds, node.constants
-                ),
-                f"{protocol.op}/{protocol.name}: for_operation() for {node.name}",
-            )
+            made = _for_node(protocol, node)
             entry = _instance(made), Limits.of_node(node, protocol.breakpoints)
             if entry not in found:
                 found.append(entry)
@@ -226,6 +224,18 @@ def protocols_of_config(
             f"has {ops}"
         )
     return found
+
+
+@lru_cache(maxsize=1)
+def nodes_of(config: Config) -> tuple[Node, ...]:
+    """The steps of a config's model; kept, since a model is slow to load."""
+    return load_model(config).public.graph.nodes
+
+
+def _for_node(protocol: type[NonlinearProtocol], node: Node) -> object:
+    what = f"{protocol.op}/{protocol.name}: for_operation() for {node.name}"
+    width = node.shape[-1]
+    return called(lambda: protocol.for_operation(width, node.bounds, node.constants), what)
 
 
 def _checked_numbers(protocol: NonlinearProtocol, x: FloatArray) -> FloatArray:
