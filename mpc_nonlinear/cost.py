@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from math import prod
 
@@ -186,6 +186,19 @@ def _sort_key(kind: Kind) -> tuple[int, ...]:
     return int(kind.form), kind.bits, sender, kind.choice_bits, kind.width, *kind.shape
 
 
+Failures = tuple[tuple[str, float], ...]
+"""Chances of failure by the block that fails, each block once."""
+
+
+def _both_failures(first: Failures, second: Failures) -> Failures:
+    if not (first and second):
+        return first or second
+    merged = dict(first)
+    for block, probability in second:
+        merged[block] = merged.get(block, 0.0) + probability
+    return tuple(merged.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What a protocol sends and consumes, both exact, and its chance of failure.
@@ -200,6 +213,20 @@ class Cost:
     demand: Demand = Demand()
     work: Work = NO_WORK
     """Online, the correlations' making apart."""
+    failures: Failures = field(default=(), compare=False)
+    """`failure_probability` by block, as far as blocks say so; a word for a reader."""
+
+    @classmethod
+    def failing(cls, block: str, probability: float, work: Work = NO_WORK) -> Cost:
+        """Of a block without messages that fails with this probability."""
+        named = ((block, probability),) if probability else ()
+        return cls(failure_probability=probability, work=work, failures=named)
+
+    def inside(self, block: str) -> Cost:
+        """The same, its failures under the name of the block that it is part of."""
+        if not self.failures:
+            return self
+        return replace(self, failures=tuple((f"{block}: {b}", p) for b, p in self.failures))
 
     @classmethod
     def of(cls, traffic: Traffic, demand: Demand = Demand(), counts: Units = ()) -> Cost:  # noqa: B008
@@ -219,6 +246,7 @@ class Cost:
             self.failure_probability + later.failure_probability,
             self.demand + later.demand,
             self.work + later.work,
+            _both_failures(self.failures, later.failures),
         )
 
     def __mul__(self, times: int) -> Cost:
@@ -229,6 +257,7 @@ class Cost:
             self.failure_probability * times,
             self.demand * times,
             self.work * times,
+            tuple((block, probability * times) for block, probability in self.failures),
         )
 
 

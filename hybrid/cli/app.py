@@ -1,4 +1,4 @@
-"""The command line: run, serve, query, plan, compare, calibrate, doctor, keygen."""
+"""The command line: run, serve, query, plan, compare, check, calibrate, doctor, keygen."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Annotated, Any  # noqa: E402
 
 import typer  # noqa: E402
 
+from hybrid.cli import check as check_  # noqa: E402
 from hybrid.cli import commands  # noqa: E402
 from hybrid.cli import doctor as doctor_  # noqa: E402
 from hybrid.cli.progress import make_console  # noqa: E402
@@ -127,6 +128,18 @@ def compare(  # noqa: PLR0913
         out, tokens, tuple(link or ()), repetitions, warm_up, text, truncate, tuple(set_ or ())
     )
     if not commands.compare(configs, options):
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    module: Annotated[str, typer.Argument(help="A plugin, importable from here too.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A run whose model says bounds and shapes.")
+    ] = None,
+) -> None:
+    """Hold what a plugin registers to its contracts; exit code 1 if one is broken."""
+    if not check_.check(module, config):
         raise typer.Exit(1)
 
 

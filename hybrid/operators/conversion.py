@@ -21,6 +21,9 @@ from mpc_nonlinear.fixed_point import RingArray
 from transport.computing import Trip, Units, Work, add_units, units
 from transport.traffic import Party, Traffic
 
+COEFFICIENTS = "lift of a ciphertext's coefficients"
+"""How a plan calls the block that `Conversion.exact` makes exact."""
+
 
 @dataclass(frozen=True, slots=True)
 class Operand:
@@ -130,28 +133,23 @@ class Conversion:
         sqrt(N) * scale * rms(slot) / 2^64.
         """
         lifts = sum(rms * count for rms, count in input_rms_counts) * 2.0**self.input_fraction_bits
+        trip = Cost(self.traffic(), work=self.work(evaluation))
+        inputs = trip + Cost.failing("lift of shares into a ciphertext", lifts * 2.0**-64)
         if self.exact:
-            inputs = Cost(
-                self.traffic(),
-                failure_probability=lifts * 2.0**-64,
-                work=self.work(evaluation),
-            )
             return inputs + self.exact_lift_cost(output_rms)
+        return inputs + Cost.failing(COEFFICIENTS, self._lift_failure(output_rms))
+
+    def _lift_failure(self, output_rms: float) -> float:
+        """Of all outputs' coefficients modulo 2^64."""
         switched = he.switched_scale(self.scale, self.parameters)
-        coefficients = he.lift_failure(
+        return he.lift_failure(
             self.outputs, self.parameters, switched, sqrt(self.parts) * output_rms
-        )
-        return Cost(
-            self.traffic(),
-            failure_probability=lifts * 2.0**-64 + coefficients,
-            work=self.work(evaluation),
         )
 
     def exact_lift_cost(self, output_rms: float) -> Cost:
         """Of `exact_lift.lift_exactly` for all outputs, whose slots have this magnitude."""
         count = self.outputs * self.parameters.poly_degree
         ots = correlated_ot_cost(count, WRAP_BITS, Party.SERVER)
-        switched = he.switched_scale(self.scale, self.parameters)
-        slot_rms = self.parts**0.5 * output_rms
-        plain = he.lift_failure(self.outputs, self.parameters, switched, slot_rms)
-        return ots + Cost(failure_probability=plain * 2.0**-WRAP_BITS)
+        return ots + Cost.failing(
+            f"{COEFFICIENTS}, modulo 2^96", self._lift_failure(output_rms) * 2.0**-WRAP_BITS
+        )

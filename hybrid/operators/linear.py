@@ -120,7 +120,12 @@ class LinearOperator(WeightedOperator):
         }
         after = add_units(units(encoded), self._packing.plain_work, self._conversion.back_units)
         sent = Message(Party.CLIENT, message.client_sent_bytes, (), after)
-        return Cost(message, failure_probability=online.failure_probability, work=Work((sent,)))
+        return Cost(
+            message,
+            failure_probability=online.failure_probability,
+            work=Work((sent,)),
+            failures=online.failures,
+        )
 
     def offline_cost(self) -> Cost:
         """The upload and the download, where they happen before the input is known."""

@@ -60,7 +60,8 @@ class CkksProducts(Products):
 
     def _cost(self, count: int, inputs: list[tuple[float, int]], bounds: Bounds) -> Cost:
         work = SlotProductPacking(self.parameters, count).work
-        return self._conversion(count, len(inputs), bounds).cost(inputs, bounds.product_rms, work)
+        conversion = self._conversion(count, len(inputs), bounds)
+        return conversion.cost(inputs, bounds.product_rms, work).inside("product in slots")
 
     def multiply(self, x: RingArray, y: RingArray, session: Session, bounds: Bounds) -> RingArray:
         """Shares of x * y / 2^shift."""
@@ -74,7 +75,8 @@ class CkksProducts(Products):
         """One encrypted operand up, one result down, however many products."""
         packing, conversion, _ = self._polynomial(count, polynomial)
         inputs = [(polynomial.input_rms, count)]
-        return conversion.cost(inputs, polynomial.output_rms, packing.work)
+        cost = conversion.cost(inputs, polynomial.output_rms, packing.work)
+        return cost.inside("polynomial in slots")
 
     def polynomial(
         self, x: RingArray, polynomial: FactoredPolynomial, session: Session

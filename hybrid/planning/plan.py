@@ -19,6 +19,7 @@ from hybrid.models.graph import Graph, Node
 from hybrid.operators.base import Operator, PlanContext, RingKeySet, WeightedOperator
 from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog
+from hybrid.planning.refusal import Again, refusal
 from hybrid.planning.schedule import Schedule
 from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.correlations.base import CorrelationSource
@@ -240,8 +241,8 @@ def _row(step: Step) -> dict[str, Any]:
     }
 
 
-def build_plan(config: RunConfig, graph: Graph, catalog: Catalog, schedule: Schedule) -> Plan:
-    """Bind every node to the implementation that the schedule names."""
+def bind_plan(config: RunConfig, graph: Graph, catalog: Catalog, schedule: Schedule) -> Plan:
+    """Bind every node to the implementation that the schedule names, however likely to fail."""
     schedule.check_complete(graph.nodes)
     source: type[CorrelationSource] = catalog["correlations", schedule.correlations]
     binder = Binder(config, catalog, source)
@@ -249,22 +250,22 @@ def build_plan(config: RunConfig, graph: Graph, catalog: Catalog, schedule: Sche
     steps = tuple(Step(o, o.cost(), o.offline_cost()) for o in operators)
     needed = sum((step.cost.ots for step in steps), OtCount())
     traffic = source.production_traffic(needed)
-    plan = Plan(graph, steps, binder.context, source, traffic, schedule)
+    return Plan(graph, steps, binder.context, source, traffic, schedule)
+
+
+def build_plan(
+    config: RunConfig,
+    graph: Graph,
+    catalog: Catalog,
+    schedule: Schedule,
+    again: Again | None = None,
+) -> Plan:
+    """`bind_plan`, refused where failures are too likely.
+
+    again: plans under changed configs, so that the refusal can name what would help.
+    """
+    plan = bind_plan(config, graph, catalog, schedule)
     if plan.cost.failure_probability > MAX_FAILURE_PROBABILITY:
-        worst = max(steps, key=lambda s: s.cost.failure_probability)
-        raise ConfigError(
-            f"plan: failure probability {plan.cost.failure_probability:.1e} exceeds "
-            f"{MAX_FAILURE_PROBABILITY:.1e}, most of it in {worst.node.name}; "
-            f"{_surer(config, schedule)}"
-        )
+        steps = [(step.operator, step.cost) for step in plan.steps]
+        raise ConfigError(refusal(config, schedule, steps, MAX_FAILURE_PROBABILITY, again))
     return plan
-
-
-def _surer(config: RunConfig, schedule: Schedule) -> str:
-    """What makes failures less likely."""
-    lower = "lower ranges.margin or model.tokens"
-    if config.model.batch > 1:
-        lower = "lower model.batch, ranges.margin or model.tokens"
-    # Where a dealer does without ciphertexts there are no lifts to be made exact.
-    may_be_exact = not config.ckks.exact and schedule.correlations != TrustedDealer.name
-    return f"set ckks.exact: true, or {lower}" if may_be_exact else lower

@@ -17,7 +17,7 @@ from hybrid.models.folding import FloatArray
 from hybrid.models.loading import load_model, text_encoder
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.plan import Plan, build_plan
-from hybrid.planning.planner import make_schedule
+from hybrid.planning.planner import make_schedule, replanning
 from hybrid.planning.schedule import Schedule
 from hybrid.runtime.parties import ClientSession, ServerSession
 from hybrid.runtime.records import RequestRecord, SessionRecord, session_record
@@ -40,9 +40,11 @@ class Server:
         self._catalog = load_catalog(config.run.plugins)
         self.model = load_model(config)
         public = self.model.public
-        self._schedule = schedule or make_schedule(config, public, self._catalog, known_prices())
+        prices = known_prices()
+        self._schedule = schedule or make_schedule(config, public, self._catalog, prices)
         # Built once before any client comes, so that a config that cannot work says so here.
-        self.plan: Plan = build_plan(config.run, public.graph, self._catalog, self._schedule)
+        again = replanning(config, public, self._catalog, prices)
+        self.plan: Plan = build_plan(config.run, public.graph, self._catalog, self._schedule, again)
 
     def serve_session(self, channel: Channel, dealer: Channel | None = None) -> SessionRecord:
         """One client's session."""

@@ -20,7 +20,9 @@ from hybrid.operators.slot_products import CkksProducts
 from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.correlations import SoftSpokenSource
-from mpc_nonlinear.cost import OtCount
+from mpc_nonlinear.correlations.base import CorrelationSource
+from mpc_nonlinear.correlations.preprocessing import Prepared
+from mpc_nonlinear.cost import Demand, Kind, OtCount
 from mpc_nonlinear.fixed_point import FixedPoint, RingArray
 from transport.channel import Channel
 from transport.errors import HybridError, UsageError
@@ -34,6 +36,22 @@ _POLYNOMIAL_PRODUCTS = 4
 
 class ContractError(HybridError):
     """A protocol or packing does something else than it declares."""
+
+
+class MisuseError(ContractError):
+    """A check was asked for what it cannot judge; nothing was found broken."""
+
+
+class RecordingStock(Prepared):
+    """Prepared randomness that counts what it is asked for."""
+
+    def __init__(self, source: CorrelationSource) -> None:
+        super().__init__(source)
+        self.asked = Demand()
+
+    def _take(self, kind: Kind, count: int) -> tuple[NDArray[Any], ...]:
+        self.asked += Demand.of(kind, count)
+        return super()._take(kind, count)
 
 
 class InsecureLocalParties:
@@ -59,6 +77,8 @@ class InsecureLocalParties:
             multiply = choices[multiply]
         self.context = Context(FIXED_POINT, multiply)
         self._keys: dict[tuple[str, tuple[int, ...]], tuple[ClientKeys, ServerKeys]] = {}
+        self._sources: dict[Party, CorrelationSource] = {}
+        """Set up and used up, both parties' or none: base OTs take longer than a short run."""
 
     def plan_context(self, baby_steps: int | None = None) -> PlanContext:
         """For operators that are made without a plan."""
@@ -96,11 +116,18 @@ class InsecureLocalParties:
         products = self.context.products
         if isinstance(products, CkksProducts):
             products = replace(products, party=homomorphic)
-        source = SoftSpokenSource(channel.party, SecureRandom())
-        source.setup(channel)
+        source = self._sources.pop(channel.party, None)
+        if source is None:
+            source = SoftSpokenSource(channel.party, SecureRandom())
+            source.setup(channel)
         source.produce(ots, channel)
-        session = Session(channel, Context(FIXED_POINT, products), source, SecureRandom())
+        context = Context(FIXED_POINT, products)
+        session = Session(channel, context, source, SecureRandom(), RecordingStock(source))
         return RunState(session, homomorphic)
+
+    def give_back(self, client: CorrelationSource, server: CorrelationSource) -> None:
+        """Sources of a run that went well, for the next one."""
+        self._sources = {Party.CLIENT: client, Party.SERVER: server}
 
 
 def place_of(entry: Any, attributes: tuple[str, ...]) -> str:
@@ -120,13 +147,16 @@ def share_out(x: RingArray) -> tuple[RingArray, RingArray]:
 
 
 def both(role: Callable[[Channel], Any], place: str) -> tuple[Any, Any, Channel]:
-    """`run_both`; what the library or numpy refuses there is a broken contract."""
+    """`run_both`; what goes wrong there is a broken contract."""
     try:
         return run_both(role)
     except ContractError:
         raise
-    except (HybridError, ValueError) as error:
+    except HybridError as error:
         raise ContractError(f"{place}: the run ended with: {error}") from error
+    except Exception as error:
+        kind = type(error).__name__
+        raise ContractError(f"{place}: the run ended with: {kind}: {error}") from error
 
 
 def same_traffic(declared: Traffic, measured: Traffic, place: str) -> None:

@@ -12,12 +12,13 @@ from transport.errors import UsageError
 
 _PRECISION_BITS = 48
 _LARGEST_BITS = 14
+_BLOCK = "local product with public numbers (scale)"
 
 
 def scale_cost(count: int, max_abs_units: float) -> Cost:
     """No messages; the chance that the shares of any element wrap around."""
     work = Work.together(units(scaled=count))
-    return Cost(failure_probability=count * max_abs_units * 2.0**-RING_BITS, work=work)
+    return Cost.failing(_BLOCK, count * max_abs_units * 2.0**-RING_BITS, work)
 
 
 def scale(x: RingArray, factor: float) -> RingArray:

@@ -45,6 +45,8 @@ class NonlinearProtocol(ABC):
     """Largest distance from `reference`, in reals, inside the bounds."""
     approximation_error: ClassVar[float]
     """Largest distance of `reference` from the true function."""
+    breakpoints: ClassVar[tuple[float, ...]] = ()
+    """Of an elementwise operation: where its pieces meet. The contract tests around each."""
     takes_mask: ClassVar[bool] = False
     """Whether a masked operation calls `run_masked`. Otherwise masked numbers arrive in `run`
     lowered so far that their exponential is clipped; see `row_softmax.MASK_GAP`."""

@@ -49,6 +49,7 @@ class EvenPolynomialGelu(NonlinearProtocol):
     # At a threshold either piece may be taken: 1.6e-3 below the true value or 9.6e-4 above.
     max_error = 2.0**-8
     approximation_error = 2.0**-9
+    breakpoints = (-THRESHOLD, THRESHOLD)
 
     bound: float
 

@@ -27,6 +27,7 @@ class ExactRelu(NonlinearProtocol):
     source = "[Rathee20] eprint 2020/1002, Section 4.1"
     max_error = 0.0
     approximation_error = 0.0
+    breakpoints = (0.0,)
 
     bound: float
 
