@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from hybrid.config.loading import load_config
+from hybrid.config.overrides import overrides_of
 from hybrid.models.loading import load_model
 from hybrid.planning import plan
 from hybrid.planning.planner import make_plan
@@ -141,19 +142,23 @@ def test_wrong_batches_are_refused(batch, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("batch", "exact", "remedy"),
+    ("batch", "exact", "limit", "block", "remedy"),
     [
-        (2, False, "set ckks.exact: true, or lower model.batch, ranges.margin"),
-        (1, True, "; lower ranges.margin or model.tokens"),
+        (2, False, 5e-9, "lift of a ciphertext's coefficients", "ckks.exact: true"),
+        (1, True, 4e-10, "local product with public numbers", "model.tokens: 4"),
     ],
 )
-def test_too_likely_failures_name_what_would_help(batch, exact, remedy, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "MAX_FAILURE_PROBABILITY", 1e-12)
-    config = batched(tmp_path, batch)
-    made = yaml.safe_load(config.read_text())
-    made["ckks"]["exact"] = exact
-    config.write_text(yaml.safe_dump(made))
-    with pytest.raises(ConfigError, match=r"most of it in \w+") as raised:
-        loaded = load_config(config)
-        make_plan(loaded, load_model(loaded).public, None)
-    assert remedy in str(raised.value)
+def test_too_likely_failures_name_block_and_what_would_help(  # noqa: PLR0913
+    batch, exact, limit, block, remedy, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(plan, "MAX_FAILURE_PROBABILITY", limit)
+    path = batched(tmp_path, batch)
+    config = load_config(path, overrides_of([f"ckks.exact={str(exact).lower()}"]))
+    with pytest.raises(ConfigError, match=r"is in layer0\.\w+") as raised:
+        make_plan(config, load_model(config).public, None)
+    said = str(raised.value)
+    assert block in said
+    assert remedy in said
+    # Only what helps is advised.
+    assert ("ckks.exact" in said) == (not exact)
+    assert "none is enough" not in said

@@ -18,7 +18,6 @@ PURE = {
     "linear: token_periodic": "linear: beaver",
     "attention: rotated_slots": "attention: beaver",
     "multiply: cheapest": "multiply: dealer",
-    "linear_phase: offline": "linear_phase: online",
 }
 
 
@@ -71,6 +70,14 @@ def test_products_of_a_dealer_need_a_dealer(tmp_path, without, words):
     code, output = run("plan", config, cwd=tmp_path)
     assert code == 2
     assert words in " ".join(output.split())
+
+
+def test_dealt_layers_are_prepared(tmp_path):
+    config = pure_config(tmp_path)
+    config.write_text(config.read_text().replace("phase: offline", "phase: online"))
+    code, output = run("plan", config, cwd=tmp_path)
+    assert code == 2
+    assert "'beaver' makes half of its products before the input" in " ".join(output.split())
 
 
 @pytest.mark.long

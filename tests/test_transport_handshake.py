@@ -83,10 +83,12 @@ def test_the_peers_words_cannot_steer_a_terminal() -> None:
 
 def test_facts_are_bounded() -> None:
     client, server = memory_pair(timeout_s=GUARD_S)
-    with pytest.raises(UsageError, match="at most 4096"):
+    with pytest.raises(UsageError, match=f"at most {HANDSHAKE_BYTES}"):
         handshake(client, {"config": "x" * HANDSHAKE_BYTES})
     server.send(bytes(HANDSHAKE_BYTES + 1))
-    with pytest.raises(FrameError, match="4097 bytes where at most 4096"):
+    with pytest.raises(
+        FrameError, match=f"{HANDSHAKE_BYTES + 1} bytes where at most {HANDSHAKE_BYTES}"
+    ):
         handshake(client, {})
 
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray  # noqa: E402
 from hybrid.cli.commands import make_console, measured_comparison  # noqa: E402
 from hybrid.config.loading import Config, load_config  # noqa: E402
 from hybrid.config.overrides import overrides_of  # noqa: E402
-from hybrid.machine.prices import known_prices  # noqa: E402
+from hybrid.machine.prices import schedule_prices  # noqa: E402
 from hybrid.models.bert import Bert  # noqa: E402
 from hybrid.models.loading import load_model, text_encoder  # noqa: E402
 from hybrid.models.model import Model  # noqa: E402
@@ -71,7 +71,7 @@ def tapped(plan: Plan, shares: list[NDArray[np.uint64]]) -> None:
 def shared_output(loaded: Config, model: Model, ids: NDArray[np.int64]) -> NDArray[np.float64]:
     """The last LayerNorm's result, (tokens, hidden), as both shares have it together."""
     catalog, shares = load_catalog(loaded.run.plugins), []
-    plan = make_plan(loaded, model.public, known_prices())
+    plan = make_plan(loaded, model.public, schedule_prices(loaded.run))
     needs_dealer = plan.needs_dealer
     links = {Party.CLIENT: memory_pair(), Party.SERVER: memory_pair()}
     if needs_dealer:
