@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_private_inference import KEYS, run
+from tests.processes import KEYS, run
 from tests.tiny_model import write_tiny_config, write_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +34,7 @@ def pure_config(folder, *, without=(), correlations="dealer"):
     return config
 
 
+@pytest.mark.long
 def test_two_parties_and_a_dealer(tmp_path):
     config = pure_config(tmp_path)
     texts = ["--text", "a small test", "--text", "of private inference"]
@@ -72,6 +73,7 @@ def test_products_of_a_dealer_need_a_dealer(tmp_path, without, words):
     assert words in " ".join(output.split())
 
 
+@pytest.mark.long
 def test_the_error_of_one_layer(tmp_path):
     script = [sys.executable, ROOT / "experiments" / "benchmarks" / "layer_error.py"]
     config = pure_config(tmp_path)

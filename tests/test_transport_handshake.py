@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.waiting import GUARD_S
 from transport import (
     FrameError,
     HandshakeError,
@@ -26,7 +27,7 @@ ONE, OTHER = "ab12" * 16, "cd34" * 16
 
 def compare(*facts: dict[str, str]) -> list[BaseException | None]:
     """What the handshake raises at the client and at the server."""
-    pair = memory_pair(timeout_s=20.0)
+    pair = memory_pair(timeout_s=GUARD_S)
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(handshake, *side) for side in zip(pair, facts, strict=True)]
     assert pair[0].total == pair[1].total
@@ -53,7 +54,7 @@ def test_the_first_differing_fact_is_named() -> None:
 
 
 def test_another_version_comes_before_other_differences() -> None:
-    client, server = memory_pair(timeout_s=20.0)
+    client, server = memory_pair(timeout_s=GUARD_S)
     send_public(server, {"protocol version": "99", "config": OTHER})
     with pytest.raises(HandshakeError, match="speaks protocol version 99, this party 2"):
         handshake(client, {"config": ONE})
@@ -68,7 +69,7 @@ def test_a_missing_fact_is_named() -> None:
     "facts", [None, [], "text", {}, {"config": ONE}, {"protocol version": 1}, {"a": "b"}]
 )
 def test_malformed_facts(facts: object) -> None:
-    client, server = memory_pair(timeout_s=20.0)
+    client, server = memory_pair(timeout_s=GUARD_S)
     send_public(server, facts)
     with pytest.raises(HandshakeError, match="did not send its facts"):
         handshake(client, {"config": ONE})
@@ -81,7 +82,7 @@ def test_the_peers_words_cannot_steer_a_terminal() -> None:
 
 
 def test_facts_are_bounded() -> None:
-    client, server = memory_pair(timeout_s=20.0)
+    client, server = memory_pair(timeout_s=GUARD_S)
     with pytest.raises(UsageError, match="at most 4096"):
         handshake(client, {"config": "x" * HANDSHAKE_BYTES})
     server.send(bytes(HANDSHAKE_BYTES + 1))
@@ -106,7 +107,7 @@ Plain: st.SearchStrategy[Any] = st.recursive(
 @settings(max_examples=150, deadline=None)
 @given(Plain)
 def test_plain_data_arrives_as_sent(data: Any) -> None:
-    client, server = memory_pair(timeout_s=20.0)
+    client, server = memory_pair(timeout_s=GUARD_S)
     send_public(client, data)
     received = recv_public(server, 1 << 16)
     assert received == data
@@ -116,7 +117,7 @@ def test_plain_data_arrives_as_sent(data: Any) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_are_plain_data_or_a_frame_error(data: bytes) -> None:
-    client, server = memory_pair(timeout_s=20.0)
+    client, server = memory_pair(timeout_s=GUARD_S)
     client.send(data)
     try:
         recv_public(server, 100)
@@ -140,7 +141,7 @@ def test_arbitrary_bytes_are_plain_data_or_a_frame_error(data: bytes) -> None:
     ids=repr,
 )
 def test_other_objects_are_not_sent(data: object) -> None:
-    client, _ = memory_pair(timeout_s=20.0)
+    client, _ = memory_pair(timeout_s=GUARD_S)
     with pytest.raises(UsageError):
         send_public(client, data)
 
@@ -170,7 +171,7 @@ def nested(depth: int) -> list[Any]:
     ids=lambda packed: packed[:6].hex(),
 )
 def test_other_msgpack_is_refused(packed: bytes) -> None:
-    client, server = memory_pair(timeout_s=20.0)
+    client, server = memory_pair(timeout_s=GUARD_S)
     client.send(packed)
     with pytest.raises(FrameError):
         recv_public(server, 10_000)

@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
 from hybrid.cli.commands import joined_reports  # noqa: E402
-from hybrid.config.schema import load_config  # noqa: E402
+from hybrid.config.loading import load_config# noqa: E402
 from hybrid.config.texts import read_texts  # noqa: E402
 from hybrid.models.loading import text_encoder  # noqa: E402
 from hybrid.runtime.launch import make_plan  # noqa: E402

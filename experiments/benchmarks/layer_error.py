@@ -26,7 +26,8 @@ import yaml  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from hybrid.cli.commands import make_console, measured_comparison  # noqa: E402
-from hybrid.config.schema import SHAPES, LoadedConfig, load_config  # noqa: E402
+from hybrid.config.loading import Config, load_config
+from hybrid.config.schema import SHAPES# noqa: E402
 from hybrid.models.loading import text_encoder  # noqa: E402
 from hybrid.models.reference import PlainEncoder  # noqa: E402
 from hybrid.planning.catalog import load_catalog  # noqa: E402
@@ -42,7 +43,7 @@ from transport.local import memory_pair, run_both  # noqa: E402
 from transport.traffic import Party  # noqa: E402
 
 
-def one_layer(config: Path, shape: str, tokens: int, folder: Path) -> LoadedConfig:
+def one_layer(config: Path, shape: str, tokens: int, folder: Path) -> Config:
     """The config's schedule on one layer of a shape, with random weights."""
     made = resolved(load_config(config), f"{config.stem}_layer", None, tokens)
     made["model"].pop("path", None)
@@ -65,7 +66,7 @@ def tapped(plan: Plan, shares: list[NDArray[np.uint64]]) -> None:
 
 
 def shared_output(
-    loaded: LoadedConfig, model: ServerModel, ids: NDArray[np.int64]
+    loaded: Config, model: ServerModel, ids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """The last LayerNorm's result, (tokens, hidden), as both shares have it together."""
     catalog, shares = load_catalog(loaded.run.plugins), []
@@ -95,7 +96,7 @@ def shared_output(
     return (first + second).view(np.int64) * 2.0**-loaded.run.mpc.fraction_bits
 
 
-def error_of(loaded: LoadedConfig, text: str) -> dict[str, float]:
+def error_of(loaded: Config, text: str) -> dict[str, float]:
     """Largest and mean distance of the layer's output from float64, over real tokens."""
     catalog = load_catalog(loaded.run.plugins)
     model = scheduled(load_server_model(loaded), loaded, catalog)

@@ -25,7 +25,7 @@ import yaml  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from hybrid.cli.commands import make_console, measured_comparison  # noqa: E402
-from hybrid.config.schema import load_config  # noqa: E402
+from hybrid.config.loading import load_config# noqa: E402
 from hybrid.reports.comparison.configs import Options, resolved  # noqa: E402
 from hybrid.reports.comparison.groups import sent  # noqa: E402
 from hybrid.reports.comparison.summary import finished  # noqa: E402

@@ -22,8 +22,6 @@ class Node:
     """-1 outside the layers."""
     op: str
     """What it computes, for a reader and for its operator."""
-    key: str
-    """Under which `protocols` of a config and the catalog name its implementations."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shape: tuple[int, ...]
@@ -40,6 +38,13 @@ class Node:
     """Public numbers of the operation: the epsilon of a normalisation."""
     residuals: int = 0
     """How many of the inputs, the second one first, are added to the first before the operation."""
+    key: str = ""
+    """Under which `protocols` of a config and the catalog name its implementations: op, if not
+    given."""
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            object.__setattr__(self, "key", self.op)
 
     @property
     def tokens(self) -> int:
@@ -113,7 +118,7 @@ class GraphBuilder:
         bounds: Mapping[str, Bound],
         *,
         kept: str | None = None,
-        key: str | None = None,
+        key: str = "",
         constants: Mapping[str, float] | None = None,
         residuals: int = 0,
     ) -> str:
@@ -130,7 +135,6 @@ class GraphBuilder:
                 name,
                 layer,
                 op,
-                key or op,
                 tuple(inputs),
                 outputs,
                 shape,
@@ -139,6 +143,7 @@ class GraphBuilder:
                 self.batch,
                 constants or {},
                 residuals,
+                key,
             )
         )
         return name
