@@ -70,6 +70,7 @@ Json = dict[str, Any]
 Source = str | Path | Mapping[str, Any]
 """A YAML file, YAML text, or what such a file holds."""
 _TABLE_WIDTH = 170
+_NO_REPORT = "reports: none; they come once the with statement has ended without an error"
 
 
 def load(
@@ -213,6 +214,8 @@ class LocalSession(_Session[runtime_local.LocalSession]):
 
         They are there once the with statement has ended.
         """
+        if self._session.result is None:
+            raise UsageError(_NO_REPORT)
         return joined_reports(self._session)
 
 
@@ -233,7 +236,7 @@ class RemoteSession(_Session[runtime_remote.RemoteSession]):
         """
         session = self._session
         if session.plan is None or session.record is None:
-            raise UsageError("report: the session is still open; leave its with statement first")
+            raise UsageError(_NO_REPORT)
         return party_reports(session.config, session.plan, session.record)
 
 
