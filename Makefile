@@ -64,7 +64,7 @@ $(VENV)/.pinned: requirements/lock.txt | $(VENV)/bin/python
 	    "pytorch.org names (PIP_EXTRA_INDEX_URL), then: make clean install" >&2; exit 1; }
 	@touch $@
 
-$(VENV)/.installed: pyproject.toml $(VENV)/.pinned
+$(VENV)/.installed: pyproject.toml setup.py $(VENV)/.pinned
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -74,4 +74,4 @@ $(VENV)/.tested: requirements/test.txt $(VENV)/.installed
 
 # The last file that the fetch puts in place.
 $(MODEL)/1_Pooling/config.json: | $(VENV)/.installed
-	$(BIN)/python -m hybrid.models.fetching $(MODEL)
+	$(BIN)/hybrid fetch minilm $(MODEL)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -83,8 +81,8 @@ def tiny_config(tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The real model's folder, fetched when it is not there yet; a failure when it cannot be."""
+    from hybrid.models import fetching
+
     folder = ROOT / "models" / "all-MiniLM-L6-v2"
-    subprocess.run(
-        [sys.executable, "-m", "hybrid.models.fetching", str(folder)], check=True, cwd=ROOT
-    )
+    fetching.fetch(fetching.PUBLISHED["minilm"], folder)
     return folder

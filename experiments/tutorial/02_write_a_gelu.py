@@ -1,6 +1,6 @@
 """Tutorial 2: a GELU of your own, held to its word, then inside a model.
 
-    python experiments/tutorial/02_write_a_gelu.py
+    python 02_write_a_gelu.py
 
 A protocol is one class: `run` says what the parties do with their shares, `cost` says what that
 sends and consumes, `reference` what it computes. `my_gelu.py` beside this file is one, outside the
@@ -15,20 +15,18 @@ package: any importable module with a PROTOCOLS tuple is a plugin. Read it first
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-from tiny import TEXT, run_session, tiny_yaml
-
-import numpy as np  # isort: skip
+import numpy as np
 from my_gelu import THRESHOLD, ClippedQuadraticGelu
 
-from hybrid.config.loading import load_config
+import hybrid
 from hybrid.testing.contracts import ContractError, InsecureLocalParties, check_protocol
 from mpc_nonlinear import PROTOCOLS
 from mpc_nonlinear.cost import Cost
 
-EvenPolynomialGelu = PROTOCOLS[0]
+TINY = Path(__file__).with_name("tiny.yaml")
+EvenPolynomialGelu = next(p for p in PROTOCOLS if (p.op, p.name) == ("gelu", "even_polynomial"))
 
 
 class Forgetful(ClippedQuadraticGelu):
@@ -65,20 +63,20 @@ def main() -> None:
     except ContractError as error:
         print(f"as it should be, refused: {str(error)[:60]}...")
 
-    # 4. In a model: one line names the module, one the protocol.
-    with tempfile.TemporaryDirectory() as folder:
-        path = tiny_yaml(Path(folder))
-        text = path.read_text()
-        for name in ("even_polynomial", ClippedQuadraticGelu.name):
-            path.write_text(text.replace("even_polynomial", name) + "plugins: [my_gelu]\n")
-            report = run_session(load_config(path), TEXT)
-            (step,) = [s for s in report["steps"] if s["op"] == "gelu"]
-            same = all(step["predicted"][k] == step["measured"][k] for k in step["predicted"])
-            sent = step["measured"]["client_sent_bytes"] + step["measured"]["server_sent_bytes"]
-            print(
-                f"model with {step['protocol']:18}: cosine {report['cosine']:.6f}, its step sent "
-                f"{sent} bytes in {step['measured']['rounds']} rounds, as predicted: {same}"
-            )
+    # 4. In a model: one key names the module, one the protocol.
+    for name in ("even_polynomial", ClippedQuadraticGelu.name):
+        config = hybrid.load(TINY, set=["plugins=[my_gelu]", f"protocols.gelu={name}"])
+        with hybrid.local(config) as session:
+            session.embed(["a small test of private inference"])
+        (report,) = session.reports()
+        (step,) = [s for s in report["steps"] if s["op"] == "gelu"]
+        measured = step["measured"]
+        same = all(measured[key] == value for key, value in step["predicted"].items())
+        print(
+            f"model with {name:18}: cosine {report['accuracy']['cosine']:.6f}, its step sent "
+            f"{measured['client_sent_bytes'] + measured['server_sent_bytes']} bytes in "
+            f"{measured['rounds']} rounds, as predicted: {same}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Tutorial 3: a packing of your own for linear layers, beside the built-in ones.
 
-    python experiments/tutorial/03_write_a_packing.py
+    python 03_write_a_packing.py
 
 A packing says where numbers stand in ciphertexts (`pack`, `unpack`), what the weights become
 (`encode_weights`) and what the server does (`evaluate`). Everything else, encryption, masking and
@@ -18,19 +18,17 @@ outside the package: any importable module with a PACKINGS tuple is a plugin. Re
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-from tiny import TEXT, run_session, tiny_yaml
+from my_packing import RepeatedTokenPacking
 
-from my_packing import RepeatedTokenPacking  # isort: skip
-
+import hybrid
 from he_linear.packings.base import LinearPacking
 from he_linear.packings.halevi_shoup import HaleviShoupPacking
 from he_linear.packings.token_periodic import TokenPeriodicPacking
-from hybrid.config.loading import load_config
 from hybrid.testing.contracts import InsecureLocalParties, check_packing
 
+TINY = Path(__file__).with_name("tiny.yaml")
 PACKINGS: tuple[type[LinearPacking], ...] = (
     RepeatedTokenPacking,
     TokenPeriodicPacking,
@@ -61,22 +59,21 @@ def main() -> None:
             check_packing(RepeatedTokenPacking, *shape, diagonal=diagonal, parties=parties)
     print("odd shapes: as declared")
 
-    # 3. In a model: one line names the module, one the packing.
-    with tempfile.TemporaryDirectory() as folder:
-        path = tiny_yaml(Path(folder))
-        text = path.read_text()
-        for name in (TokenPeriodicPacking.name, RepeatedTokenPacking.name):
-            path.write_text(text.replace("token_periodic", name) + "plugins: [my_packing]\n")
-            report = run_session(load_config(path), TEXT)
-            steps = [s for s in report["steps"] if s["op"] == "linear"]
-            sent = {"offline": 0, "online": 0}
-            for step in steps:
+    # 3. In a model: one key names the module, one the packing.
+    for name in (TokenPeriodicPacking.name, RepeatedTokenPacking.name):
+        config = hybrid.load(TINY, set=["plugins=[my_packing]", f"protocols.linear={name}"])
+        with hybrid.local(config) as session:
+            session.embed(["a small test of private inference"])
+        (report,) = session.reports()
+        sent = {"offline": 0, "online": 0}
+        for step in report["steps"]:
+            if step["op"] == "linear":
                 measured = step["measured"]
                 sent[step["phase"]] += measured["client_sent_bytes"] + measured["server_sent_bytes"]
-            print(
-                f"model with {name:15}: cosine {report['cosine']:.6f}; linear layers sent "
-                f"{sent['offline'] / 1e6:.2f} MB offline, {sent['online'] / 1e6:.3f} MB online"
-            )
+        print(
+            f"model with {name:15}: cosine {report['accuracy']['cosine']:.6f}; linear layers sent "
+            f"{sent['offline'] / 1e6:.2f} MB offline, {sent['online'] / 1e6:.3f} MB online"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Tutorial 5: what a run's report.json holds, and a plot of it.
 
-    hybrid run configs/minilm.yaml --text "A sentence." --out runs/first
-    python experiments/tutorial/05_read_a_report.py runs/first/report.json --out bytes.png
+    hybrid run tiny.yaml --text "A sentence." --out runs/first
+    python 05_read_a_report.py runs/first/report.json --out bytes.png
+
+`session.reports()` of tutorial 1 is the same in Python.
 
 The keys that matter, all numbers in seconds, bytes (framing included) and rounds:
 
@@ -11,8 +13,6 @@ The keys that matter, all numbers in seconds, bytes (framing included) and round
   to the step's measured bytes to compare protocols that shift work offline with those that do not.
 - counted: what both ends of the channel counted; the sum of all steps and set-up is the same.
 - accuracy: written by `hybrid run` alone, which knows both sides.
-
-Plotting needs matplotlib.
 """
 
 from __future__ import annotations

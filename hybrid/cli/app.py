@@ -18,6 +18,8 @@ import typer  # noqa: E402
 from hybrid.cli import check as check_  # noqa: E402
 from hybrid.cli import commands  # noqa: E402
 from hybrid.cli import doctor as doctor_  # noqa: E402
+from hybrid.cli.fetch import fetch  # noqa: E402
+from hybrid.cli.init import init  # noqa: E402
 from hybrid.cli.progress import make_console  # noqa: E402
 from hybrid.reports.comparison.configs import Options  # noqa: E402
 from transport.errors import HybridError  # noqa: E402
@@ -159,6 +161,10 @@ def calibrate() -> None:
 def keygen(directory: Annotated[Path, typer.Argument(help="New folder for the keys.")]) -> None:
     """Make CurveZMQ keys for a server and a client on different machines."""
     commands.keygen(directory)
+
+
+app.command()(init)
+app.command()(fetch)
 
 
 def main() -> None:

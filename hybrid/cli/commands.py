@@ -9,25 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
+from hybrid import api
 from hybrid.calibration.calibrate import calibrate as measure_machine
 from hybrid.cli.progress import ProgressDisplay, make_console
 from hybrid.config.loading import Config, load_config
 from hybrid.config.overrides import overrides_of
 from hybrid.config.texts import read_texts
-from hybrid.machine.predict import predicted_seconds
 from hybrid.machine.prices import (
     MachinePrices,
     cache_file,
     needs_prices,
-    prices_for_reports,
-    schedule_prices,
 )
-from hybrid.models.loading import load_model
-from hybrid.planning.plan import Plan
-from hybrid.planning.planner import make_plan
 from hybrid.reports.comparison.configs import Options
 from hybrid.reports.comparison.run import Console as ComparisonConsole
 from hybrid.reports.comparison.run import run_comparison
@@ -35,12 +29,12 @@ from hybrid.reports.comparison.summary import failures
 from hybrid.reports.comparison.words import summary_sentences
 from hybrid.reports.run_report import write_json, write_markdown
 from hybrid.reports.session_report import measured_reports, outputs_of, party_reports
-from hybrid.reports.terminal import print_plan, print_report
+from hybrid.reports.terminal import print_report
 from hybrid.runtime.local import LocalSession
-from hybrid.runtime.parties import no_dealer
-from hybrid.runtime.serving import Client, Server, batches, open_client, open_server
+from hybrid.runtime.remote import RemoteSession
+from hybrid.runtime.serving import batches
 from transport.curve import generate_keys
-from transport.errors import ConfigError, HybridError
+from transport.errors import ConfigError
 
 Json = dict[str, Any]
 
@@ -107,32 +101,16 @@ def serve(config: Config, endpoint: str, out: Path | None, keep: bool) -> None:
     if out:
         writable(out)
     calibrated(config, console)
-    server = Server(config)
-    if server.plan.needs_dealer:
-        raise ConfigError(no_dealer(config))
-    while True:
-        channel = open_server(config, endpoint)
-        console.print(f"listening on {channel.endpoint}", markup=False)
-        try:
-            record = server.serve_session(channel)
-        except HybridError as error:
-            if not keep:
-                raise
-            console.print(f"session ended: {error}", markup=False)
-            continue
-        except Exception as error:  # One client must not end the service of the next.
-            if not keep:
-                raise
-            console.print(f"session ended: internal error: {type(error).__name__}", markup=False)
-            continue
-        finally:
-            channel.close()
-        console.print(f"served {len(record.requests)} requests")
-        for index, report in enumerate(party_reports(config, server.plan, record) if out else ()):
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
+    def write_all(reports: list[Json]) -> None:
+        for index, report in enumerate(reports if out else ()):
             assert out is not None
             write(report, _request_folder(out, index))
-        if not keep:
-            return
+
+    api.serve(config, endpoint, keep=keep, say=say, on_session=write_all)
 
 
 def query(
@@ -141,18 +119,15 @@ def query(
     """`hybrid query`."""
     console = make_console()
     texts = texts or read_texts(config)
-    client = Client(config)
-    ids = [client.encode(text, truncate=truncate) for text in texts]
+    session = RemoteSession(config, endpoint)
+    ids = [session.encode(text, truncate=truncate) for text in texts]
     if out:
         writable(out)
-    channel = open_client(config, endpoint)
-    try:
-        plan = client.open(channel)
-        client.ask(ids)
-        record = client.close()
-    finally:
-        channel.close()
-    reports = party_reports(config, plan, record)
+    with session:
+        session.ask(ids)
+    assert session.plan is not None
+    assert session.record is not None
+    reports = party_reports(config, session.plan, session.record)
     for index, (report, title) in enumerate(zip(reports, _titles(config, texts), strict=True)):
         folder = None if out is None else _request_folder(out, index)
         if folder:
@@ -183,32 +158,16 @@ def plan(config: Config, save: Path | None, as_json: bool) -> None:
     """`hybrid plan`."""
     console = Console(stderr=True) if as_json else make_console()
     calibrated(config, console)
-    made = make_plan(config, load_model(config).public, schedule_prices(config.run))
-    seconds = predicted_seconds(made.works(), prices_for_reports(), config.run.scheduled_link())
+    made = api.plan(config)
     if save is not None:
-        _save_schedule(made, config, save)
+        made.save(save)
     if as_json:
-        data = made.to_dict() | {"predicted_seconds": seconds}
-        sys.stdout.write(json.dumps(data, indent=1) + "\n")
+        sys.stdout.write(json.dumps(made.to_dict(), indent=1) + "\n")
         return
-    print_plan(console, made, config.run.weights_memory_gb(), seconds)
+    made.print_to(console)
     if save is not None:
         said = f"schedule written to {save}; a config runs it with schedule: {save}"
         console.print(said, highlight=False, markup=False)
-
-
-def _save_schedule(made: Plan, config: Config, path: Path) -> None:
-    head = (
-        f"# Schedule of {config.run.name}, as `hybrid plan --save` wrote it; edit names freely.\n"
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = yaml.safe_dump(made.schedule.to_file(), sort_keys=False)
-        path.write_text(head + content, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"--save {path}: cannot be written ({error.strerror}); name another file"
-        ) from None
 
 
 def configured(

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hybrid.config.overrides import Override, apply_overrides
+from hybrid.config.places import models_folder
 from hybrid.config.schema import CustomLink, PinConfig, RunConfig, ShapeConfig
 from transport.errors import ConfigError
 
@@ -27,6 +28,8 @@ class Config:
         """path: of the file, or in its folder; relative paths of the config start there."""
         self.run = run
         self.path = path
+        # Now: a caller may change the current folder before the config is used.
+        self._folder = path.parent.resolve()
         self.schedule: Mapping[str, Any] | None = None
         """Content of the file that `schedule` names; not checked yet."""
         if run.schedule is not None:
@@ -34,20 +37,21 @@ class Config:
 
     def resolve(self, relative: str) -> Path:
         """A path written in the config, relative to the config file."""
-        return (self.path.parent / Path(relative).expanduser()).resolve()
+        return (self._folder / Path(relative).expanduser()).resolve()
 
     @property
     def model_folder(self) -> Path:
-        """The model folder; `ConfigError` when it is not one."""
-        path = self.run.model.path
+        """The model folder, or the fetched model of its name; `ConfigError` when there is none."""
+        path = self.run.model.path or ""
         folder = self.resolve(path or ".")
-        if path is None or not folder.is_dir():
+        fetched = models_folder() / folder.name
+        found = next((f for f in (folder, fetched) if path and f.is_dir()), None)
+        if found is None:
             raise ConfigError(
-                f"{self.path}: model.path: folder {path!r} does not exist; run "
-                f"`hybrid fetch minilm {path}` for the default model or name a folder in Hugging "
-                "Face layout"
+                f"{self.path}: model.path: folder {path!r} does not exist; run `hybrid fetch "
+                "minilm` for all-MiniLM-L6-v2, or name a folder in Hugging Face layout"
             )
-        return folder
+        return found
 
     def agreed(self) -> dict[str, str]:
         """What both parties must have alike, as JSON by dotted key."""

@@ -13,3 +13,8 @@ def cache_folder() -> Path:
         return Path(configured)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "hybrid-private-inference"
+
+
+def models_folder() -> Path:
+    """Where `hybrid fetch` puts models, and where configs find them that have none beside them."""
+    return cache_folder() / "models"

@@ -50,7 +50,8 @@ class ModelConfig(Strict):
     """Which model, and what of it is public."""
 
     path: str | None = None
-    """Folder in Hugging Face layout, relative to the config file."""
+    """Folder in Hugging Face layout, relative to the config file; where it does not exist, a model
+    of this folder's name that `hybrid fetch` keeps for all configs."""
     shape: str | ShapeConfig | None = None
     """Instead of a path: random weights of this shape, for studies of cost."""
     tokens: int = Field(ge=1, le=512)

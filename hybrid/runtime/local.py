@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -30,6 +31,7 @@ from hybrid.planning.planner import make_plan
 from hybrid.runtime.child import Task
 from hybrid.runtime.records import SessionRecord
 from hybrid.runtime.runner import Progress
+from hybrid.runtime.texts import checked_texts, not_open
 from transport.errors import HybridError, UsageError
 from transport.zmq_channel import loopback_bytes
 
@@ -82,6 +84,7 @@ class LocalSession:
         self._encoder = text_encoder(config)
         self._children: dict[Connection, _Child] = {}
         self._client: Connection | None = None
+        self._has_failed = False
 
     def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
         """Token ids of a text; `ConfigError` when it is too long."""
@@ -89,22 +92,22 @@ class LocalSession:
 
     def embed(self, texts: Sequence[str], *, truncate: bool = False) -> FloatArray:
         """Private answers to texts, (texts, width), as the client gets them."""
-        if isinstance(texts, str):
-            raise UsageError("embed: give a list of texts, not one string")
-        if not texts:
-            raise UsageError("embed: no text; give at least one")
-        return self.ask([self.encode(text, truncate=truncate) for text in texts])
+        return self.ask([self.encode(t, truncate=truncate) for t in checked_texts(texts)])
 
     def ask(self, token_ids: Sequence[NDArray[np.int64]]) -> FloatArray:
         """As `embed`, from token ids."""
-        if self._client is None:
-            raise UsageError("session: not open; use it in a with statement")
+        client = self._client
+        if client is None:
+            raise UsageError(not_open(has_failed=self._has_failed))
         try:
-            self._client.send(list(token_ids))
-        except OSError:
-            # It has failed meanwhile; what it said is in the pipe.
-            self._await(self._client, "answers")
-        answers: FloatArray = self._await(self._client, "answers")
+            # One that has failed meanwhile takes nothing; what it said is in the pipe.
+            with suppress(OSError):
+                client.send(list(token_ids))
+            answers: FloatArray = self._await(client, "answers")
+        except BaseException:
+            # Also where only the wait was interrupted: its answers would be taken for the next.
+            self._client, self._has_failed = None, True
+            raise
         self.asked += token_ids
         return answers
 
@@ -130,7 +133,7 @@ class LocalSession:
             self._end()
 
     def __repr__(self) -> str:
-        state = "open" if self._client else "closed" if self.result else "new"
+        state = "open" if self._client else "closed" if self._children else "new"
         return f"<LocalSession {self.config.run.name}: {state}, {len(self.asked)} texts>"
 
     def _moved(self) -> int | None:

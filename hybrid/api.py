@@ -1,0 +1,280 @@
+"""What `import hybrid` offers: a config, its plan, sessions on one machine or between two.
+
+Importing this asks for one thread of BLAS and numba a process, as measurements assume, unless the
+environment says otherwise.
+"""
+
+from __future__ import annotations
+
+# Before numpy is imported anywhere.
+from hybrid.machine.environment import limit_threads
+
+limit_threads()
+
+import io  # noqa: E402
+from abc import ABC, abstractmethod  # noqa: E402
+from collections.abc import Callable, Mapping, Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any, Generic, Self, TypeVar  # noqa: E402
+
+import numpy as np  # noqa: E402
+import yaml  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from hybrid.config.loading import Config, checked, load_config, parse_yaml  # noqa: E402
+from hybrid.config.overrides import overrides_of  # noqa: E402
+from hybrid.machine.predict import predicted_seconds  # noqa: E402
+from hybrid.machine.prices import prices_for_reports, schedule_prices  # noqa: E402
+from hybrid.models.loading import load_model  # noqa: E402
+from hybrid.planning import plan as planning  # noqa: E402
+from hybrid.planning.planner import make_plan  # noqa: E402
+from hybrid.reports.session_report import joined_reports, party_reports  # noqa: E402
+from hybrid.reports.terminal import print_plan  # noqa: E402
+from hybrid.runtime import local as runtime_local  # noqa: E402
+from hybrid.runtime import remote as runtime_remote  # noqa: E402
+from transport.errors import (  # noqa: E402
+    ConfigError,
+    FrameError,
+    HandshakeError,
+    HybridError,
+    ParameterError,
+    PeerLostError,
+    ReceiveTimeoutError,
+    TransportError,
+    UsageError,
+)
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "FrameError",
+    "HandshakeError",
+    "HybridError",
+    "LocalSession",
+    "ParameterError",
+    "PeerLostError",
+    "Plan",
+    "ReceiveTimeoutError",
+    "RemoteSession",
+    "TransportError",
+    "UsageError",
+    "connect",
+    "load",
+    "local",
+    "plan",
+    "serve",
+]
+
+Json = dict[str, Any]
+Source = str | Path | Mapping[str, Any]
+"""A YAML file, YAML text, or what such a file holds."""
+_TABLE_WIDTH = 170
+_NO_REPORT = "reports: none; they come once the with statement has ended without an error"
+
+
+def load(
+    source: Source,
+    *,
+    set: Sequence[str] = (),  # noqa: A002
+    tokens: int | None = None,
+    link: str | None = None,
+) -> Config:
+    """Read and check a config; `ConfigError` says in one sentence what is wrong with it.
+
+    source: path of a YAML file; YAML text, which has a newline; or a dict. Relative paths in a file
+    start at its folder, in text and dict at the current folder. set: changes as `--set` takes them,
+    `["model.tokens=16"]`; tokens and link: shorter words for two of them.
+    """
+    overrides = overrides_of(set, tokens, link)
+    if isinstance(source, Mapping):
+        where = Path("<dict>")
+        wrong = next((key for key in source if not isinstance(key, str)), None)
+        if wrong is not None:
+            raise ConfigError(f"{where}: key {wrong!r} is not a string; give names of keys")
+        return checked(source, where, overrides)
+    if isinstance(source, str) and "\n" in source:
+        where = Path("<text>")
+        return checked(parse_yaml(source, where), where, overrides)
+    if isinstance(source, str | Path):
+        return load_config(Path(source), overrides)
+    raise UsageError(f"load: {type(source).__name__}; give a path, YAML text or a dict")
+
+
+def _config(source: Config | Source) -> Config:
+    return source if isinstance(source, Config) else load(source)
+
+
+class Plan:
+    """What both parties will do in one request, step by step, before anything runs."""
+
+    def __init__(self, config: Config, planned: planning.Plan) -> None:
+        """Made by `hybrid.plan`; planned: the same as both parties derive it."""
+        self._config = config
+        self._planned = planned
+
+    @property
+    def needs_dealer(self) -> bool:
+        """Whether it relies on a trusted third process, which only `hybrid.local` starts."""
+        return self._planned.needs_dealer
+
+    @property
+    def seconds(self) -> dict[str, float] | None:
+        """Predicted seconds of every step; None where this machine is not calibrated."""
+        link = self._config.run.scheduled_link()
+        return predicted_seconds(self._planned.works(), prices_for_reports(), link)
+
+    def to_dict(self) -> Json:
+        """The whole plan as plain data, as `hybrid plan --json` prints it."""
+        return self._planned.to_dict() | {"predicted_seconds": self.seconds}
+
+    def table(self) -> str:
+        """Every step with engine, protocol, shapes, bounds and traffic, as `hybrid plan` prints."""
+        text = io.StringIO()
+        self.print_to(Console(file=text, width=_TABLE_WIDTH, color_system=None))
+        return text.getvalue()
+
+    def print_to(self, console: Console) -> None:
+        """The table on a console of `rich`."""
+        print_plan(console, self._planned, self._config.run.weights_memory_gb(), self.seconds)
+
+    def save(self, path: str | Path) -> None:
+        """Write the schedule, which the key `schedule` of a config runs."""
+        where, name = Path(path), self._config.run.name
+        head = f"# Schedule of {name}, as `hybrid plan --save` writes it; edit names freely.\n"
+        content = yaml.safe_dump(self._planned.schedule.to_file(), sort_keys=False)
+        try:
+            where.parent.mkdir(parents=True, exist_ok=True)
+            where.write_text(head + content, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"--save {where}: cannot be written ({error.strerror}); name another file"
+            ) from None
+
+    def __repr__(self) -> str:
+        return repr(self._planned)
+
+
+def plan(config: Config | Source) -> Plan:
+    """What a config becomes; runs nothing. It reads the weights, for the bounds of every step.
+
+    The policy `fastest` needs prices of this machine, which `hybrid calibrate` measures once.
+    """
+    given = _config(config)
+    return Plan(given, make_plan(given, load_model(given).public, schedule_prices(given.run)))
+
+
+S = TypeVar("S", runtime_local.LocalSession, runtime_remote.RemoteSession)
+
+
+class _Session(ABC, Generic[S]):
+    """What sessions on one machine and with another have in common."""
+
+    def __init__(self, session: S) -> None:
+        self._session: S = session
+
+    @property
+    def config(self) -> Config:
+        """What it runs."""
+        return self._session.config
+
+    def embed(self, texts: Sequence[str], *, truncate: bool = False) -> NDArray[np.float64]:
+        """Private answers to texts, one row a text; may be called again and again.
+
+        A text of more than `model.tokens` tokens is a `ConfigError` before anything is sent, unless
+        truncate cuts it. After any error of the run itself only a new session helps.
+        """
+        return self._session.embed(texts, truncate=truncate)
+
+    @abstractmethod
+    def reports(self) -> list[Json]:
+        """One report a request, `model.batch` texts each, once the with statement has ended."""
+
+    def __enter__(self) -> Self:
+        self._session.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._session.__exit__(kind, *error)
+
+    def __repr__(self) -> str:
+        return repr(self._session)
+
+
+class LocalSession(_Session[runtime_local.LocalSession]):
+    """Both parties as processes of this machine; a context manager made by `hybrid.local`."""
+
+    @property
+    def plan(self) -> Plan:
+        """What it runs, step by step."""
+        return Plan(self._session.config, self._session.plan)
+
+    def reports(self) -> list[Json]:
+        """What `hybrid run` writes as report.json: one a request, both parties' measurements.
+
+        They are there once the with statement has ended.
+        """
+        if self._session.result is None:
+            raise UsageError(_NO_REPORT)
+        return joined_reports(self._session)
+
+
+class RemoteSession(_Session[runtime_remote.RemoteSession]):
+    """The client of a server elsewhere; a context manager made by `hybrid.connect`."""
+
+    @property
+    def plan(self) -> Plan:
+        """What both parties have agreed on, once the with statement has begun."""
+        if self._session.plan is None:
+            raise UsageError("session: the plan comes from the server; open the session first")
+        return Plan(self._session.config, self._session.plan)
+
+    def reports(self) -> list[Json]:
+        """What the client alone knows of every request; accuracy is not in it.
+
+        They are there once the with statement has ended.
+        """
+        session = self._session
+        if session.plan is None or session.record is None:
+            raise UsageError(_NO_REPORT)
+        return party_reports(session.config, session.plan, session.record)
+
+
+def local(config: Config | Source) -> LocalSession:
+    """Both parties, and a dealer where the plan needs one, as processes of this machine.
+
+        with hybrid.local("minilm.yaml") as session:
+            vectors = session.embed(["A text."])
+
+    It works in a script without a `__main__` guard, in a notebook and with `python -c`.
+    """
+    return LocalSession(runtime_local.LocalSession(_config(config)))
+
+
+def serve(
+    config: Config | Source,
+    endpoint: str,
+    *,
+    keep: bool = False,
+    say: Callable[[str], None] = lambda _line: None,
+    on_session: Callable[[list[Json]], None] = lambda _reports: None,
+) -> list[Json]:
+    """Be the server at `tcp://HOST:PORT` until a client's session ends; the reports of it.
+
+    keep: serve one session after the other, until interrupted. say: is told when it listens and how
+    sessions end. on_session: is given the reports of every session.
+    """
+    given, reports = _config(config), list[Json]()
+    for planned, record in runtime_remote.serve_sessions(given, endpoint, keep=keep, say=say):
+        reports = party_reports(given, planned, record)
+        on_session(reports)
+    return reports
+
+
+def connect(config: Config | Source, endpoint: str) -> RemoteSession:
+    """Be the client of the server at `tcp://HOST:PORT`, which runs the same config.
+
+    with hybrid.connect("minilm.yaml", "tcp://host:5555") as session:
+        vectors = session.embed(["A text."])
+    """
+    return RemoteSession(runtime_remote.RemoteSession(_config(config), endpoint))

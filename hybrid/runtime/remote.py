@@ -1,0 +1,124 @@
+"""One party on this machine, the other on another: the server's loop, the client's session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.config.loading import Config
+from hybrid.models.folding import FloatArray
+from hybrid.planning.catalog import load_catalog
+from hybrid.planning.plan import Plan
+from hybrid.runtime.parties import no_dealer
+from hybrid.runtime.records import SessionRecord
+from hybrid.runtime.runner import Progress
+from hybrid.runtime.serving import Client, Server, open_client, open_server
+from hybrid.runtime.texts import checked_texts, not_open
+from mpc_nonlinear.correlations.dealer import TrustedDealer
+from transport.errors import ConfigError, HybridError, UsageError
+from transport.zmq_channel import ZmqChannel
+
+
+def serve_sessions(
+    config: Config, endpoint: str, *, keep: bool, say: Callable[[str], None]
+) -> Iterator[tuple[Plan, SessionRecord]]:
+    """Serve one session, or with `keep` one after the other without end; what each measured."""
+    server = Server(config)
+    if server.plan.needs_dealer:
+        raise ConfigError(no_dealer(config))
+    while True:
+        channel = open_server(config, endpoint)
+        try:
+            say(f"listening on {channel.endpoint}")
+            record = server.serve_session(channel)
+        except Exception as error:  # One client must not end the service of the next.
+            if not keep:
+                raise
+            ours = isinstance(error, HybridError)
+            say(f"session ended: {error if ours else f'internal error: {type(error).__name__}'}")
+            continue
+        finally:
+            channel.close()
+        say(f"served {len(record.requests)} requests")
+        yield server.plan, record
+        if not keep:
+            return
+
+
+class RemoteSession:
+    """The client's session with a server elsewhere; a context manager.
+
+    `embed` and `ask` may be called again and again inside; after it `record` holds what the
+    client measured.
+    """
+
+    def __init__(self, config: Config, endpoint: str, on_progress: Progress | None = None) -> None:
+        """Load the tokenizer; nothing is sent before the with statement."""
+        _refuse_dealer(config)
+        self.config = config
+        self.endpoint = endpoint
+        self.plan: Plan | None = None
+        """What both parties have agreed on, once it is open."""
+        self.record: SessionRecord | None = None
+        self._client = Client(config, on_progress)
+        self._channel: ZmqChannel | None = None
+        self._is_open = self._has_failed = False
+
+    def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
+        """Token ids of a text; `ConfigError` when it is too long."""
+        return self._client.encode(text, truncate=truncate)
+
+    def embed(self, texts: Sequence[str], *, truncate: bool = False) -> FloatArray:
+        """Private answers to texts, (texts, width)."""
+        return self.ask([self.encode(t, truncate=truncate) for t in checked_texts(texts)])
+
+    def ask(self, token_ids: Sequence[NDArray[np.int64]]) -> FloatArray:
+        """As `embed`, from token ids."""
+        if not self._is_open:
+            raise UsageError(not_open(has_failed=self._has_failed))
+        try:
+            return self._client.ask(token_ids)
+        except BaseException:
+            self._is_open, self._has_failed = False, True
+            raise
+
+    def __enter__(self) -> Self:
+        if self._channel is not None:
+            raise UsageError("session: was opened before; make a new one")
+        self._channel = open_client(self.config, self.endpoint)
+        try:
+            self.plan = self._client.open(self._channel)
+        except BaseException:
+            self._channel.close()
+            raise
+        self._is_open = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        assert self._channel is not None
+        was_open, self._is_open = self._is_open, False
+        try:
+            if was_open and kind is None:
+                self.record = self._client.close()
+            elif was_open:
+                # The caller's own trouble: the server is told, whatever comes of it.
+                with suppress(HybridError):
+                    self._client.close()
+        finally:
+            self._channel.close()
+
+    def __repr__(self) -> str:
+        state = "open" if self._is_open else "closed" if self._channel else "new"
+        return f"<RemoteSession {self.config.run.name} at {self.endpoint}: {state}>"
+
+
+def _refuse_dealer(config: Config) -> None:
+    """Before anything is sent, where the config itself names the source of correlations."""
+    key = "correlations", (config.schedule or {}).get("correlations", config.run.mpc.correlations)
+    catalog = load_catalog(config.run.plugins)
+    if key in catalog and issubclass(catalog[key], TrustedDealer):
+        raise ConfigError(no_dealer(config))
