@@ -33,9 +33,10 @@ from mpc_nonlinear.blocks.truncate import round_exactly, round_exactly_cost, tru
 from mpc_nonlinear.correlations import SoftSpokenSource
 from mpc_nonlinear.cost import Cost, OtCount
 from mpc_nonlinear.fixed_point import FixedPoint
+from tests.ot_sources import InsecureLocalSource, stocked
 from tests.parties import DEEP, PARAMETERS, keys
 from transport.local import run_both
-from transport.randomness import SecureRandom
+from transport.randomness import SEED_BYTES, SecureRandom
 from transport.traffic import Party
 
 FIXED = FixedPoint(16)
@@ -45,16 +46,18 @@ few_examples = settings(max_examples=12, deadline=None)
 
 
 def run(function, cost: Cost, *values: np.ndarray, in_slots: bool = False):
-    """Both results of `function(session, *shares)` with exactly the declared correlations."""
-    pairs = []
+    """Both results of `function(session, *shares)` with exactly the declared correlations.
+
+    They are true ones from a common seed, new for every run: setting up a source that keeps
+    them secret would take most of the time.
+    """
+    seed, pairs = SecureRandom().bytes(SEED_BYTES), []
     for value in values:
         first = SecureRandom().uint64(value.shape)
         pairs.append((first, value - first))
 
     def role(channel):
-        source = SoftSpokenSource(channel.party, SecureRandom())
-        source.setup(channel)
-        source.produce(cost.ots, channel)
+        source = stocked(InsecureLocalSource(channel.party, seed), cost.ots, channel)
         products = slot_products(channel.party) if in_slots else OtProducts(16)
         session = Session(channel, Context(FIXED, products), source, SecureRandom())
         with channel.step("run"):
