@@ -12,9 +12,11 @@ export NUMBA_NUM_THREADS ?= 1
 # Tests at the same time.
 JOBS ?= 2
 PYTEST = $(BIN)/pytest --durations=10
+# Neighbours in a file share what they set up; who has finished takes work from the others.
+BESIDE = -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run check test test-slow clean
+.PHONY: help install model run check test test-fast test-slow clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,11 +35,15 @@ check: $(VENV)/.tested  ## lint, format, types, direction of imports
 	$(BIN)/lint-imports
 
 test: check model  ## check, then all tests but the slow ones
-	$(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not alone"
+	$(PYTEST) $(BESIDE) -m "not slow and not alone"
 	$(PYTEST) -m "alone and not slow"
 
+test-fast: $(VENV)/.tested model  ## units, small contracts and one private inference, minutes
+	$(PYTEST) $(BESIDE) -m "not long and not slow and not alone"
+	$(PYTEST) -m smoke
+
 test-slow: check model  ## check, then all tests
-	$(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not alone"
+	$(PYTEST) $(BESIDE) -m "not slow and not alone"
 	$(PYTEST) -m "slow or alone"
 
 clean:  ## remove .venv and caches; the model and reports stay

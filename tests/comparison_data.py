@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hybrid.config.schema import LoadedConfig
+from hybrid.config.loading import Config
 from hybrid.machine.environment import describe
+from hybrid.models.loading import load_model
 from hybrid.planning.plan import OFFLINE, ONLINE, Plan
+from hybrid.planning.planner import make_plan
 from hybrid.reports.run_report import add_phases, phase_row, step_rows, totals, trust_model
-from hybrid.runtime.launch import make_plan
 from hybrid.runtime.runner import Measured
 from tests.tiny_model import write_tiny_config
 from transport.traffic import Traffic
@@ -29,14 +30,14 @@ def write_pair(folder: Path) -> list[Path]:
 
 
 def made_reports(
-    loaded: LoadedConfig, count: int, *, slowness: float = 1.0, predicted: bool = True
+    config: Config, count: int, *, slowness: float = 1.0, predicted: bool = True
 ) -> list[dict[str, Any]]:
     """`count` requests; each takes one part in ten longer than the one before."""
-    plan = make_plan(loaded)
-    return [_report(plan, loaded, slowness * (1 + 0.1 * i), predicted) for i in range(count)]
+    plan = make_plan(config, load_model(config).public, None)
+    return [_report(plan, config, slowness * (1 + 0.1 * i), predicted) for i in range(count)]
 
 
-def _report(plan: Plan, loaded: LoadedConfig, slowness: float, predicted: bool) -> dict[str, Any]:
+def _report(plan: Plan, config: Config, slowness: float, predicted: bool) -> dict[str, Any]:
     costs = [("correlations", OFFLINE, plan.offline_traffic)]
     costs += [(s.offline_name, OFFLINE, s.offline.traffic) for s in plan.steps if s.prepares]
     costs += [(s.node.name, ONLINE, s.cost.traffic) for s in plan.steps]
@@ -46,15 +47,14 @@ def _report(plan: Plan, loaded: LoadedConfig, slowness: float, predicted: bool) 
     ]
     guesses = {m.name: m.seconds * 1.1 for m in measured}
     offline, online = totals(measured)
-    config = loaded.run.model_dump(mode="json")
     steps = step_rows(plan, measured, guesses if predicted else None)
     for step in steps:
         step["why"] = "the runner-up takes 3 ms more"
     memory = {"peak_memory_bytes_client": "500000000", "peak_memory_bytes_server": "900000000"}
     return {
-        "config": config,
+        "config": config.run.model_dump(mode="json"),
         "environment": describe() | memory,
-        "trust_model": trust_model(plan, config),
+        "trust_model": trust_model(plan),
         "failure_probability": plan.cost.failure_probability,
         "setup": phase_row(1.5 * slowness, Traffic(1_000_000, 2_000_000, 10, 10, 9)),
         "offline": offline,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -17,25 +18,56 @@ from tests.tiny_model import write_tiny_config, write_tiny_model  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# What a user may have set and what changes how terminals are written to.
+TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Measuring the machine takes a minute, whichever test comes to it first."""
+    for item in items:
+        if "prices" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.long)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_of_the_users(tmp_path_factory):
+    """Fixtures of a module or session find no cache of the user's either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYBRID_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name in TERMINAL:
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory, monkeypatch):
-    """The client's cache of public tables, away from the user's."""
+    """The client's cache of public tables and the prices, empty for every test."""
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="session")
-def prices(tmp_path_factory):
+def shared_folder(tmp_path_factory) -> Path:
+    """One folder for all processes that share this session's tests."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def prices(shared_folder):
     """Of this machine, measured for real, once for all tests."""
     from hybrid.calibration.calibrate import calibrate
     from hybrid.machine.prices import cache_file, known_prices, load
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HYBRID_CACHE", str(tmp_path_factory.mktemp("prices")))
-        said: list[str] = []
-        measured = calibrate(said.append)
-        assert known_prices() == measured == load(cache_file())
-        assert {"network", "interactive blocks", "ciphertexts", "whole steps"} <= set(said)
-    return measured
+    with pytest.MonkeyPatch.context() as patch, (shared_folder / "lock").open("w") as lock:
+        patch.setenv("HYBRID_CACHE", str(shared_folder / "prices"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not cache_file().exists():
+            said: list[str] = []
+            measured = calibrate(said.append)
+            assert known_prices() == measured == load(cache_file())
+            assert {"network", "interactive blocks", "ciphertexts", "whole steps"} <= set(said)
+        return load(cache_file())
 
 
 @pytest.fixture

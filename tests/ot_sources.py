@@ -19,6 +19,7 @@ from mpc_nonlinear.correlations import (
 )
 from mpc_nonlinear.correlations.stock import StockedSource
 from mpc_nonlinear.fixed_point import FixedPoint
+from tests.waiting import GUARD_S
 from transport.local import memory_pair
 from transport.randomness import SEED_BYTES, SecureRandom
 from transport.traffic import NO_TRAFFIC, Party
@@ -81,8 +82,8 @@ def source_factory(name: str):
         }
         yield lambda channel: kinds[name](channel.party, SecureRandom())
         return
-    client, dealer_to_client = memory_pair(timeout_s=30)
-    dealer_to_server, server = memory_pair(timeout_s=30)
+    client, dealer_to_client = memory_pair(timeout_s=GUARD_S)
+    dealer_to_server, server = memory_pair(timeout_s=GUARD_S)
     thread = threading.Thread(target=run_dealer, args=(dealer_to_client, dealer_to_server))
     thread.start()
     links = {Party.CLIENT: client, Party.SERVER: server}
@@ -91,7 +92,7 @@ def source_factory(name: str):
     finally:
         for link in links.values():
             link.close()
-        thread.join(timeout=30)
+        thread.join(timeout=GUARD_S)
         assert not thread.is_alive()
 
 
@@ -112,7 +113,7 @@ def quick_session(channel, count, *, products=None, fraction_bits=16):
 
 def run_misbehaving(role):
     """Like `run_both`, for roles that leave bytes unread: the two counts may differ."""
-    pair = memory_pair(timeout_s=30)
+    pair = memory_pair(timeout_s=GUARD_S)
 
     def closing(channel):
         try:

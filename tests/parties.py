@@ -16,6 +16,7 @@ from hybrid.operators.base import EncodedLinear, PlanContext, RunState
 from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicServer
 from hybrid.operators.slot_products import CkksProducts
 from mpc_nonlinear.blocks.session import Context, Session
+from mpc_nonlinear.correlations import SoftSpokenSource
 from mpc_nonlinear.fixed_point import FixedPoint
 from transport.channel import Channel
 from transport.local import run_both
@@ -28,11 +29,13 @@ FIXED_POINT = FixedPoint(16)
 UNIT = FIXED_POINT.unit
 
 
-def plan_context(baby_steps: int = 8, *, linear_offline: bool = False) -> PlanContext:
+PRODUCTS = CkksProducts(PARAMETERS, DEEP, FIXED_POINT.fraction_bits)
+
+
+def plan_context(baby_steps: int = 8) -> PlanContext:
     """Products in CKKS slots."""
-    products = CkksProducts(PARAMETERS, DEEP, FIXED_POINT.fraction_bits)
-    mpc = Context(FIXED_POINT, products)
-    return PlanContext(PARAMETERS, mpc, DEEP, baby_steps, 6, linear_offline)
+    products = {PRODUCTS.name: PRODUCTS}
+    return PlanContext(PARAMETERS, DEEP, FIXED_POINT, products, SoftSpokenSource, baby_steps)
 
 
 _KEYS_LOCK = Lock()
@@ -79,11 +82,10 @@ def run_states(
             homomorphic = HomomorphicClient(client_keys, SecureRandom())
         else:
             homomorphic = HomomorphicServer(server_keys, SecureRandom())
-        context = plan_context().mpc
-        context = replace(context, products=replace(context.products, party=homomorphic))
+        context = Context(FIXED_POINT, replace(PRODUCTS, party=homomorphic))
         session = Session(channel, context, source, SecureRandom())
         own = encoded if encoded and channel.party is Party.SERVER else {}
-        state = RunState(session, homomorphic, own, None, None, None)
+        state = RunState(session, homomorphic, own)
         with channel.step(label):
             return role(state)
 

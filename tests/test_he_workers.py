@@ -9,6 +9,7 @@ from he_linear.ckks.keys import ServerKeys
 from he_linear.kernels.workers import SERIAL, Workers
 from he_linear.packings.token_periodic import TokenPeriodicPacking
 from tests.he_setup import PARAMETERS, keys
+from tests.waiting import GUARD_S
 from transport.errors import UsageError
 
 
@@ -19,7 +20,7 @@ def test_results_keep_their_order(workers):
 
 
 def test_two_items_run_at_the_same_time():
-    meeting = threading.Barrier(2, timeout=30)
+    meeting = threading.Barrier(2, timeout=GUARD_S)
     assert sorted(Workers(2).map(lambda _: meeting.wait(), range(2))) == [0, 1]
 
 

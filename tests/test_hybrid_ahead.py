@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybrid.config.schema import load_config
-from hybrid.models.reference import PlainEncoder
+from hybrid.config.loading import load_config
+from hybrid.models.loading import load_model
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.plan import OFFLINE
-from hybrid.runtime.launch import load_server_model
+from hybrid.planning.schedule import named_schedule
 from hybrid.runtime.parties import ClientSession, ServerSession
 from tests.tiny_model import write_tiny_config
 from transport.errors import FrameError
@@ -21,15 +21,16 @@ TEXTS = [np.array([2, 4, 5, 3]), np.array([2, 9, 3])]
 
 def sessions(tmp_path, client):
     """Both parties; `client` drives the client's session after set-up."""
-    loaded = load_config(write_tiny_config(tmp_path, correlations="softspoken"))
-    model, catalog = load_server_model(loaded), load_catalog()
+    config = load_config(write_tiny_config(tmp_path, correlations="softspoken"))
+    model, catalog = load_model(config), load_catalog()
+    schedule = named_schedule(config, model.public.graph.nodes, catalog)
 
     def party(channel):
         if channel.party is Party.SERVER:
-            server = ServerSession(loaded.run, catalog, channel)
-            server.setup(model)
+            server = ServerSession(config, catalog, channel)
+            server.setup(model, schedule)
             return list(server.serve())
-        session = ClientSession(loaded.run, catalog, channel)
+        session = ClientSession(config, catalog, channel)
         session.setup(5)
         return client(session)
 
@@ -52,11 +53,10 @@ def test_a_prepared_request_only_goes_online(tmp_path):
         return found
 
     asked, served, model = sessions(tmp_path, client)
-    plain = PlainEncoder(model.weights, model.architecture)
     assert len(served) == 2
     sent = []
     for (answer, seen), ids in zip(asked, TEXTS, strict=True):
-        assert np.abs(answer.pooled[0] - plain.embed(ids, 8)).max() < 5e-3
+        assert np.abs(answer.values[0] - model.public.head.finished(model.plain(ids))).max() < 5e-3
         steps = answer.result.steps
         offline = sum(s.traffic.sent_bytes for s in steps if s.phase == OFFLINE)
         online = sum(s.traffic.sent_bytes for s in steps if s.phase != OFFLINE)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import yaml
 
-from hybrid.config.schema import load_config
-from hybrid.models.reference import PlainEncoder
+from hybrid.config.loading import load_config
+from hybrid.config.overrides import overrides_of
+from hybrid.models.loading import load_model
 from hybrid.planning import plan
-from hybrid.planning.plan import build_plan
-from hybrid.runtime.launch import Client, Server, make_plan, outputs_of
-from tests.test_private_inference import run
+from hybrid.planning.planner import make_plan
+from hybrid.reports.session_report import outputs_of, party_reports
+from hybrid.runtime.serving import Client, Server
+from tests.processes import run
 from tests.tiny_model import write_tiny_config
 from transport.errors import ConfigError
 from transport.local import run_both
@@ -35,29 +37,32 @@ def batched(folder, batch, **changes):
     return path
 
 
-def asked(loaded, texts):
-    """Both parties in this process; the client's report, the server and the server's report."""
-    server, client = Server(loaded), Client(loaded)
+def asked(config, texts):
+    """Both parties in this process; the client's reports, the server and the server's reports."""
+    server, client = Server(config), Client(config)
 
     def party(channel):
         if channel.party is Party.SERVER:
             return server.serve_session(channel)
-        return client.ask(channel, texts)
+        client.open(channel)
+        client.ask(texts)
+        return client.close()
 
     mine, theirs, _ = run_both(party)
-    return mine, server, theirs
+    found = [party_reports(config, server.plan, record) for record in (mine, theirs)]
+    return found[0], server, found[1]
 
 
-def check(report, server, texts, tokens=8):
+def check(requests, server, texts):
     """Every text's output beside the plain model, every step's traffic beside its declaration."""
-    plain = PlainEncoder(server.model.weights, server.model.architecture)
-    found = [output for request in report["requests"] for output in outputs_of(request)]
+    model = server.model
+    found = [output for request in requests for output in outputs_of(request)]
     assert len(found) == len(texts)
     for output, ids in zip(found, texts, strict=True):
-        expected = plain.embed(ids, tokens)
-        expected = expected / np.linalg.norm(expected)
+        expected = model.public.head.finished(model.plain(ids))
+        assert np.linalg.norm(expected) == pytest.approx(1.0)
         assert np.abs(np.array(output) - expected).max() < 5e-3
-    for request in report["requests"]:
+    for request in requests:
         for step in request["steps"]:
             assert step["predicted"] == {key: step["measured"][key] for key in COUNTS}
 
@@ -71,38 +76,38 @@ def check(report, server, texts, tokens=8):
     ],
 )
 def test_each_text_of_a_batch_is_as_if_alone(changes, tmp_path):
-    loaded = load_config(batched(tmp_path, 3, **changes))
-    report, server, _ = asked(loaded, TEXTS)
-    assert len(report["requests"]) == 2
-    check(report, server, TEXTS)
+    requests, server, _ = asked(load_config(batched(tmp_path, 3, **changes)), TEXTS)
+    assert len(requests) == 2
+    check(requests, server, TEXTS)
 
 
 def test_the_server_cannot_tell_how_many_texts_there_are(tmp_path):
-    loaded = load_config(batched(tmp_path, 3, linear_phase="offline"))
-    report, server, served = asked(loaded, TEXTS)
-    full, last = report["requests"]
+    config = load_config(batched(tmp_path, 3, linear_phase="offline"))
+    (full, last), _, served = asked(config, TEXTS)
     assert len(outputs_of(full)) == 3
     assert len(outputs_of(last)) == 1
-    traffic = [[(s["name"], s["measured"]) for s in r["steps"]] for r in served["requests"]]
+    traffic = [[(s["name"], s["measured"]) for s in r["steps"]] for r in served]
     for (name, one), (same, other) in zip(*traffic, strict=True):
         assert name == same
         assert all(one[key] == other[key] for key in COUNTS)
-    assert not any("output" in key for request in served["requests"] for key in request)
+    assert not any("output" in key for request in served for key in request)
     assert any("the batch of 3 texts" in line for line in full["trust_model"])
 
 
 def test_a_batch_of_one_is_what_it_was(tmp_path):
-    loaded = load_config(write_tiny_config(tmp_path, correlations="softspoken"))
-    report, server, _ = asked(loaded, TEXTS[:2])
-    assert all("outputs" not in request for request in report["requests"])
-    check(report, server, TEXTS[:2])
+    config = load_config(write_tiny_config(tmp_path, correlations="softspoken"))
+    requests, server, _ = asked(config, TEXTS[:2])
+    assert all("outputs" not in request for request in requests)
+    check(requests, server, TEXTS[:2])
     explicit = load_config(batched(tmp_path, 1, linear_phase="offline"))
-    parts = server.model.architecture, server.model.bounds, server._catalog
-    assert build_plan(explicit.run, *parts).digest() == build_plan(loaded.run, *parts).digest()
+    public = server.model.public
+    assert make_plan(explicit, public, None).digest() == make_plan(config, public, None).digest()
 
 
+@pytest.mark.long
 def test_a_batch_between_processes_with_a_dealer(tmp_path):
     changes = {"correlations": "dealer", "linear": "beaver", "attention": "beaver"}
+    changes["linear_phase"] = "offline"
     config = batched(tmp_path, 2, **changes, multiply="dealer")
     texts = ["a small test", "private", "of inference a"]
     options = [word for text in texts for word in ("--text", text)]
@@ -116,6 +121,7 @@ def test_a_batch_between_processes_with_a_dealer(tmp_path):
         assert "The request carries 2 texts" in (folder / "report.md").read_text()
 
 
+@pytest.mark.long
 def test_a_compared_batch_says_what_a_text_costs(tmp_path):
     config = batched(tmp_path, 2)
     command = ("compare", config, "--repetitions", 1, "--no-warm-up", "--out", "out")
@@ -136,18 +142,23 @@ def test_wrong_batches_are_refused(batch, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("batch", "exact", "remedy"),
+    ("batch", "exact", "limit", "block", "remedy"),
     [
-        (2, False, "set ckks.exact: true, or lower model.batch, calibration.margin"),
-        (1, True, "; lower calibration.margin or model.tokens"),
+        (2, False, 5e-9, "lift of a ciphertext's coefficients", "ckks.exact: true"),
+        (1, True, 4e-10, "local product with public numbers", "model.tokens: 4"),
     ],
 )
-def test_too_likely_failures_name_what_would_help(batch, exact, remedy, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "MAX_FAILURE_PROBABILITY", 1e-12)
-    config = batched(tmp_path, batch)
-    made = yaml.safe_load(config.read_text())
-    made["ckks"]["exact"] = exact
-    config.write_text(yaml.safe_dump(made))
-    with pytest.raises(ConfigError, match=r"most of it in \w+") as raised:
-        make_plan(load_config(config))
-    assert remedy in str(raised.value)
+def test_too_likely_failures_name_block_and_what_would_help(  # noqa: PLR0913
+    batch, exact, limit, block, remedy, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(plan, "MAX_FAILURE_PROBABILITY", limit)
+    path = batched(tmp_path, batch)
+    config = load_config(path, overrides_of([f"ckks.exact={str(exact).lower()}"]))
+    with pytest.raises(ConfigError, match=r"is in layer0\.\w+") as raised:
+        make_plan(config, load_model(config).public, None)
+    said = str(raised.value)
+    assert block in said
+    assert remedy in said
+    # Only what helps is advised.
+    assert ("ckks.exact" in said) == (not exact)
+    assert "none is enough" not in said

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 import yaml
@@ -11,40 +13,40 @@ from typer.testing import CliRunner
 
 from hybrid.cli import commands
 from hybrid.cli.app import app
-from hybrid.config.schema import load_config
+from hybrid.config.loading import load_config
 from hybrid.reports.comparison.configs import Options, plan_runs, unique_names
 from hybrid.reports.comparison.groups import GROUPS, by_group, group_of, sent
-from hybrid.reports.comparison.run import run_comparison
+from hybrid.reports.comparison.run import Console, run_comparison
 from hybrid.reports.comparison.summary import failures, finished, spread
 from hybrid.reports.comparison.words import megabytes, seconds, summary_sentences
+from hybrid.runtime.local import LocalSession
 from tests.comparison_data import made_reports, write_pair
-from tests.test_private_inference import run
+from tests.processes import run
 from transport.errors import ConfigError, PeerLostError
 
 OPERATORS = {"linear", "prepared", "attention", "softmax", "gelu", "layernorm", "pool"}
 
 
-def quiet(text: str) -> None:
-    del text
+def console(measure, said=None):
+    """Shows nothing; sessions start no process."""
+    say = (said if said is not None else []).append
+    return Console(LocalSession, lambda *_: nullcontext(), say, measure)
 
 
 def recorded(paths, options, *, broken=(), predicted=True):
     """A comparison whose sessions are made up from their plans; the first config is the faster."""
 
-    def prepare(loaded, texts, title):
-        assert len(texts) == options.requests
-        assert "run " in title
+    def measure(session, ids):
+        assert len(ids) == options.requests
+        if session.config.run.name in broken:
+            raise PeerLostError("server: the peer is gone | <b>at once</b>")
+        slowness = 1.0 if session.config.run.name == first else 3.0
+        return made_reports(session.config, len(ids), slowness=slowness, predicted=predicted)
 
-        def session():
-            if loaded.run.name in broken:
-                raise PeerLostError("server: the peer is gone | <b>at once</b>")
-            slowness = 1.0 if loaded.run.name == first else 3.0
-            return made_reports(loaded, len(texts), slowness=slowness, predicted=predicted)
-
-        return session
-
-    first = plan_runs(paths, options)[0].name
-    return run_comparison(paths, options, prepare, quiet)
+    first, said = plan_runs(paths, options)[0].name, []
+    made = run_comparison(paths, options, console(measure, said))
+    assert any(line.startswith("run 1 of ") for line in said)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -68,17 +70,17 @@ def test_written_configs_are_complete_and_run_from_anywhere(tmp_path):
         ("tiny", "lan"), ("ring", "lan"), ("tiny", "none"), ("ring", "none"),
     ]  # fmt: skip
     for planned in runs:
-        assert planned.loaded.path == tmp_path / "out" / "configs" / f"{planned.slug}.yaml"
-        config = yaml.safe_load(planned.loaded.path.read_text())
+        assert planned.config.path == tmp_path / "out" / "configs" / f"{planned.slug}.yaml"
+        config = yaml.safe_load(planned.config.path.read_text())
         assert config["model"]["path"] == str(tmp_path / "configs here" / "model")
-        assert config["calibration"]["sentences"] == str(tmp_path / "configs here" / "samples.txt")
+        assert config["ranges"]["sentences"] == str(tmp_path / "configs here" / "samples.txt")
         assert config["model"]["tokens"] == 5
-        assert config["scheduler"]["policy"] == "fixed"
+        assert "scheduler" not in config
         assert planned.text(None).startswith("a small test")
         assert planned.text("given") == "given"
     same = load_config(paths[1]).run
-    kept = runs[3].loaded.run
-    assert kept.model_copy(update={"model": same.model}).public_hash() == same.public_hash()
+    kept = runs[3].config.run
+    assert kept.model_copy(update={"model": same.model}).agreed() == same.agreed()
 
 
 def test_a_config_without_texts_is_asked_any_sentence(tmp_path):
@@ -124,11 +126,18 @@ def test_groups_cover_every_operation_with_colours_of_their_own():
     assert group_of({"op": "of a plugin", "phase": "online"}) == "other"
 
 
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    options = Options(folder / "out", links=("none", "wan2"), repetitions=3)
+    return folder / "out", recorded(write_pair(folder), options)
+
+
 @pytest.fixture
-def compared(tmp_path):
-    """Two made-up configs over two links."""
-    options = Options(tmp_path / "out", links=("none", "wan2"), repetitions=3)
-    return tmp_path / "out", recorded(write_pair(tmp_path), options)
+def compared(made_once):
+    """Two made-up configs over two links: files to read, a report to change."""
+    out, made = made_once
+    return out, copy.deepcopy(made)
 
 
 def test_report_json_holds_medians_ranking_and_paths(compared):
@@ -241,16 +250,13 @@ def test_a_report_without_any_finished_run_is_still_written(tmp_path):
 def test_what_is_known_is_written_after_every_run(tmp_path):
     options = Options(tmp_path / "out", repetitions=1)
 
-    def prepare(loaded, texts, title):
-        def session():
-            if loaded.run.name == "ring":
-                raise KeyboardInterrupt
-            return made_reports(loaded, len(texts))
-
-        return session if title else None
+    def measure(session, ids):
+        if session.config.run.name == "ring":
+            raise KeyboardInterrupt
+        return made_reports(session.config, len(ids))
 
     with pytest.raises(KeyboardInterrupt):
-        run_comparison(write_pair(tmp_path), options, prepare, quiet)
+        run_comparison(write_pair(tmp_path), options, console(measure))
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     assert not written["complete"]
     assert [row["name"] for row in written["runs"]] == ["tiny"]
@@ -286,7 +292,10 @@ def test_every_config_is_checked_before_the_first_run(tmp_path):
     ("arguments", "message"),
     [
         (["tiny.yaml"], "Missing option"),
-        (["tiny.yaml", "--out", "out", "--link", "moon"], "choose among none, lan"),
+        (
+            ["tiny.yaml", "--out", "out", "--link", "moon"],
+            "input should be 'none', 'lan'",
+        ),
         (["tiny.yaml", "--out", "out", "--tokens", "0"], "--tokens"),
         (["tiny.yaml", "--out", "/proc/none"], "--out /proc/none: cannot be written"),
     ],
@@ -305,6 +314,7 @@ def test_failed_runs_give_exit_code_1(tmp_path, monkeypatch):
     assert CliRunner().invoke(app, arguments).exit_code == 1
 
 
+@pytest.mark.long
 def test_two_configs_compared_for_real(tmp_path):
     write_pair(tmp_path)
     code, output = run(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hybrid.config.schema import load_config
+from hybrid.config.loading import load_config
 from transport.errors import ConfigError
 
 
@@ -14,9 +14,10 @@ def changed(path, old, new):
 
 
 def test_a_complete_config_loads_and_hashes(tiny_config):
-    first = load_config(tiny_config).run.public_hash()
-    assert first == load_config(tiny_config).run.public_hash()
-    assert len(first) == 64
+    agreed = load_config(tiny_config).agreed()
+    assert agreed == load_config(tiny_config).agreed()
+    assert agreed["model.tokens"] == "8"
+    assert agreed["protocols.gelu"] == '"even_polynomial"'
 
 
 @pytest.mark.parametrize(
@@ -26,8 +27,7 @@ def test_a_complete_config_loads_and_hashes(tiny_config):
         ("runtime:", "run_time:", r"unknown key 'run_time'; did you mean 'runtime'"),
         ("output_bits: 6", "output_bits: 99", r"mpc.output_bits: .* or equal to 6, got 99"),
         ("output_bits: 6", "output_bits: yes", r"mpc.output_bits: .*integer, got True"),
-        ("pooling: mean", "pooling: cls", r"model.pooling: .*'mean', got 'cls'"),
-        ("margin: 4.0", "margin: 0.5", r"calibration.margin: .*got 0.5"),
+        ("margin: 4.0", "margin: 0.5", r"ranges.margin: .*got 0.5"),
         ("name: tiny", "nam: tiny", r"unknown key 'nam'|name: missing"),
         ("name: tiny", "", r"name: missing; add it"),
         ("name: tiny", "name: [", r"not valid YAML"),
@@ -55,7 +55,7 @@ def test_missing_and_binary_files(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "same"),
     [
-        ("timeout_s: 60.0", "timeout_s: 61.0", True),
+        ("timeout_s: 600.0", "timeout_s: 61.0", True),
         ("model: {path: model", "model: {path: ./model", True),
         ("texts: texts.txt", "texts: other.txt", True),
         ("multiply: cheapest", "multiply: ot", False),
@@ -63,13 +63,13 @@ def test_missing_and_binary_files(tmp_path):
         ("tokens: 8", "tokens: 7", False),
     ],
 )
-def test_the_hash_covers_protocols_but_not_local_matters(tiny_config, old, new, same):
-    before = load_config(tiny_config).run.public_hash()
-    after = load_config(changed(tiny_config, old, new)).run.public_hash()
+def test_parties_agree_on_protocols_but_not_on_local_matters(tiny_config, old, new, same):
+    before = load_config(tiny_config).agreed()
+    after = load_config(changed(tiny_config, old, new)).agreed()
     assert (before == after) == same
 
 
 def test_a_missing_model_folder_is_named(tiny_config):
     loaded = load_config(changed(tiny_config, "path: model", "path: nowhere"))
-    with pytest.raises(ConfigError, match="'nowhere' does not exist; run `make model`"):
+    with pytest.raises(ConfigError, match="'nowhere' does not exist; run `hybrid fetch"):
         _ = loaded.model_folder

@@ -9,14 +9,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from hybrid.config.schema import load_config
-from hybrid.models.architecture import read_architecture
-from hybrid.models.loading import text_encoder
-from hybrid.models.random_weights import architecture_of, random_weights
-from hybrid.models.reference import PlainEncoder
-from hybrid.models.weights import load_weights
-from hybrid.runtime.launch import load_server_model
-from tests.test_private_inference import run
+from hybrid.config.loading import load_config
+from hybrid.models.bert import Bert
+from hybrid.models.loading import load_model, text_encoder
+from tests.model_parts import bare_model, folder_model, read_folder
+from tests.processes import run
 from tests.tiny_model import CONFIG, TEXT, write_tiny_config
 from transport.errors import ConfigError
 
@@ -54,20 +51,18 @@ def written(kind, folder):
 @pytest.mark.parametrize("kind", KINDS)
 def test_plain_model_agrees_with_transformers(kind, tmp_path):
     reference = written(kind, tmp_path).to(torch.float64)
-    architecture = read_architecture(tmp_path)
-    assert architecture.positions >= 16
-    weights = load_weights(tmp_path, architecture)
-    plain = PlainEncoder(weights, architecture, torch.float64)
+    model = folder_model(tmp_path)
+    assert model.public.architecture.positions >= 16
     for count in (1, 2, 7, 16):
         ids = np.random.default_rng(count).integers(3, 20, count)
         with torch.no_grad():
             hidden = reference(torch.from_numpy(ids)[None]).last_hidden_state[0]
-        found = plain.embed(ids, 16)
+        found = model.plain(ids, dtype=torch.float64)
         assert np.abs(found - hidden.mean(0).numpy()).max() < 1e-9
         # The client's table gives what the first layer of the model reads.
         with torch.no_grad():
             embedded = reference.embeddings(torch.from_numpy(ids)[None])[0].numpy()
-        assert np.abs(weights.embedding.embed(ids) - embedded).max() < 1e-5
+        assert np.abs(model.weights.embedding.embed(ids) - embedded).max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["roberta", "distilbert"])
@@ -75,12 +70,11 @@ def test_checkpoints_with_a_head_are_read(kind, tmp_path):
     from safetensors.numpy import load_file, save_file
 
     written(kind, tmp_path)
-    architecture = read_architecture(tmp_path)
-    whole = load_weights(tmp_path, architecture)
+    whole = folder_model(tmp_path).weights
     path = tmp_path / "model.safetensors"
     named = {f"{kind}.{name}": value for name, value in load_file(path).items()}
     save_file({**named, "lm_head.bias": np.zeros(3, np.float32)}, path)
-    again = load_weights(tmp_path, architecture)
+    again = folder_model(tmp_path).weights
     assert again.embedding.digest() == whole.embedding.digest()
     assert np.array_equal(again.layers[1].output.weight, whole.layers[1].output.weight)
 
@@ -88,8 +82,8 @@ def test_checkpoints_with_a_head_are_read(kind, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        ("bert", {"model_type": "gpt2"}, "model_type is 'gpt2'; supported encoders are bert, rob"),
-        ("bert", {"model_type": ["bert"]}, "supported encoders are"),
+        ("bert", {"model_type": "gpt2"}, "model_type is 'gpt2'; supported are bert, rob"),
+        ("bert", {"model_type": ["bert"]}, "supported are"),
         ("bert", {"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'; only 'gelu'"),
         ("bert", {"position_embedding_type": "relative_key"}, "only 'absolute'"),
         ("roberta", {"is_decoder": True}, "is_decoder is True; only False"),
@@ -105,15 +99,16 @@ def test_what_is_not_computed_is_refused(kind, change, message, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ConfigError, match=message):
-        read_architecture(tmp_path)
+        read_folder(tmp_path)
 
 
 def test_a_config_that_is_no_table_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(ConfigError, match="not a table"):
-        read_architecture(tmp_path)
+        read_folder(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["roberta", "distilbert"])
 def test_private_inference_of_other_families(kind, tmp_path):
     written(kind, tmp_path / "model")
@@ -144,6 +139,7 @@ def shape_config(folder, model=SHAPE):
     return path
 
 
+@pytest.mark.long
 def test_a_shape_with_random_weights_runs_and_says_so(tmp_path):
     config = shape_config(tmp_path)
     code, output = run("run", config, "--out", "out", cwd=tmp_path)
@@ -154,39 +150,49 @@ def test_a_shape_with_random_weights_runs_and_says_so(tmp_path):
     assert "RANDOM weights" in (tmp_path / "out" / "report.md").read_text()
 
 
+def shape_model(shape, tokens=16):
+    family = Bert()
+    sizes = {"vocabulary": 1024, "positions": 512, **Bert.shapes[shape]}
+    architecture = family.shape_architecture(sizes, "test")
+    return bare_model(family, architecture, family.random_weights(architecture), tokens)
+
+
 def test_random_weights_have_the_magnitudes_of_trained_ones():
-    architecture = architecture_of("minilm-l6")
-    plain = PlainEncoder(random_weights(architecture), architecture)
+    model = shape_model("minilm-l6", 32)
     seen: dict[str, float] = {}
 
     def observe(edge, tensor):
         seen[edge] = float((tensor**2).mean() ** 0.5)
 
-    plain.embed(np.arange(2, 34), 32, observe)
-    for layer in range(architecture.layers):
+    model.plain(np.arange(2, 34), observe)
+    for layer in range(6):
         assert 0.5 < seen[f"layer{layer}.scores"] < 4
         assert 0.5 < seen[f"layer{layer}.intermediate"] < 4
         assert 0.8 < seen[f"layer{layer}.input"] < 1.3
 
 
 def test_shapes_are_named_or_written_out(tmp_path):
-    base = architecture_of("bert-base")
-    assert (base.hidden, base.layers, base.heads, base.intermediate) == (768, 12, 12, 3072)
-    one = load_config(shape_config(tmp_path, "shape: {like: bert-large, layers: 1}"))
-    served = load_server_model(
-        load_config(shape_config(tmp_path, "shape: {like: minilm-l6, layers: 1, vocabulary: 9}"))
-    )
-    assert served.architecture.layers == len(served.weights.layers) == 1
-    assert served.weights.embedding.words.shape == (9, 384)
-    assert architecture_of(one.run.model.shape).hidden == 1024
-    first, again = (random_weights(architecture_of("minilm-l6")) for _ in range(2))
+    assert Bert.shapes["bert-base"] == {
+        "hidden": 768, "layers": 12, "heads": 12, "intermediate": 3072,
+    }  # fmt: skip
+    shapes = [
+        "shape: {like: bert-large, layers: 1}",
+        "shape: {like: minilm-l6, layers: 1, vocabulary: 9}",
+    ]
+    large, small = (load_model(load_config(shape_config(tmp_path, shape))) for shape in shapes)
+    assert small.public.architecture.layers == len(small.weights.layers) == 1
+    assert small.weights.embedding.words.shape == (9, 384)
+    assert large.public.architecture.hidden == 1024
+    assert "RANDOM weights of the shape of bert-large" in large.line
+    first, again = (shape_model("minilm-l6").weights for _ in range(2))
     assert first.embedding.digest() == again.embedding.digest()
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("shape: bert-bse", "model.shape: input should be 'minilm-l6', 'bert-base'"),
+        ("shape: bert-bse", "no shape is called 'bert-bse'; did you mean 'bert-base'"),
+        ("shape: {hidden: 8, family: brt}", "model.shape.family: 'brt'; known: bert"),
         ("shape: {like: bert-base, layrs: 1}", "unknown key 'layrs'; did you mean 'layers'"),
         ("shape: {like: bert-base, layers: 0}", "model.shape.layers: input should be greater"),
         ("shape: {hidden: 12}", "model.shape: layers, heads, intermediate missing"),

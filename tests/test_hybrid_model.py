@@ -1,32 +1,31 @@
 """Weights, plain model, calibration and graph, against transformers and against wrong files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from hybrid.models.architecture import Architecture, read_architecture
-from hybrid.models.folding import fold
-from hybrid.models.graph import build_graph
+from hybrid.models.bert import Bert, BertArchitecture
+from hybrid.models.graph import Graph, GraphInput, Node
+from hybrid.models.heads import MeanPooling
 from hybrid.models.ranges import (
-    bounds_from_public,
-    bounds_to_public,
-    calibrate,
     default_sentences,
+    observed_ranges,
+    ranges_from_public,
+    ranges_to_public,
 )
-from hybrid.models.reference import PlainEncoder
-from hybrid.models.tokenizing import TextEncoder
-from hybrid.models.weights import load_weights
-from transport.errors import ConfigError
+from hybrid.models.tokenizing import FileTokenizer
+from tests.model_parts import folder_model, read_folder
+from transport.errors import ConfigError, UsageError
 
 SENTENCES = ["Hello", "How do I reset my online banking password?", "zx 77 ##! é"]
 
 
-def plain(folder, dtype=torch.float32):
-    architecture = read_architecture(folder)
-    return PlainEncoder(load_weights(folder, architecture), architecture, dtype)
+def bare_graph(architecture, ranges, tokens):
+    return Bert().graph(architecture, ranges, MeanPooling(6, normalize=False), tokens, 1)
 
 
 @pytest.mark.parametrize("text", SENTENCES)
@@ -34,24 +33,25 @@ def test_plain_model_agrees_with_transformers(minilm, text):
     from transformers import BertModel
 
     reference = BertModel.from_pretrained(minilm, add_pooling_layer=False).eval()
-    ids = TextEncoder(minilm, 32).encode(text)
+    ids = FileTokenizer(minilm, 32).encode(text)
     with torch.no_grad():
         hidden = reference(torch.from_numpy(ids)[None]).last_hidden_state[0]
     expected = hidden.mean(0).numpy()
-    assert np.abs(plain(minilm).embed(ids, 32) - expected).max() < 2e-5
+    assert np.abs(folder_model(minilm, 32).plain(ids) - expected).max() < 2e-5
 
 
 def test_padding_does_not_change_the_plain_model(tiny_model):
     ids = np.array([2, 4, 5, 3])
-    model = plain(tiny_model, torch.float64)
-    assert np.abs(model.embed(ids, 4) - model.embed(ids, 11)).max() < 1e-12
+    short, long = (
+        folder_model(tiny_model, tokens).plain(ids, dtype=torch.float64) for tokens in (4, 11)
+    )
+    assert np.abs(short - long).max() < 1e-12
 
 
 def test_folded_maps_compute_the_same_model(tiny_model):
     """gain and bias of a norm folded into the next map give what the norm's output would."""
-    architecture = read_architecture(tiny_model)
-    weights = load_weights(tiny_model, architecture)
-    maps = fold(weights, architecture)
+    model = folder_model(tiny_model)
+    architecture, weights, maps = model.public.architecture, model.weights, model.maps()
     layer = weights.layers[0]
     n = np.random.default_rng(0).normal(size=(5, architecture.hidden))
     normed = n * layer.attention_norm.weight + layer.attention_norm.bias
@@ -66,9 +66,9 @@ def test_folded_maps_compute_the_same_model(tiny_model):
 
 
 def test_bounds_are_powers_of_two_that_hold(tiny_model):
-    encoder = TextEncoder(tiny_model, 8)
+    encoder = FileTokenizer(tiny_model, 8)
     samples = [encoder.encode(text) for text in ("a small test", "private of inference")]
-    bounds = calibrate(plain(tiny_model), samples, 8, 2.0)
+    bounds = observed_ranges(folder_model(tiny_model, 8).plain, samples, 2.0)
     for bound in bounds.values():
         for value in (bound.low, bound.rms, bound.max_abs):
             assert np.log2(value) == round(np.log2(value))
@@ -78,11 +78,11 @@ def test_bounds_are_powers_of_two_that_hold(tiny_model):
         seen[edge] = max(seen.get(edge, 0.0), float(tensor.abs().max()))
 
     for ids in samples:
-        plain(tiny_model).embed(ids, 8, observe)
+        folder_model(tiny_model, 8).plain(ids, observe)
     assert seen
     for edge, largest in seen.items():
         assert 2 * largest <= bounds[edge].max_abs or bounds[edge].max_abs <= 2**-19
-    assert bounds_from_public(bounds_to_public(bounds)) == bounds
+    assert ranges_from_public(ranges_to_public(bounds)) == bounds
 
 
 @pytest.mark.parametrize(
@@ -90,29 +90,36 @@ def test_bounds_are_powers_of_two_that_hold(tiny_model):
 )
 def test_malformed_public_bounds_are_refused(bad):
     with pytest.raises(ConfigError, match="handshake"):
-        bounds_from_public(bad)
+        ranges_from_public(bad)
 
 
 def test_graph_edges_connect_and_every_layer_is_there(tiny_model):
-    architecture = read_architecture(tiny_model)
-    bounds = calibrate(plain(tiny_model), [np.array([2, 4, 3])], 8, 2.0)
-    nodes = build_graph(architecture, 8, bounds)
-    known = {"embedding"}
-    for node in nodes:
-        assert set(node.inputs) <= known, node
-        known |= set(node.outputs)
-    assert [n.op for n in nodes] == [
+    model = folder_model(tiny_model, 8)
+    architecture = model.public.architecture
+    ranges = observed_ranges(model.plain, [np.array([2, 4, 3])], 2.0)
+    graph = bare_graph(architecture, ranges, 8)
+    assert [edge.name for edge in graph.inputs] == ["embedding", "mask"]
+    assert graph.outputs == ("pool",)
+    assert [n.op for n in graph.nodes] == [
         "linear", "scores", "softmax", "context", "linear", "layernorm", "linear", "gelu", "linear",
         "layernorm", "pool",
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="exceeds the model's 16 positions"):
-        build_graph(architecture, 17, bounds)
+        _ = replace(model.public, ranges=ranges, tokens=17).graph
     with pytest.raises(ConfigError, match="none for edge"):
-        build_graph(architecture, 8, {})
+        bare_graph(architecture, {}, 8)
+
+
+def test_graphs_that_do_not_connect_are_refused():
+    node = Node("a", -1, "gelu", ("x",), ("y",), (1, 1))
+    x = GraphInput("x", (1, 1))
+    assert Graph((node,), (x,), ("y",)).nodes == (node,)
+    for graph in (((node,), (), ("y",)), ((node, node), (x,), ("y",)), ((node,), (x,), ("z",))):
+        with pytest.raises(UsageError, match="graph: "):
+            Graph(*graph)
 
 
 def test_wrong_model_files_are_named(tiny_model):
-    architecture = read_architecture(tiny_model)
     path = tiny_model / "model.safetensors"
     tensors = load_file(path)
     name = "encoder.layer.0.output.dense.weight"
@@ -120,7 +127,7 @@ def test_wrong_model_files_are_named(tiny_model):
     def refuse(message, **changes):
         save_file({k: v for k, v in {**tensors, **changes}.items() if v is not None}, path)
         with pytest.raises(ConfigError, match=message):
-            load_weights(tiny_model, architecture)
+            folder_model(tiny_model)
 
     refuse("no tensor", **{name: None})
     refuse("has shape", **{name: tensors[name][1:].copy()})
@@ -128,16 +135,16 @@ def test_wrong_model_files_are_named(tiny_model):
     refuse("holds layer 1", **{"encoder.layer.1.output.dense.bias": np.zeros(3, np.float32)})
     path.write_bytes(b"no safetensors")
     with pytest.raises(ConfigError, match="not a safetensors file"):
-        load_weights(tiny_model, architecture)
+        folder_model(tiny_model)
     path.unlink()
     with pytest.raises(ConfigError, match="missing"):
-        load_weights(tiny_model, architecture)
+        folder_model(tiny_model)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model_type", "gpt2", "supported encoders are bert"),
+        ("model_type", "gpt2", "supported are bert"),
         ("hidden_act", "relu", "only 'gelu'"),
         ("num_attention_heads", 5, "not a multiple"),
         ("hidden_size", -1, "expected a positive"),
@@ -148,17 +155,17 @@ def test_wrong_architectures_are_named(tiny_model, key, value, message):
     path = tiny_model / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(ConfigError, match=message):
-        read_architecture(tiny_model)
+        read_folder(tiny_model)
 
 
 def test_untrusted_architecture_is_checked():
     for data in (None, {}, {"hidden": 1}):
         with pytest.raises(ConfigError, match="handshake"):
-            Architecture.from_public(data, "handshake")
+            BertArchitecture.from_public(data, "handshake")
 
 
 def test_text_limits(tiny_model):
-    encoder = TextEncoder(tiny_model, 5)
+    encoder = FileTokenizer(tiny_model, 5)
     assert len(encoder.encode("a a a")) == 5
     with pytest.raises(ConfigError, match="has 6 tokens, model.tokens is 5; .*--truncate"):
         encoder.encode("a a a a")

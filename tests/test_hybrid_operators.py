@@ -9,9 +9,10 @@ from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Node
 from hybrid.models.ranges import Bound
 from hybrid.operators.attention import AttentionProductOperator
+from hybrid.operators.base import Choice
 from hybrid.operators.linear import LinearOperator
 from mpc_nonlinear.blocks.products import Bounds
-from tests.parties import plan_context, run_states, shares, value
+from tests.parties import PRODUCTS, plan_context, run_states, shares, value
 from transport.traffic import Party
 
 BOUND = Bound(2.0**-20, 2.0, 16.0)
@@ -41,7 +42,8 @@ def test_linear_layer_on_shares(tokens, d_in, d_out, diagonal):
     linear = LinearMap(weight, bias, scale if diagonal else None, shift if diagonal else None)
     bounds = {"input": BOUND, "output": BOUND}
     node = Node("l", 0, "linear", ("x",), ("y",), (tokens, d_in, d_out), bounds, diagonal)
-    operator = LinearOperator(node, plan_context(), TokenPeriodicPacking)
+    choice = Choice(TokenPeriodicPacking.name)
+    operator = LinearOperator(node, TokenPeriodicPacking, choice, plan_context())
     pair = shares(x)
     client, server, traffic = run_states(
         lambda state: operator.run([share_of(state, pair)], state),
@@ -72,7 +74,8 @@ def test_attention_products_on_shares(heads, tokens, size):
     }
     for op, (shape, inputs, expected) in cases.items():
         node = Node("p", 0, op, ("x",), ("y",), shape, bounds)
-        operator = AttentionProductOperator(node, plan_context(), RotatedSlotsPacking)
+        choice = Choice(RotatedSlotsPacking.name)
+        operator = AttentionProductOperator(node, RotatedSlotsPacking, choice, plan_context())
         client, server, traffic = run_on_shares(operator, inputs)
         assert np.abs(value(client[0], server[0]) - expected).max() < 2**-7
         assert traffic == operator.cost().traffic
@@ -90,7 +93,7 @@ def test_products_in_slots(count):
         return session.products.multiply(share_of(state, px), share_of(state, py), session, bounds)
 
     client, server, traffic = run_states(multiply)
-    products = plan_context().mpc.products
+    products = PRODUCTS
     error = np.abs(value(client, server) - x * y).max() * 2**16
     assert error <= products.max_error_units
     assert traffic == products.multiply_cost(count, bounds).traffic

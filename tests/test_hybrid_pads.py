@@ -7,6 +7,7 @@ from he_linear.packings.token_periodic import TokenPeriodicPacking
 from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Node
 from hybrid.models.ranges import Bound
+from hybrid.operators.base import Choice
 from hybrid.operators.linear import LinearOperator
 from hybrid.operators.pads import LinearPad
 from mpc_nonlinear.cost import NO_COST
@@ -27,7 +28,8 @@ def layer(tokens, d_in, d_out, diagonal=False, offline=True):
         "l", 0, "linear", ("x",), ("y",), (tokens, d_in, d_out),
         {"input": BOUND, "output": BOUND}, diagonal,
     )  # fmt: skip
-    operator = LinearOperator(node, plan_context(linear_offline=offline), TokenPeriodicPacking)
+    choice = Choice(TokenPeriodicPacking.name, prepared=offline)
+    operator = LinearOperator(node, TokenPeriodicPacking, choice, plan_context())
     return operator, LinearMap(weight, bias, scale, shift)
 
 

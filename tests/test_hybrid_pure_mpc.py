@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_private_inference import KEYS, run
+from tests.processes import KEYS, run
 from tests.tiny_model import write_tiny_config, write_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,7 +18,6 @@ PURE = {
     "linear: token_periodic": "linear: beaver",
     "attention: rotated_slots": "attention: beaver",
     "multiply: cheapest": "multiply: dealer",
-    "linear_phase: offline": "linear_phase: online",
 }
 
 
@@ -34,6 +33,7 @@ def pure_config(folder, *, without=(), correlations="dealer"):
     return config
 
 
+@pytest.mark.long
 def test_two_parties_and_a_dealer(tmp_path):
     config = pure_config(tmp_path)
     texts = ["--text", "a small test", "--text", "of private inference"]
@@ -72,6 +72,15 @@ def test_products_of_a_dealer_need_a_dealer(tmp_path, without, words):
     assert words in " ".join(output.split())
 
 
+def test_dealt_layers_are_prepared(tmp_path):
+    config = pure_config(tmp_path)
+    config.write_text(config.read_text().replace("phase: offline", "phase: online"))
+    code, output = run("plan", config, cwd=tmp_path)
+    assert code == 2
+    assert "'beaver' makes half of its products before the input" in " ".join(output.split())
+
+
+@pytest.mark.long
 def test_the_error_of_one_layer(tmp_path):
     script = [sys.executable, ROOT / "experiments" / "benchmarks" / "layer_error.py"]
     config = pure_config(tmp_path)

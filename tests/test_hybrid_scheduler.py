@@ -10,16 +10,19 @@ from dataclasses import replace
 import pytest
 
 from hybrid.calibration.calibrate import calibrate
-from hybrid.config.schema import LINK_PROFILES, load_config
+from hybrid.config.loading import load_config
+from hybrid.config.schema import LINK_PROFILES
 from hybrid.machine.predict import predicted_seconds
 from hybrid.machine.prices import cache_file, known_prices, save
+from hybrid.models.loading import load_model
+from hybrid.operators.base import Choice
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.plan import build_plan
-from hybrid.planning.schedule import Choice, Schedule
-from hybrid.planning.search import Scheduler, schedule_for
-from hybrid.runtime.launch import load_server_model
+from hybrid.planning.schedule import Schedule
+from hybrid.planning.search import ScheduleSearch
 from mpc_nonlinear.correlations import FerretSource
-from tests.test_private_inference import run
+from tests.processes import run
+from tests.schedules import with_policy
 from tests.tiny_model import write_tiny_config, write_tiny_model
 from transport.errors import ConfigError, FrameError
 
@@ -31,14 +34,14 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     write_tiny_model(folder / "model")
     loaded = load_config(write_tiny_config(folder))
-    return loaded, load_server_model(loaded)
+    return loaded, load_model(loaded).public
 
 
-def scheduler(model, prices, **rules) -> Scheduler:
+def scheduler(model, prices, **rules) -> ScheduleSearch:
     loaded, served = model
     config = loaded.run
     changed = config.model_copy(update={"scheduler": config.scheduler.model_copy(update=rules)})
-    return Scheduler(changed, served.architecture, served.bounds, load_catalog(), prices)
+    return ScheduleSearch(changed, served.graph, load_catalog(), prices)
 
 
 def test_every_unit_that_plans_count_has_a_price(prices, model):
@@ -90,24 +93,24 @@ def test_the_network_changes_the_plan(prices, model):
 def test_plans_follow_the_schedule_and_say_why(policy, prices, model):
     loaded, served = model
     schedule = scheduler(model, prices, policy=policy).solve()
-    plan = build_plan(loaded.run, served.architecture, served.bounds, load_catalog(), schedule)
+    plan = build_plan(loaded.run, served.graph, load_catalog(), schedule)
     for row in plan.rows():
         if row["phase"] == "online":
             choice = schedule.choices[row["name"]]
-            assert row["protocol"] in (choice.protocol, "pool", "masked_sum")
-            assert row["multiply"] in (choice.multiply, "")
+            assert row["protocol"] == choice.protocol
+            assert row["multiply"] == choice.multiply
             assert row["name"] in schedule.why
     unit = {"fastest": " ms", "least_traffic": " MB", "fewest_rounds": " rounds"}[policy]
     assert any(unit in line and "next" in line for line in schedule.why.values())
     assert "above max_error" in schedule.why["layer0.gelu"]
-    seconds = predicted_seconds(plan, prices, LINK_PROFILES["lan"])
+    seconds = predicted_seconds(plan.works(), prices, LINK_PROFILES["lan"])
     assert seconds is not None
     assert list(seconds) == [row["name"] for row in plan.rows()]
     # What was chosen and why travels to the client; only the choice counts.
     received = Schedule.from_public(json.loads(json.dumps(schedule.to_public())))
     assert received == schedule
     silent = replace(received, why={})
-    parts = loaded.run, served.architecture, served.bounds, load_catalog()
+    parts = loaded.run, served.graph, load_catalog()
     assert build_plan(*parts, silent).digest() == plan.digest()
 
 
@@ -144,16 +147,13 @@ def test_fastest_needs_prices_the_others_do_not(model):
     with pytest.raises(ConfigError, match="hybrid calibrate"):
         scheduler(model, None, policy="fastest")
     assert scheduler(model, None, policy="fewest_rounds").solve().choices
-    loaded, served = model
-    parts = served.architecture, served.bounds, load_catalog(), None
-    assert schedule_for(loaded.run, *parts) is None
 
 
 def test_a_schedule_of_another_model_is_refused(model):
     loaded, served = model
     wrong = Schedule("ferret", {"layer9.gelu": Choice("even_polynomial", "ot")})
-    with pytest.raises(ConfigError, match="in the schedule or in the model"):
-        build_plan(loaded.run, served.architecture, served.bounds, load_catalog(), wrong)
+    with pytest.raises(ConfigError, match="is in the model but not in the schedule"):
+        build_plan(loaded.run, served.graph, load_catalog(), wrong)
 
 
 GOOD = {"correlations": "ferret", "steps": {"a": ["x", "ot", False]}, "why": {"a": "b"}}
@@ -217,7 +217,7 @@ def test_prices_of_another_machine_are_not_used(prices):
 def test_a_scheduled_run_between_processes(tmp_path, prices):
     write_tiny_model(tmp_path / "model")
     config = write_tiny_config(tmp_path)
-    config.write_text(config.read_text() + "\nscheduler: {policy: fastest, network: lan}\n")
+    with_policy(config, policy="fastest", network="lan")
     save(prices, cache_file())
     code, output = run("run", config, "--out", "out", cwd=tmp_path)
     assert code == 0, output
@@ -237,7 +237,7 @@ def test_a_scheduled_run_between_processes(tmp_path, prices):
 def test_plans_for_another_link_and_length(tmp_path, prices):
     write_tiny_model(tmp_path / "model")
     config = write_tiny_config(tmp_path)
-    config.write_text(config.read_text() + "\nscheduler: {policy: fastest}\n")
+    with_policy(config, policy="fastest")
     save(prices, cache_file())
     chosen = {}
     for link in ("none", "wan3"):
@@ -248,4 +248,4 @@ def test_plans_for_another_link_and_length(tmp_path, prices):
     assert chosen["none"] != chosen["wan3"]
     code, output = run("plan", config, "--link", "wan9", cwd=tmp_path)
     assert code == 2
-    assert "--link wan9: no such link" in output
+    assert "--link wan9: link: input should be 'none'" in output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from math import prod
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tests.test_mpc_contract import FIXED, private, run, slot_products
 from tests.test_mpc_protocols import check
 from transport.errors import UsageError
 
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 engines = pytest.mark.parametrize("in_slots", [False, True], ids=["ot", "ckks"])
 ELEMENTWISE = {
     "relu": (ExactRelu, 0.0, 0.0),
@@ -194,9 +194,8 @@ def test_equal_inputs_send_different_bytes(op, in_slots):
 
 @pytest.fixture
 def experiments_on_path(monkeypatch):
-    experiments = Path(__file__).parent.parent / "experiments"
-    folders = [str(experiments / room) for room in ("fits", "benchmarks")]
-    monkeypatch.setattr(sys, "path", [*folders, *sys.path])
+    for folder in ("fits", "benchmarks"):
+        monkeypatch.syspath_prepend(str(EXPERIMENTS / folder))
 
 
 @pytest.mark.usefixtures("experiments_on_path")

@@ -32,6 +32,7 @@ from mpc_nonlinear.cost import Demand, Form, Kind, OtCount
 from mpc_nonlinear.fixed_point import FixedPoint
 from mpc_nonlinear.ring_matmul import Limbs
 from tests.ot_sources import source_factory
+from tests.waiting import GUARD_S
 from transport.channel import Channel
 from transport.errors import FrameError, TransportError, UsageError
 from transport.local import memory_pair, run_both
@@ -164,7 +165,7 @@ def test_masks_are_new_every_time():
 
 def test_only_a_dealer_deals():
     with source_factory("local") as make:
-        client, _ = memory_pair(timeout_s=5)
+        client, _ = memory_pair(timeout_s=GUARD_S)
         source = make(client)
         with pytest.raises(UsageError, match="set mpc.correlations: dealer"):
             source.deal(element_kind(), 3)
@@ -191,8 +192,8 @@ def test_only_a_dealer_deals():
     ],
 )  # fmt: skip
 def test_requests_that_the_dealer_refuses(requests, words_):
-    client, to_client = memory_pair(timeout_s=10)
-    to_server, server = memory_pair(timeout_s=10)
+    client, to_client = memory_pair(timeout_s=GUARD_S)
+    to_server, server = memory_pair(timeout_s=GUARD_S)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(dealer.run_dealer, to_client, to_server)
         for end in (client, server):
@@ -202,6 +203,6 @@ def test_requests_that_the_dealer_refuses(requests, words_):
             end.send(dealer._REQUEST.pack(operation, count, count))
             end.send(kind)
         with pytest.raises(FrameError, match=words_):
-            running.result(timeout=10)
+            running.result(timeout=GUARD_S)
         with pytest.raises(TransportError, match="the dealer stopped"):
             client.recv(1)

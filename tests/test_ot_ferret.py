@@ -117,6 +117,7 @@ def produce(*counts):
     return run_both(role)
 
 
+@pytest.mark.long
 def test_every_kind_of_batch_is_correlated_and_costs_what_it_declares():
     counts = [
         OtCount(SMALL.usable + 5, 70_000),
@@ -162,7 +163,9 @@ def test_runs_differ():
     assert abs((choices == again).mean() - 0.5) < 5 / (2 * len(choices) ** 0.5)
 
 
-@pytest.mark.parametrize("p", ADMITTED, ids=lambda p: f"n={p.n}")
+@pytest.mark.parametrize(
+    "p", [pytest.param(LARGEST, marks=pytest.mark.long), *ADMITTED[1:]], ids=lambda p: f"n={p.n}"
+)
 def test_one_batch_of_every_set(p):
     rng = SecureRandom()
     delta, own, bits = rng.uint64(2), rng.uint64((p.consumed, 2)), rng.bits(p.consumed)
@@ -190,6 +193,7 @@ def test_one_batch_of_every_set(p):
         assert abs(choices.mean() - 0.5) < 5 / (2 * size**0.5)
 
 
+@pytest.mark.long
 def test_what_a_batch_consumes_is_used_once_and_hides_its_messages():
     count = OtCount(100_000, 0)
 

@@ -17,6 +17,7 @@ from tests.ot_sources import (
     source_factory,
     stocked,
 )
+from tests.waiting import GUARD_S
 from transport.errors import FrameError, TransportError, UsageError
 from transport.local import memory_pair, run_both
 from transport.randomness import SecureRandom
@@ -318,8 +319,8 @@ def test_dealer_stops_both_parties_when_they_disagree():
     ],
 )
 def test_dealer_refuses_malformed_requests(request_bytes, message):
-    client, to_client = memory_pair(timeout_s=5)
-    to_server, server = memory_pair(timeout_s=5)
+    client, to_client = memory_pair(timeout_s=GUARD_S)
+    to_server, server = memory_pair(timeout_s=GUARD_S)
     for party in (client, server):
         party.send(request_bytes)
     with pytest.raises(FrameError, match=message):

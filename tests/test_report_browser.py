@@ -12,6 +12,7 @@ import pytest
 from hybrid.reports.comparison.configs import Options
 from hybrid.reports.comparison.run import run_comparison
 from tests.comparison_data import made_reports, write_pair
+from tests.waiting import GUARD_S
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
@@ -29,7 +30,7 @@ def dom(page, profile, *, width: int = 1200) -> str:
         str(BROWSER), *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},1600",
         "--dump-dom", page.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=GUARD_S, check=True)
     return done.stdout
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 import transport
 from tests.transport_pairs import zmq_pair
+from tests.waiting import GUARD_S
 from transport import (
     FRAME_HEADER_BYTES,
     Channel,
@@ -33,7 +35,7 @@ Pair = tuple[Channel, Channel]
 
 @contextmanager
 def local_pair() -> Iterator[Pair]:
-    yield memory_pair(timeout_s=20.0)
+    yield memory_pair(timeout_s=GUARD_S)
 
 
 @pytest.fixture(params=[local_pair, zmq_pair], ids=["memory", "zmq"])
@@ -149,7 +151,7 @@ def test_random_conversations_count_alike(steps: list[list[tuple[Party, int]]]) 
                     else:
                         channel.recv(size)
 
-    client, server = memory_pair(timeout_s=20.0)
+    client, server = memory_pair(timeout_s=GUARD_S)
     both((client, server), role)
     assert client.labels == server.labels
     for label in client.labels:
@@ -241,13 +243,20 @@ def test_abort_reaches_the_peer_with_its_reason(pair: Pair) -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_close_wakes_a_blocked_peer(pair: Pair) -> None:
+def test_close_wakes_a_blocked_peer(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_waiting, get = threading.Event(), pair[1]._get
+
+    def reported() -> Frame:
+        is_waiting.set()
+        return get()
+
+    monkeypatch.setattr(pair[1], "_get", reported)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(pair[1].recv)
-        time.sleep(0.05)
+        assert is_waiting.wait(GUARD_S)
         pair[0].close()
         with pytest.raises(PeerLostError):
-            waiting.result(timeout=15)
+            waiting.result(timeout=GUARD_S)
 
 
 def test_run_both_raises_the_cause_not_its_echo() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tests.transport_pairs import ANY_PORT, zmq_pair
+from tests.transport_pairs import ANY_PORT, dial, zmq_pair
+from tests.waiting import GUARD_S
 from transport import (
     ConfigError,
     CurveKeys,
     HandshakeError,
     Party,
-    connect,
     generate_keys,
     listen,
     load_client_keys,
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 def refused(endpoint: str, keys: CurveKeys | None) -> str:
     with pytest.raises(HandshakeError) as caught:
-        connect(endpoint, Party.CLIENT, timeout_s=5, connect_timeout_s=20, curve=keys)
+        dial(endpoint, curve=keys)
     return str(caught.value)
 
 
@@ -100,15 +100,13 @@ def test_who_does_not_get_in(folder: Path, tmp_path: Path) -> None:
     strange, own = load_client_keys(tmp_path / "strange"), load_client_keys(folder)
     unlisted = CurveKeys(strange.public, strange.secret, own.peers)
     wrong_server = CurveKeys(own.public, own.secret, strange.peers)
-    server = listen(ANY_PORT, Party.SERVER, timeout_s=20, curve=load_server_keys(folder))
+    server = listen(ANY_PORT, Party.SERVER, timeout_s=GUARD_S, curve=load_server_keys(folder))
     try:
         assert "does not admit our key" in refused(server.endpoint, unlisted)
         assert "server.pub" in refused(server.endpoint, wrong_server)
         assert "runtime.curve_keys" in refused(server.endpoint, None)
         # None of them took the seat.
-        client = connect(
-            server.endpoint, Party.CLIENT, timeout_s=20, connect_timeout_s=20, curve=own
-        )
+        client = dial(server.endpoint, curve=own)
         client.send(b"in")
         assert server.recv() == b"in"
         client.close()
@@ -117,7 +115,7 @@ def test_who_does_not_get_in(folder: Path, tmp_path: Path) -> None:
 
 
 def test_keys_against_a_server_without(folder: Path) -> None:
-    server = listen(ANY_PORT, Party.SERVER, timeout_s=20)
+    server = listen(ANY_PORT, Party.SERVER, timeout_s=GUARD_S)
     try:
         assert "uses no keys" in refused(server.endpoint, load_client_keys(folder))
     finally:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.waiting import GUARD_S
 from transport import (
     FrameError,
     HandshakeError,
@@ -26,7 +27,7 @@ ONE, OTHER = "ab12" * 16, "cd34" * 16
 
 def compare(*facts: dict[str, str]) -> list[BaseException | None]:
     """What the handshake raises at the client and at the server."""
-    pair = memory_pair(timeout_s=20.0)
+    pair = memory_pair(timeout_s=GUARD_S)
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(handshake, *side) for side in zip(pair, facts, strict=True)]
     assert pair[0].total == pair[1].total
@@ -43,17 +44,17 @@ def test_a_different_config_is_named_at_both_ends() -> None:
     for error, (here, there) in zip(errors, [("ab12", "cd34"), ("cd34", "ab12")], strict=True):
         assert isinstance(error, HandshakeError)
         message = str(error)
-        assert f"another config (sha256 {here * 4}.. here, {there * 4}.. there)" in message
-        assert "same file" in message
+        assert f"config is {here * 10}.. at this party and {there * 10}.. at the peer" in message
+        assert "start both with the same config" in message
 
 
 def test_the_first_differing_fact_is_named() -> None:
     errors = compare({"config": ONE, "plan": ONE}, {"config": ONE, "plan": OTHER})
-    assert all("another plan" in str(error) for error in errors)
+    assert all("handshake: plan is" in str(error) for error in errors)
 
 
 def test_another_version_comes_before_other_differences() -> None:
-    client, server = memory_pair(timeout_s=20.0)
+    client, server = memory_pair(timeout_s=GUARD_S)
     send_public(server, {"protocol version": "99", "config": OTHER})
     with pytest.raises(HandshakeError, match="speaks protocol version 99, this party 2"):
         handshake(client, {"config": ONE})
@@ -61,14 +62,14 @@ def test_another_version_comes_before_other_differences() -> None:
 
 def test_a_missing_fact_is_named() -> None:
     errors = compare({"config": ONE}, {"config": ONE, "plan": ONE})
-    assert all("only one party compares plan" in str(error) for error in errors)
+    assert all("only one party has plan" in str(error) for error in errors)
 
 
 @pytest.mark.parametrize(
     "facts", [None, [], "text", {}, {"config": ONE}, {"protocol version": 1}, {"a": "b"}]
 )
 def test_malformed_facts(facts: object) -> None:
-    client, server = memory_pair(timeout_s=20.0)
+    client, server = memory_pair(timeout_s=GUARD_S)
     send_public(server, facts)
     with pytest.raises(HandshakeError, match="did not send its facts"):
         handshake(client, {"config": ONE})
@@ -81,11 +82,13 @@ def test_the_peers_words_cannot_steer_a_terminal() -> None:
 
 
 def test_facts_are_bounded() -> None:
-    client, server = memory_pair(timeout_s=20.0)
-    with pytest.raises(UsageError, match="at most 4096"):
+    client, server = memory_pair(timeout_s=GUARD_S)
+    with pytest.raises(UsageError, match=f"at most {HANDSHAKE_BYTES}"):
         handshake(client, {"config": "x" * HANDSHAKE_BYTES})
     server.send(bytes(HANDSHAKE_BYTES + 1))
-    with pytest.raises(FrameError, match="4097 bytes where at most 4096"):
+    with pytest.raises(
+        FrameError, match=f"{HANDSHAKE_BYTES + 1} bytes where at most {HANDSHAKE_BYTES}"
+    ):
         handshake(client, {})
 
 
@@ -106,7 +109,7 @@ Plain: st.SearchStrategy[Any] = st.recursive(
 @settings(max_examples=150, deadline=None)
 @given(Plain)
 def test_plain_data_arrives_as_sent(data: Any) -> None:
-    client, server = memory_pair(timeout_s=20.0)
+    client, server = memory_pair(timeout_s=GUARD_S)
     send_public(client, data)
     received = recv_public(server, 1 << 16)
     assert received == data
@@ -116,7 +119,7 @@ def test_plain_data_arrives_as_sent(data: Any) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_are_plain_data_or_a_frame_error(data: bytes) -> None:
-    client, server = memory_pair(timeout_s=20.0)
+    client, server = memory_pair(timeout_s=GUARD_S)
     client.send(data)
     try:
         recv_public(server, 100)
@@ -140,7 +143,7 @@ def test_arbitrary_bytes_are_plain_data_or_a_frame_error(data: bytes) -> None:
     ids=repr,
 )
 def test_other_objects_are_not_sent(data: object) -> None:
-    client, _ = memory_pair(timeout_s=20.0)
+    client, _ = memory_pair(timeout_s=GUARD_S)
     with pytest.raises(UsageError):
         send_public(client, data)
 
@@ -170,7 +173,7 @@ def nested(depth: int) -> list[Any]:
     ids=lambda packed: packed[:6].hex(),
 )
 def test_other_msgpack_is_refused(packed: bytes) -> None:
-    client, server = memory_pair(timeout_s=20.0)
+    client, server = memory_pair(timeout_s=GUARD_S)
     client.send(packed)
     with pytest.raises(FrameError):
         recv_public(server, 10_000)

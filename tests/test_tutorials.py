@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import ROOT
 from tests.tiny_model import write_tiny_config
+from tests.waiting import GUARD_S
 
-ROOT = Path(__file__).resolve().parent.parent
 TUTORIALS = ROOT / "experiments" / "tutorial"
 
 
@@ -22,16 +23,30 @@ def python(*arguments: object, cwd: Path, path: str = str(ROOT)) -> str:
     command = [sys.executable, "-W", "error", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run(
-        command, cwd=cwd, env=environment, text=True, capture_output=True, timeout=300, check=False
+        command,
+        cwd=cwd,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=GUARD_S,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+# By name: a reader may try things in files beside them.
+NUMBERED = (
+    "01_run_inference", "02_write_a_gelu", "03_write_a_packing", "04_write_a_schedule",
+    "05_read_a_report",
+)  # fmt: skip
+MODULES = ("my_gelu", "my_packing", "tiny")
+
+
 def test_tutorials_are_numbered_and_short():
-    names = sorted(path.name for path in TUTORIALS.glob("[0-9]*.py"))
-    assert [int(name[:2]) for name in names] == list(range(1, len(names) + 1))
-    for path in TUTORIALS.glob("*.py"):
+    assert [int(name[:2]) for name in NUMBERED] == list(range(1, len(NUMBERED) + 1))
+    for name in (*NUMBERED, *MODULES):
+        path = TUTORIALS / f"{name}.py"
         lines = path.read_text().splitlines()
         assert len(lines) < 120, path.name
         assert lines[0].startswith('"""'), path.name
@@ -43,6 +58,7 @@ def test_inference_from_python(tmp_path, minilm):  # noqa: ARG001
     assert float(re.search(r"cosine ([\d.]+)", output)[1]) > 0.9999
 
 
+@pytest.mark.long
 def test_inference_from_python_on_another_model(tmp_path):
     config = write_tiny_config(tmp_path)
     script = TUTORIALS / "01_run_inference.py"
@@ -50,6 +66,7 @@ def test_inference_from_python_on_another_model(tmp_path):
     assert float(re.search(r"cosine ([\d.]+)", output)[1]) > 0.999
 
 
+@pytest.mark.long
 def test_a_gelu_of_your_own(tmp_path):
     output = python(TUTORIALS / "02_write_a_gelu.py", cwd=tmp_path)
     assert "as it should be, refused: gelu/clipped_quadratic: declared" in output
@@ -58,6 +75,7 @@ def test_a_gelu_of_your_own(tmp_path):
     assert min(cosines) > 0.999
 
 
+@pytest.mark.long
 def test_a_packing_of_your_own(tmp_path):
     output = python(TUTORIALS / "03_write_a_packing.py", cwd=tmp_path)
     assert "odd shapes: as declared" in output
@@ -66,6 +84,7 @@ def test_a_packing_of_your_own(tmp_path):
     assert min(cosines) > 0.999
 
 
+@pytest.mark.long
 def test_a_schedule_of_your_own(tmp_path):
     script = TUTORIALS / "04_write_a_schedule.py"
     output = python(script, "--out", tmp_path / "schedules", cwd=tmp_path)
@@ -77,6 +96,7 @@ def test_a_schedule_of_your_own(tmp_path):
     }
 
 
+@pytest.mark.long
 def test_reading_a_report(tmp_path):
     config = write_tiny_config(tmp_path)
     python("-m", "hybrid.cli", "run", config, "--out", "out", cwd=tmp_path)
@@ -103,6 +123,7 @@ PROTOCOLS = (LabSource,)
 """
 
 
+@pytest.mark.long
 def test_plugins_of_all_kinds_work_between_processes(tmp_path):
     """A protocol, a packing and a source of correlations, as docs/extending.md describes them."""
     (tmp_path / "lab_source.py").write_text(SOURCE)

@@ -78,8 +78,8 @@ mpc: {{fraction_bits: 16, output_bits: 6, correlations: {correlations}}}
 protocols:
   {{linear: token_periodic, attention: rotated_slots, gelu: even_polynomial,
    softmax: squared_polynomial, layernorm: octave_polynomial, multiply: cheapest}}
-calibration: {{sentences: samples.txt, margin: 4.0}}
-runtime: {{timeout_s: 60.0, pin_cores: false}}
+ranges: {{sentences: samples.txt, margin: 4.0}}
+runtime: {{timeout_s: 600.0, pin_cores: false}}
 """
 
 

@@ -8,15 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.waiting import GUARD_S
 from transport import Party, ZmqChannel, connect, listen
 
 ANY_PORT = "tcp://127.0.0.1:*"
 
 
+def dial(endpoint: str, **options: Any) -> ZmqChannel:
+    """The client end, as soon as somebody listens."""
+    return connect(endpoint, Party.CLIENT, timeout_s=GUARD_S, connect_timeout_s=GUARD_S, **options)
+
+
 @contextmanager
 def zmq_pair(
     *,
-    timeout_s: float = 20.0,
+    timeout_s: float = GUARD_S,
     server_keys: Any = None,
     client_keys: Any = None,
     **options: Any,
@@ -39,9 +45,9 @@ def zmq_pair(
 def client_process(endpoint: str, body: str) -> Iterator[subprocess.Popen[str]]:
     """A process that connects as `channel`, says hello with one byte and runs `body`."""
     script = (
-        "import time\n"
+        "import ctypes, signal\n"
         "from transport import Party, connect\n"
-        f"channel = connect({endpoint!r}, Party.CLIENT, timeout_s=60, connect_timeout_s=20)\n"
+        f"channel = connect({endpoint!r}, Party.CLIENT, timeout_s={GUARD_S})\n"
         "channel.send(b'h')\n" + body
     )
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)

@@ -20,13 +20,10 @@ limit_threads()
 import numpy as np  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
-from hybrid.cli.commands import joined_reports  # noqa: E402
-from hybrid.config.schema import load_config  # noqa: E402
+from hybrid.config.loading import load_config  # noqa: E402
 from hybrid.config.texts import read_texts  # noqa: E402
-from hybrid.models.loading import text_encoder  # noqa: E402
-from hybrid.runtime.launch import make_plan  # noqa: E402
-from hybrid.runtime.processes import Launcher  # noqa: E402
-from mpc_nonlinear.correlations import TrustedDealer  # noqa: E402
+from hybrid.reports.session_report import measured_reports  # noqa: E402
+from hybrid.runtime.local import LocalSession  # noqa: E402
 
 
 def random_texts(folder: Path, tokens: int, count: int, seed: int) -> list[str]:
@@ -49,21 +46,11 @@ def main() -> None:
     tokens = loaded.run.model.tokens
     texts = read_texts(loaded)
     texts += random_texts(loaded.model_folder, tokens, arguments.random, arguments.seed)
-    encoder = text_encoder(loaded)
-    ids = [encoder.encode(text) for text in texts]
-    launcher = Launcher(
-        arguments.config,
-        pin_cores=True,
-        on_progress=lambda _step, _layer: None,
-        timeout_s=loaded.run.runtime.timeout_s,
-    )
-    needs_dealer = make_plan(loaded).source is TrustedDealer
-    result = launcher.run(texts, truncate=False, needs_dealer=needs_dealer)
+    session = LocalSession(loaded)
+    ids = [session.encode(text) for text in texts]
     head = f"{'tokens':>6} {'cosine':>9} {'max error':>10} {'seconds':>8} {'MB':>7}"
     print(head, file=sys.stderr)
-    for text, token_ids, report in zip(
-        texts, ids, joined_reports(loaded, result, ids), strict=True
-    ):
+    for text, token_ids, report in zip(texts, ids, measured_reports(session, ids), strict=True):
         total, accuracy = report["total"], report["accuracy"]
         sent_mb = (total["client_sent_bytes"] + total["server_sent_bytes"]) / 1e6
         row = {"text": text, "tokens": len(token_ids), **accuracy, "total": total}

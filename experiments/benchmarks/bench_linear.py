@@ -30,7 +30,7 @@ from hybrid.config.schema import LINK_PROFILES
 from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Node
 from hybrid.models.ranges import Bound
-from hybrid.operators.base import EncodedLinear, PlanContext, RunState
+from hybrid.operators.base import Choice, EncodedLinear, PlanContext, RunState
 from hybrid.operators.dealt_layers import BeaverAttention, BeaverLinear
 from hybrid.operators.exact_layers import RING_SET
 from hybrid.operators.exact_products import (
@@ -44,7 +44,7 @@ from hybrid.operators.exact_products import (
 from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicServer
 from hybrid.operators.pads import LinearPad
 from hybrid.operators.slot_products import CkksProducts
-from hybrid.planning.binding import attention_operator, linear_operator
+from hybrid.planning.binding import operator_for
 from hybrid.planning.catalog import load_catalog
 from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.blocks.products import Bounds
@@ -103,20 +103,21 @@ class OperatorRunner:
         self._prepared = case.packing.endswith(PREPARED)
         op = "linear" if case.op == "matmul" else "attention"
         entry = load_catalog()[op, case.packing.removesuffix(PREPARED)]
-        context = _context(case, self._prepared)
+        context = _context(case)
+        choice = Choice(entry.name, prepared=self._prepared)
         bounds: Any = dict.fromkeys(("input", "output", "left", "right"), _BOUND)
         self._operator: Any
         encoded = {}
         if case.op == "matmul":
             node = Node("layer", 0, "linear", ("x",), ("y",), case.shape, bounds)
-            self._operator = linear_operator(node, context, entry)
+            self._operator = operator_for(entry)(node, entry, choice, context)
             self._inputs = [_shares(values[0], channel.party)]
             if channel.party is Party.SERVER:
                 linear = LinearMap(values[1], np.zeros(case.shape[-1]), None, None)
                 encoded = {"layer": self._operator.encode(linear)}
         else:
             node = Node("product", 0, "scores", ("x",), ("y",), case.shape, bounds)
-            self._operator = attention_operator(node, context, entry)
+            self._operator = operator_for(entry)(node, entry, choice, context)
             self._inputs = [_attention_input(values, channel.party)]
         self._state = _state(channel, context, self._operator, encoded)
 
@@ -192,7 +193,7 @@ class ProductRunner:
 
     def __init__(self, case: Case, channel: Channel) -> None:
         values, _ = workload(case)
-        context = _context(case, False)
+        context = _context(case)
         state = _state(channel, context, None, {})
         products: Any = context.mpc.products
         object.__setattr__(products, "party", state.homomorphic)
@@ -208,11 +209,11 @@ class ProductRunner:
         return np.asarray(self._products.multiply(*self._inputs, self._session, bounds))
 
 
-def _context(case: Case, prepared: bool) -> PlanContext:
+def _context(case: Case) -> PlanContext:
     deep = set_for_products(4)
     products = CkksProducts(PARAMETERS, deep, FIXED.fraction_bits)
-    mpc = Context(FIXED, products)
-    return PlanContext(PARAMETERS, mpc, deep, case.baby_steps, 6, prepared)
+    named = {products.name: products}
+    return PlanContext(PARAMETERS, deep, FIXED, named, FerretSource, case.baby_steps)
 
 
 @lru_cache(maxsize=2)
@@ -247,8 +248,8 @@ def _state(
             ring[wanted.parameters] = RingServer(received, SecureRandom())
     source = FerretSource(channel.party, SecureRandom())
     source.setup(channel)
-    session = Session(channel, context.mpc, source, SecureRandom())
-    return RunState(session, homomorphic, encoded, None, None, None, ring)
+    session = Session(channel, context.mpc(CkksProducts.name), source, SecureRandom())
+    return RunState(session, homomorphic, encoded, ring=ring)
 
 
 def factory(channel: Channel, case: Case) -> Any:

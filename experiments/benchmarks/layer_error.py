@@ -26,25 +26,29 @@ import yaml  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from hybrid.cli.commands import make_console, measured_comparison  # noqa: E402
-from hybrid.config.schema import SHAPES, LoadedConfig, load_config  # noqa: E402
-from hybrid.models.loading import text_encoder  # noqa: E402
-from hybrid.models.reference import PlainEncoder  # noqa: E402
+from hybrid.config.loading import Config, load_config  # noqa: E402
+from hybrid.config.overrides import overrides_of  # noqa: E402
+from hybrid.machine.prices import schedule_prices  # noqa: E402
+from hybrid.models.bert import Bert  # noqa: E402
+from hybrid.models.loading import load_model, text_encoder  # noqa: E402
+from hybrid.models.model import Model  # noqa: E402
 from hybrid.planning.catalog import load_catalog  # noqa: E402
 from hybrid.planning.plan import Plan  # noqa: E402
+from hybrid.planning.planner import make_plan  # noqa: E402
 from hybrid.reports.comparison.configs import Options, resolved  # noqa: E402
 from hybrid.reports.comparison.groups import sent  # noqa: E402
-from hybrid.runtime.launch import load_server_model, scheduled  # noqa: E402
-from hybrid.runtime.parties import ClientSession, ServerModel, ServerSession  # noqa: E402
-from mpc_nonlinear.correlations.dealer import TrustedDealer, run_dealer  # noqa: E402
+from hybrid.runtime.parties import ClientSession, ServerSession  # noqa: E402
+from mpc_nonlinear.correlations.dealer import run_dealer  # noqa: E402
 from transport.channel import Channel  # noqa: E402
 from transport.errors import HybridError  # noqa: E402
 from transport.local import memory_pair, run_both  # noqa: E402
 from transport.traffic import Party  # noqa: E402
 
 
-def one_layer(config: Path, shape: str, tokens: int, folder: Path) -> LoadedConfig:
+def one_layer(config: Path, shape: str, tokens: int, folder: Path) -> Config:
     """The config's schedule on one layer of a shape, with random weights."""
-    made = resolved(load_config(config), f"{config.stem}_layer", None, tokens)
+    source = load_config(config, overrides_of(tokens=tokens))
+    made = resolved(source, f"{config.stem}_layer")
     made["model"].pop("path", None)
     made["model"]["shape"] = {"like": shape, "layers": 1}
     path = folder / "layer.yaml"
@@ -64,12 +68,11 @@ def tapped(plan: Plan, shares: list[NDArray[np.uint64]]) -> None:
     operator.run = keeping  # type: ignore[method-assign]
 
 
-def shared_output(
-    loaded: LoadedConfig, model: ServerModel, ids: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def shared_output(loaded: Config, model: Model, ids: NDArray[np.int64]) -> NDArray[np.float64]:
     """The last LayerNorm's result, (tokens, hidden), as both shares have it together."""
     catalog, shares = load_catalog(loaded.run.plugins), []
-    needs_dealer = loaded.run.mpc.correlations == TrustedDealer.name
+    plan = make_plan(loaded, model.public, schedule_prices(loaded.run))
+    needs_dealer = plan.needs_dealer
     links = {Party.CLIENT: memory_pair(), Party.SERVER: memory_pair()}
     if needs_dealer:
         ends = links[Party.CLIENT][1], links[Party.SERVER][0]
@@ -79,13 +82,13 @@ def shared_output(
         is_client = channel.party is Party.CLIENT
         dealer = links[channel.party][0 if is_client else 1] if needs_dealer else None
         if is_client:
-            client = ClientSession(loaded.run, catalog, channel)
-            tapped(client.setup(model.architecture.vocabulary, dealer), shares)
+            client = ClientSession(loaded, catalog, channel)
+            tapped(client.setup(model.public.architecture.vocabulary, dealer), shares)
             client.query([ids])
             client.finish()
         else:
-            server = ServerSession(loaded.run, catalog, channel)
-            tapped(server.setup(model, dealer), shares)
+            server = ServerSession(loaded, catalog, channel)
+            tapped(server.setup(model, plan.schedule, dealer), shares)
             list(server.serve())
         if dealer is not None:
             dealer.close()
@@ -95,18 +98,19 @@ def shared_output(
     return (first + second).view(np.int64) * 2.0**-loaded.run.mpc.fraction_bits
 
 
-def error_of(loaded: LoadedConfig, text: str) -> dict[str, float]:
+def error_of(loaded: Config, text: str) -> dict[str, float]:
     """Largest and mean distance of the layer's output from float64, over real tokens."""
-    catalog = load_catalog(loaded.run.plugins)
-    model = scheduled(load_server_model(loaded), loaded, catalog)
-    tokens = loaded.run.model.tokens
+    model = load_model(loaded)
     ids = text_encoder(loaded).encode(text, truncate=True)
     seen: dict[str, NDArray[np.float64]] = {}
-    plain = PlainEncoder(model.weights, model.architecture, torch.float64)
-    plain.embed(ids, tokens, lambda edge, tensor: seen.update({edge: tensor.double().numpy()}))
+
+    def observe(edge: str, tensor: torch.Tensor) -> None:
+        seen[edge] = tensor.double().numpy()
+
+    model.plain(ids, observe, torch.float64)
     x = seen["layer0.output_norm.sum"]
     centred = x - x.mean(-1, keepdims=True)
-    deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + model.architecture.epsilon)
+    deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + model.public.architecture.epsilon)
     norm = model.weights.layers[0].output_norm
     expected = centred / deviation * norm.weight + norm.bias
     private = shared_output(loaded, model, ids) * norm.weight + norm.bias
@@ -122,7 +126,7 @@ def main() -> None:
     """Measure, print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="minilm-l6")
+    parser.add_argument("--shape", choices=sorted(Bert.shapes), default="minilm-l6")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()

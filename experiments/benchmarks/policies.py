@@ -25,7 +25,9 @@ import yaml  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from hybrid.cli.commands import make_console, measured_comparison  # noqa: E402
-from hybrid.config.schema import load_config  # noqa: E402
+from hybrid.config.loading import load_config  # noqa: E402
+from hybrid.config.overrides import Override  # noqa: E402
+from hybrid.config.schema import SchedulerConfig  # noqa: E402
 from hybrid.reports.comparison.configs import Options, resolved  # noqa: E402
 from hybrid.reports.comparison.groups import sent  # noqa: E402
 from hybrid.reports.comparison.summary import finished  # noqa: E402
@@ -34,6 +36,15 @@ from transport.errors import HybridError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 FASTEST = "fastest"
+FIXED = {
+    "linear": "token_periodic",
+    "attention": "rotated_slots",
+    "gelu": "even_polynomial",
+    "softmax": "squared_polynomial",
+    "layernorm": "octave_polynomial",
+    "multiply": "cheapest",
+}
+"""What the fixed variants run."""
 ALLOWED = 1.05
 """Most that the fastest schedule may take beside any other."""
 Json = dict[str, Any]
@@ -41,23 +52,31 @@ Json = dict[str, Any]
 
 def variants(base: Path, memory_gb: float | None, folder: Path) -> list[Path]:
     """Configs of every policy and of both fixed forms, written to the folder."""
-    loaded = load_config(base)
-    changes: dict[str, tuple[Json, Json]] = {
-        policy: ({"policy": policy}, {}) for policy in (FASTEST, "least_traffic", "fewest_rounds")
+    rules = load_config(base).run.scheduler
+    chosen = {"protocols": None, "schedule": None}
+    chosen |= {"mpc.correlations": None, "ckks.linear_phase": None}
+    changes: dict[str, Json] = {
+        policy: {**chosen, "scheduler": {**_given(rules), "policy": policy}}
+        for policy in (FASTEST, "least_traffic", "fewest_rounds")
     }
-    changes["prepared"] = ({"policy": "fixed"}, {"linear_phase": "offline"})
-    changes["online"] = ({"policy": "fixed"}, {"linear_phase": "online"})
+    for name, phase in (("prepared", "offline"), ("online", "online")):
+        named = {"protocols": FIXED, "mpc.correlations": "ferret", "ckks.linear_phase": phase}
+        changes[name] = {"scheduler": None, "schedule": None, **named}
     paths = []
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (scheduler, ckks) in changes.items():
-        config = resolved(loaded, name, None, None)
-        config["scheduler"] = {**config["scheduler"], **scheduler}
-        config["ckks"] = {**config["ckks"], **ckks}
+    for name, changed in changes.items():
         if memory_gb is not None:
-            config["runtime"]["weights_memory_gb"] = memory_gb
+            changed["runtime.weights_memory_gb"] = memory_gb
+        overrides = [Override(key, value, f"variant {name}") for key, value in changed.items()]
+        config = resolved(load_config(base, overrides), name)
         paths.append(folder / f"{name}.yaml")
         paths[-1].write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return paths
+
+
+def _given(rules: SchedulerConfig) -> Json:
+    """What the config says beside the policy."""
+    return rules.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
 
 def rotated(items: Sequence[Path], by: int) -> list[Path]:

@@ -30,7 +30,7 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 
 from hybrid.calibration.calibrate import calibrate, needs_prices  # noqa: E402
-from hybrid.config.schema import load_config  # noqa: E402
+from hybrid.config.loading import load_config  # noqa: E402
 from hybrid.models.reference import PlainEncoder  # noqa: E402
 from hybrid.reports.run_report import compare  # noqa: E402
 from hybrid.runtime.launch import Client, Server, finish_embedding  # noqa: E402

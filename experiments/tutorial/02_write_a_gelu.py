@@ -23,7 +23,7 @@ from tiny import TEXT, run_session, tiny_yaml
 import numpy as np  # isort: skip
 from my_gelu import THRESHOLD, ClippedQuadraticGelu
 
-from hybrid.config.schema import load_config
+from hybrid.config.loading import load_config
 from hybrid.testing.contracts import ContractError, InsecureLocalParties, check_protocol
 from mpc_nonlinear import PROTOCOLS
 from mpc_nonlinear.cost import Cost

@@ -28,7 +28,7 @@ from my_packing import RepeatedTokenPacking  # isort: skip
 from he_linear.packings.base import LinearPacking
 from he_linear.packings.halevi_shoup import HaleviShoupPacking
 from he_linear.packings.token_periodic import TokenPeriodicPacking
-from hybrid.config.schema import load_config
+from hybrid.config.loading import load_config
 from hybrid.testing.contracts import InsecureLocalParties, check_packing
 
 PACKINGS: tuple[type[LinearPacking], ...] = (

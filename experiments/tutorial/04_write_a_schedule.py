@@ -22,7 +22,8 @@ from pathlib import Path
 
 from tiny import tiny_yaml
 
-from hybrid.config.schema import LINK_PROFILES, load_config
+from hybrid.config.loading import load_config
+from hybrid.config.schema import LINK_PROFILES
 from hybrid.planning.plan import Plan
 from hybrid.runtime.launch import make_plan
 from transport.errors import ConfigError

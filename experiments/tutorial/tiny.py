@@ -14,7 +14,7 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from hybrid.config.schema import LoadedConfig  # noqa: E402
+from hybrid.config.loading import Config  # noqa: E402
 from hybrid.models.reference import PlainEncoder  # noqa: E402
 from hybrid.reports.run_report import compare  # noqa: E402
 from hybrid.runtime.launch import Client, Server, finish_embedding  # noqa: E402
@@ -36,7 +36,7 @@ def tiny_yaml(folder: Path) -> Path:
     return write_tiny_config(folder)
 
 
-def run_session(loaded: LoadedConfig, text: str) -> dict[str, Any]:
+def run_session(loaded: Config, text: str) -> dict[str, Any]:
     """The client's report of one private inference, with accuracy against the plain model.
 
     Both parties run as threads over an in-memory channel; tutorial 1 explains each step.

@@ -21,9 +21,9 @@ from hybrid.machine.predict import predicted_seconds
 from hybrid.machine.prices import (
     MachinePrices,
     cache_file,
-    known_prices,
     needs_prices,
     prices_for_reports,
+    schedule_prices,
 )
 from hybrid.models.loading import load_model
 from hybrid.planning.plan import Plan
@@ -183,7 +183,7 @@ def plan(config: Config, save: Path | None, as_json: bool) -> None:
     """`hybrid plan`."""
     console = Console(stderr=True) if as_json else make_console()
     calibrated(config, console)
-    made = make_plan(config, load_model(config).public, known_prices())
+    made = make_plan(config, load_model(config).public, schedule_prices(config.run))
     seconds = predicted_seconds(made.works(), prices_for_reports(), config.run.scheduled_link())
     if save is not None:
         _save_schedule(made, config, save)

@@ -7,7 +7,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -79,8 +79,8 @@ def _current(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Old keys under their present names."""
     found = dict(raw)
     if "calibration" in found and "ranges" not in found:
-        message = f"{path}: calibration is now called ranges; the old key is read until version 0.3"
-        warnings.warn(message, FutureWarning, stacklevel=4)
+        message = "calibration is now called ranges; the old key is read until version 0.3"
+        warnings.warn(f"{path}: {message}", FutureWarning, stacklevel=4)
         found["ranges"] = found.pop("calibration")
     return found
 
@@ -170,13 +170,20 @@ def _keys_of(location: tuple[int | str, ...]) -> list[str]:
 
 def _known_keys(keys: list[str]) -> list[str]:
     """Keys of the table at this place."""
-    schema: Any = RunConfig
-    for key in keys:
-        field = schema.model_fields.get(key)
-        if field is None:
+    table: Any = RunConfig
+    names = iter(keys)
+    for key in names:
+        kinds = _kinds(table.model_fields[key].annotation) if key in table.model_fields else []
+        if any(get_origin(kind) is dict for kind in kinds):
+            # Below a table of free names: whatever the next name is.
+            next(names, None)
+        tables = (k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))
+        table = next(tables, None)
+        if table is None:
             return []
-        kinds = [field.annotation, *get_args(field.annotation)]
-        schema = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-        if schema is None:
-            return []
-    return list(schema.model_fields)
+    return list(table.model_fields)
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """A type and all that it is made of."""
+    return [annotation, *(inner for part in get_args(annotation) for inner in _kinds(part))]

@@ -138,6 +138,11 @@ def load(path: Path) -> MachinePrices | None:
     return prices
 
 
+def schedule_prices(config: RunConfig) -> MachinePrices | None:
+    """What its schedule goes by: nothing is read where no price decides."""
+    return known_prices() if config.scheduler.policy == "fastest" else None
+
+
 def needs_prices(config: RunConfig) -> bool:
     """Whether its schedule needs prices that this machine has not got."""
     return config.scheduler.policy == "fastest" and known_prices() is None

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from hybrid.models.ranges import Bound, Ranges
 from transport.errors import ConfigError, UsageError
 
+_SHARED_KEYS = {"scores": "attention", "context": "attention"}
+"""Operations that the same implementations carry."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -22,8 +25,6 @@ class Node:
     """-1 outside the layers."""
     op: str
     """What it computes, for a reader and for its operator."""
-    key: str
-    """Under which `protocols` of a config and the catalog name its implementations."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shape: tuple[int, ...]
@@ -40,6 +41,11 @@ class Node:
     """Public numbers of the operation: the epsilon of a normalisation."""
     residuals: int = 0
     """How many of the inputs, the second one first, are added to the first before the operation."""
+
+    @property
+    def key(self) -> str:
+        """Under which `protocols` of a config and the catalog name its implementations."""
+        return _SHARED_KEYS.get(self.op, self.op)
 
     @property
     def tokens(self) -> int:
@@ -113,14 +119,12 @@ class GraphBuilder:
         bounds: Mapping[str, Bound],
         *,
         kept: str | None = None,
-        key: str | None = None,
         constants: Mapping[str, float] | None = None,
         residuals: int = 0,
     ) -> str:
         """One node, named after its layer and part; the edge of its (first) result.
 
-        kept: the edge of a linear node's scaled input, where the residual branch reads it. key:
-        where the catalog has the operation under another name.
+        kept: the edge of a linear node's scaled input, where the residual branch reads it.
         """
         layer, part = place
         name = part if layer < 0 else f"layer{layer}.{part}"
@@ -130,7 +134,6 @@ class GraphBuilder:
                 name,
                 layer,
                 op,
-                key or op,
                 tuple(inputs),
                 outputs,
                 shape,
@@ -142,6 +145,37 @@ class GraphBuilder:
             )
         )
         return name
+
+    def linear(
+        self,
+        place: tuple[int, str],
+        source: str,
+        sizes: tuple[int, int],
+        ends: tuple[Bound, Bound],
+        kept: str | None = None,
+    ) -> str:
+        """A product of all rows with weights (in, out); ends: bounds of input and output."""
+        bounds = {"input": ends[0], "output": ends[1]}
+        if kept is not None:
+            bounds["diagonal"] = self.bound(kept)
+        return self.add(place, "linear", (source,), (self.rows, *sizes), bounds, kept=kept)
+
+    def layer_norm(
+        self, place: tuple[int, str], source: str, beside: str, width: int, epsilon: float
+    ) -> str:
+        """LayerNorm of all rows of a sum, without gain and bias."""
+        name = "layer{}.{}".format(*place)
+        bounds = {part: self.bound(f"{name}.{part}") for part in ("sum", "variance")}
+        bounds["input"] = bounds.pop("sum")
+        return self.add(
+            place,
+            "layernorm",
+            (source, beside),
+            (self.rows, width),
+            bounds,
+            constants={"epsilon": epsilon},
+            residuals=1,
+        )
 
     def bound(self, edge: str) -> Bound:
         """Of an edge that the plain model showed; `ConfigError` where there is none."""

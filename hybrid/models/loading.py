@@ -78,6 +78,16 @@ def head_of(config: Config, family: AnyFamily) -> Head:
     return allowed[model.pooling](config.run.mpc.output_bits, model.normalize)
 
 
+def family_of(raw: Mapping[str, Any], families: Iterable[AnyFamily], place: str) -> AnyFamily:
+    """The family that reads a config.json."""
+    kind, known = raw.get("model_type"), list(families)
+    for family in known:
+        if kind in family.model_types:
+            return family
+    types = ", ".join(t for family in known for t in family.model_types)
+    raise ConfigError(f"{place}: model_type is {kind!r}; supported are {types}")
+
+
 @dataclass(frozen=True)
 class _Folder:
     """Published weights."""
@@ -95,15 +105,8 @@ class _Folder:
 
     @cached_property
     def family(self) -> AnyFamily:
-        kind = self._raw.get("model_type")
         families = known_families(self.config.run.plugins).values()
-        for family in families:
-            if kind in family.model_types:
-                return family
-        types = ", ".join(t for family in families for t in family.model_types)
-        raise ConfigError(
-            f"{self.path / 'config.json'}: model_type is {kind!r}; supported are {types}"
-        )
+        return family_of(self._raw, families, str(self.path / "config.json"))
 
     def architecture(self) -> Architecture:
         found: Architecture = self.family.read_architecture(

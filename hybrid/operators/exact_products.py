@@ -8,7 +8,7 @@ and off by one in its last bit with the packing's `off_by_one_probability`; one
 client's; bits above l are ignored in operands and zero in results.
 
 Single tokens: `prepare_rows` computes rows rho W for many future tokens at once; online the
-client sends its share minus rho, 8 bytes a real. DESIGN: "Offline and online".
+client sends its share minus rho, 8 bytes a real. docs/architecture.md, "Offline and online".
 """
 
 from __future__ import annotations

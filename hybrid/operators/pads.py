@@ -1,4 +1,4 @@
-"""Single-use results of the offline phase of a linear layer. DESIGN: "Offline and online"."""
+"""Single-use results of the offline phase of a linear layer; see docs/architecture.md."""
 
 from __future__ import annotations
 

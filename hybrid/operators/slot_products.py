@@ -30,8 +30,8 @@ _POLYNOMIAL_SCALE_BITS = 27
 class CkksProducts(Products):
     """Operands go to CKKS slots, are multiplied there and come back. 2 rounds.
 
-    The truncation to fraction bits is part of the way back. DESIGN: "Products of two shared
-    values", first way.
+    The truncation to fraction bits is part of the way back: docs/architecture.md,
+    "Conversions".
     """
 
     name = "ckks"

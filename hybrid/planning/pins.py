@@ -10,6 +10,9 @@ from hybrid.models.graph import Node
 from hybrid.operators.base import Choice
 from transport.errors import ConfigError
 
+CORRELATIONS = "correlations"
+"""The key that pins their source."""
+
 
 class Pins:
     """By step, or by operation for all of its steps; a step's own pin goes first."""
@@ -22,7 +25,7 @@ class Pins:
         }
         known = list(dict.fromkeys([key for node in nodes for key in _keys(node)]))
         for key in self._pins:
-            if key not in known:
+            if key not in known and key != CORRELATIONS:
                 close = difflib.get_close_matches(key, known, n=1)
                 hint = (
                     f"did you mean {close[0]!r}?"
@@ -52,6 +55,18 @@ class Pins:
                 f"scheduler.pin.{key}: nothing of that kind carries {node.name}: it has {labels}"
             )
         return found
+
+    def sources(self, names: Sequence[str]) -> list[str]:
+        """Sources of correlations, or the pinned one; `ConfigError` where it is unknown."""
+        pin = self._pins.get(CORRELATIONS)
+        if pin is None:
+            return list(names)
+        if pin.protocol not in names:
+            raise ConfigError(
+                f"scheduler.pin.{CORRELATIONS}: no source is called {pin.protocol!r}; known: "
+                f"{', '.join(names)}"
+            )
+        return [pin.protocol]
 
 
 def _keys(node: Node) -> tuple[str, ...]:

@@ -16,10 +16,18 @@ from hybrid.planning.schedule import Schedule, named_schedule
 from hybrid.planning.search import ScheduleSearch
 
 
-def make_plan(config: Config, model: PublicModel, prices: MachinePrices | None) -> Plan:
-    """The plan of one request; runs nothing. prices: for the policy `fastest`."""
+def make_plan(
+    config: Config,
+    model: PublicModel,
+    prices: MachinePrices | None,
+    schedule: Schedule | None = None,
+) -> Plan:
+    """The plan of one request; runs nothing.
+
+    prices: for the policy `fastest`; schedule: where it has been chosen before.
+    """
     catalog = load_catalog(config.run.plugins)
-    schedule = make_schedule(config, model, catalog, prices)
+    schedule = schedule or make_schedule(config, model, catalog, prices)
     again = replanning(config, model, catalog, prices)
     return build_plan(config.run, model.graph, catalog, schedule, again)
 

@@ -165,7 +165,16 @@ class ScheduleSearch:
 
     def solve(self) -> Schedule:
         """The best schedule of all sources that the trust model allows."""
-        found = [self._solve(source) for source in self._sources()]
+        found: list[tuple[float, _Objective, list[Candidates], list[Candidate]]] = []
+        refusals: list[ConfigError] = []
+        for source in self._sources():
+            try:
+                found.append(self._solve(source))
+            except ConfigError as error:
+                # Under another source a pin may fit, or more engines of products.
+                refusals.append(error)
+        if not found:
+            raise next(iter(refusals), self._no_source())
         found.sort(key=lambda entry: entry[0])
         value, objective, options, taken = found[0]
         why = self._reasons(objective, options, taken, value)
@@ -175,8 +184,15 @@ class ScheduleSearch:
         choices = {n.name: c.choice for n, c in zip(self._nodes, taken, strict=True)}
         return Schedule(objective.source.name, choices, why)
 
+    def _no_source(self) -> ConfigError:
+        names = ", ".join(self._pins.sources(self._catalog.names("correlations")))
+        return ConfigError(
+            f"scheduler.pin.correlations: {names!r} does not fit scheduler.trust: "
+            f"{self._rules.trust}, or has no prices; pin another source or remove the pin"
+        )
+
     def _sources(self) -> Iterator[type[CorrelationSource]]:
-        for name in self._catalog.names("correlations"):
+        for name in self._pins.sources(self._catalog.names("correlations")):
             source: type[CorrelationSource] = self._catalog["correlations", name]
             if self._rules.trust == "no_dealer" and issubclass(source, TrustedDealer):
                 continue

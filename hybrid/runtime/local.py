@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hybrid.config.loading import Config
 from hybrid.machine.environment import party_cores
-from hybrid.machine.prices import known_prices
+from hybrid.machine.prices import schedule_prices
 from hybrid.models.folding import FloatArray
 from hybrid.models.loading import load_model, text_encoder
 from hybrid.models.model import Model
@@ -74,7 +74,7 @@ class LocalSession:
         """Load and plan, so that a config that cannot work says so before anything starts."""
         self.config = config
         self.model: Model = load_model(config)
-        self.plan: Plan = make_plan(config, self.model.public, known_prices())
+        self.plan: Plan = make_plan(config, self.model.public, schedule_prices(config.run))
         self.result: RunResult | None = None
         self.asked: list[NDArray[np.int64]] = []
         """Token ids of every text that was answered."""

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.config.loading import Config
-from hybrid.machine.prices import known_prices
+from hybrid.machine.prices import schedule_prices
 from hybrid.models.folding import FloatArray
 from hybrid.models.loading import load_model, text_encoder
 from hybrid.planning.catalog import load_catalog
-from hybrid.planning.plan import Plan, build_plan
-from hybrid.planning.planner import make_schedule, replanning
+from hybrid.planning.plan import Plan
+from hybrid.planning.planner import make_plan
 from hybrid.planning.schedule import Schedule
 from hybrid.runtime.parties import ClientSession, ServerSession
 from hybrid.runtime.records import RequestRecord, SessionRecord, session_record
@@ -39,19 +39,16 @@ class Server:
         self._config = config
         self._catalog = load_catalog(config.run.plugins)
         self.model = load_model(config)
-        public = self.model.public
-        prices = known_prices()
-        self._schedule = schedule or make_schedule(config, public, self._catalog, prices)
-        # Built once before any client comes, so that a config that cannot work says so here.
-        again = replanning(config, public, self._catalog, prices)
-        self.plan: Plan = build_plan(config.run, public.graph, self._catalog, self._schedule, again)
+        # Made once before any client comes, so that a config that cannot work says so here.
+        prices = schedule_prices(config.run)
+        self.plan: Plan = make_plan(config, self.model.public, prices, schedule)
 
     def serve_session(self, channel: Channel, dealer: Channel | None = None) -> SessionRecord:
         """One client's session."""
         session = ServerSession(self._config, self._catalog, channel)
         with reporting_failure(channel):
             start = time.perf_counter()
-            session.setup(self.model, self._schedule, dealer)
+            session.setup(self.model, self.plan.schedule, dealer)
             setup_s = time.perf_counter() - start
             requests = [_record(result) for result in session.serve()]
         return session_record(requests, setup_s, channel, dealer)

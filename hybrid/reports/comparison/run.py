@@ -36,6 +36,8 @@ class Console:
     prepare: Prepare
     display: Display
     say: Callable[[str], None]
+    measure: Callable[[LocalSession, Sequence[NDArray[np.int64]]], list[Json]] = measured_reports
+    """Runs a session over texts' token ids; the report of each request."""
 
 
 def run_comparison(paths: Sequence[Path], options: Options, console: Console) -> Json:
@@ -75,7 +77,7 @@ def _measured(
     """One row of the report."""
     try:
         with console.display(session, options.requests):
-            reports = measured_reports(session, ids)
+            reports = console.measure(session, ids)
     except HybridError as error:
         console.say(f"{run.name}, link {run.link}: failed: {error}")
         return failed_row(run, str(error))

@@ -1,0 +1,14 @@
+"""Models: one file a family, and what families share.
+
+Belongs here: sizes, weights, graph, plain reference, ranges of activations, tokenising, heads,
+fetching. May use: `config`. Used by `operators` (nodes, weights), `planning` (graphs), `runtime`
+(both parties). Outside this room nothing asks what kind of model it runs.
+"""
+
+from hybrid.models.bert import Bert
+from hybrid.models.family import AnyFamily
+
+MODELS: tuple[AnyFamily, ...] = (Bert(),)
+"""Every family; a plugin may have a tuple of this name."""
+
+__all__ = ["MODELS"]

@@ -1,0 +1,393 @@
+"""BERT and what computes as it does under other names: post-norm encoders with exact GELU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from hybrid.models.architecture import Architecture
+from hybrid.models.embedding import EmbeddingTable
+from hybrid.models.family import Family
+from hybrid.models.folding import LinearMap, after_norm, linear_map, norm_alone, side_by_side
+from hybrid.models.graph import Graph, GraphBuilder, normalised_bound
+from hybrid.models.heads import Head, MeanPooling
+from hybrid.models.plain import PlainPass
+from hybrid.models.random_weights import RandomWeights
+from hybrid.models.ranges import Bound, Observer, Ranges
+from hybrid.models.weights import Affine, Array, TensorFile
+from transport.errors import ConfigError
+
+INPUT, MASK = "embedding", "mask"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BertArchitecture(Architecture):
+    """A post-norm encoder."""
+
+    token_types: int
+
+
+@dataclass(frozen=True, slots=True)
+class BertLayer:
+    """One layer; linear weights are (in, out)."""
+
+    query: Affine
+    key: Affine
+    value: Affine
+    attention_output: Affine
+    attention_norm: Affine
+    intermediate: Affine
+    output: Affine
+    output_norm: Affine
+
+
+@dataclass(frozen=True, slots=True)
+class BertWeights:
+    """Everything the server owns."""
+
+    embedding: EmbeddingTable
+    layers: tuple[BertLayer, ...]
+
+
+_BERT_SIZES = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "vocabulary": "vocab_size",
+    "positions": "max_position_embeddings",
+    "token_types": "type_vocab_size",
+    "epsilon": "layer_norm_eps",
+}
+_DISTILBERT_SIZES = {
+    "hidden": "dim",
+    "layers": "n_layers",
+    "heads": "n_heads",
+    "intermediate": "hidden_dim",
+    "vocabulary": "vocab_size",
+    "positions": "max_position_embeddings",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Where a checkpoint keeps what; tensors are relative to `prefix`."""
+
+    prefix: str
+    """Of tensors in a checkpoint with a head; without one there is none."""
+    sizes: Mapping[str, str] = field(default_factory=lambda: _BERT_SIZES)
+    """Our names of sizes to keys of config.json; those that it has not are `_FIXED`."""
+    layer: str = "encoder.layer"
+    linear: tuple[str, ...] = (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    )
+    norms: tuple[str, str] = ("attention.output.LayerNorm", "output.LayerNorm")
+    activation: str = "hidden_act"
+    has_token_types: bool = True
+    counts_from_padding: bool = False
+    """Whether positions start behind the padding id, as RoBERTa's do."""
+
+    def first_position(self, raw: Mapping[str, Any]) -> int:
+        """Row of the position table that belongs to the first token."""
+        return int(raw.get("pad_token_id", 1)) + 1 if self.counts_from_padding else 0
+
+
+_FIXED = {"token_types": 1, "epsilon": 1e-12}
+_LINEAR = ("query", "key", "value", "attention_output", "intermediate", "output")
+_BERT, _ROBERTA = _Names("bert."), _Names("roberta.", counts_from_padding=True)
+_DISTILBERT = _Names(
+    "distilbert.",
+    _DISTILBERT_SIZES,
+    "transformer.layer",
+    tuple(f"attention.{n}_lin" for n in ("q", "k", "v", "out")) + ("ffn.lin1", "ffn.lin2"),
+    ("sa_layer_norm", "output_layer_norm"),
+    activation="activation",
+    has_token_types=False,
+)
+_NAMES: Mapping[str, _Names] = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "electra": replace(_BERT, prefix="electra."),
+    "distilbert": _DISTILBERT,
+}
+
+
+class Bert(Family[BertArchitecture, BertWeights]):
+    """Encoders: LayerNorm after every residual sum, learned positions, exact GELU.
+
+    LayerNorm gains and biases are folded into the linear maps that read it; the same upload also
+    yields the residual branch, as one elementwise scaling. 1/sqrt(head size) is folded into the
+    query.
+    """
+
+    name = "bert"
+    architecture = BertArchitecture
+    model_types = tuple(_NAMES)
+    heads = (MeanPooling,)
+    shapes = {
+        "minilm-l6": {"hidden": 384, "layers": 6, "heads": 12, "intermediate": 1536},
+        "bert-base": {"hidden": 768, "layers": 12, "heads": 12, "intermediate": 3072},
+        "bert-large": {"hidden": 1024, "layers": 24, "heads": 16, "intermediate": 4096},
+    }
+    shape_sizes = ("hidden", "layers", "heads", "intermediate")
+
+    # -- files ----------------------------------------------------------------------------------
+
+    def read_architecture(self, raw: Mapping[str, Any], place: str) -> BertArchitecture:
+        """From config.json; refuses whatever would be computed otherwise than it says."""
+        names = _NAMES[raw["model_type"]]
+        wanted: dict[str, tuple[Any, ...]] = {
+            names.activation: ("gelu", "gelu_python"),
+            "position_embedding_type": ("absolute", None),
+            "is_decoder": (False, None),
+            "add_cross_attention": (False, None),
+            # An embedding of another width is projected first, which is one more layer.
+            "embedding_size": (raw.get("hidden_size"), None),
+        }
+        for key, allowed in wanted.items():
+            if raw.get(key) not in allowed:
+                raise ConfigError(
+                    f"{place}: {key} is {raw.get(key)!r}; only {allowed[0]!r} is supported: use "
+                    "an encoder that was trained with it"
+                )
+        missing = [key for key in names.sizes.values() if key not in raw]
+        if missing:
+            raise ConfigError(f"{place}: missing {', '.join(missing)}; is this an encoder?")
+        values = {**_FIXED, **{ours: raw[key] for ours, key in names.sizes.items()}}
+        if type(values["positions"]) is int:
+            values["positions"] -= names.first_position(raw)
+        if type(values["epsilon"]) is int:
+            values["epsilon"] = float(values["epsilon"])
+        return BertArchitecture.from_public(values, place)
+
+    def shape_architecture(self, sizes: Mapping[str, int], place: str) -> BertArchitecture:
+        """One token type, the usual epsilon."""
+        return BertArchitecture.from_public({**_FIXED, **sizes}, place)
+
+    def read_weights(
+        self, folder: Path, raw: Mapping[str, Any], architecture: BertArchitecture
+    ) -> BertWeights:
+        """`model.safetensors`, every tensor checked against the architecture."""
+        names, a = _NAMES[raw["model_type"]], architecture
+        file = TensorFile(folder, names.prefix)
+        file.refuse_layer(names.layer, a.layers)
+        layers = tuple(self._layer_weights(file, names, i, a) for i in range(a.layers))
+        first = names.first_position(raw)
+        words, positions, types, *_ = self.public_shapes(a)
+        rows = file.take("embeddings.position_embeddings.weight", (positions[0] + first, a.hidden))
+        token_types = np.zeros(types, np.float32)
+        if names.has_token_types:
+            token_types = file.take("embeddings.token_type_embeddings.weight", types)
+        table = EmbeddingTable(
+            file.take("embeddings.word_embeddings.weight", words),
+            np.ascontiguousarray(rows[first:]),
+            token_types,
+            file.norm("embeddings.LayerNorm", a.hidden),
+            a.epsilon,
+        )
+        return BertWeights(table, layers)
+
+    @staticmethod
+    def _layer_weights(
+        file: TensorFile, names: _Names, index: int, a: BertArchitecture
+    ) -> BertLayer:
+        prefix = f"{names.layer}.{index}"
+        sizes = {"intermediate": (a.hidden, a.intermediate), "output": (a.intermediate, a.hidden)}
+        linears = {
+            ours: file.linear(f"{prefix}.{theirs}", *sizes.get(ours, (a.hidden, a.hidden)))
+            for ours, theirs in zip(_LINEAR, names.linear, strict=True)
+        }
+        attention_norm, output_norm = (file.norm(f"{prefix}.{n}", a.hidden) for n in names.norms)
+        return BertLayer(**linears, attention_norm=attention_norm, output_norm=output_norm)
+
+    def random_weights(self, architecture: BertArchitecture) -> BertWeights:
+        """Magnitudes of trained models; always the same."""
+        a, draw = architecture, RandomWeights()
+
+        def layer() -> BertLayer:
+            query, key = (draw.linear(a.hidden, a.hidden, 1.2) for _ in range(2))
+            value, output = (draw.linear(a.hidden, a.hidden) for _ in range(2))
+            up = draw.linear(a.hidden, a.intermediate, 1.5)
+            down = draw.linear(a.intermediate, a.hidden)
+            norms = [draw.norm(a.hidden) for _ in range(2)]
+            return BertLayer(query, key, value, output, norms[0], up, down, norms[1])
+
+        scales = (1.0, 0.3, 0.1)
+        shapes = self.public_shapes(a)[:3]
+        rows = [draw.normal(s, *shape) for s, shape in zip(scales, shapes, strict=True)]
+        table = EmbeddingTable(rows[0], rows[1], rows[2], draw.norm(a.hidden), a.epsilon)
+        return BertWeights(table, tuple(layer() for _ in range(a.layers)))
+
+    def public_shapes(self, architecture: BertArchitecture) -> tuple[tuple[int, ...], ...]:
+        """Words, positions, token types, gain and bias of their norm."""
+        a = architecture
+        rows = (a.vocabulary, a.positions, a.token_types)
+        return (*((n, a.hidden) for n in rows), (a.hidden,), (a.hidden,))
+
+    def public_table(
+        self, arrays: Sequence[Array], architecture: BertArchitecture
+    ) -> EmbeddingTable:
+        """All of the embedding."""
+        return EmbeddingTable.from_arrays(arrays, architecture.epsilon)
+
+    # -- graph ----------------------------------------------------------------------------------
+
+    def graph(
+        self, architecture: BertArchitecture, ranges: Ranges, head: Head, tokens: int, batch: int
+    ) -> Graph:
+        """Layers, then the head; `ConfigError` where a range is missing."""
+        a, builder = architecture, GraphBuilder(tokens, batch, ranges)
+        edge = builder.input(INPUT, (builder.rows, a.hidden))
+        mask = builder.input(MASK, (batch, tokens), is_bits=True)
+        for layer in range(a.layers):
+            context, residual = self._attention(builder, a, layer, edge, mask)
+            edge = self._feed_forward(builder, a, layer, context, residual)
+        public = (
+            "The embedding table (words, positions, token types and their LayerNorm) is public to "
+            "the client; token ids never leave the client."
+        )
+        output = head.add(builder, edge, mask, a.hidden)
+        return builder.graph((output,), (public, head.disclosure))
+
+    def _attention(
+        self, builder: GraphBuilder, a: BertArchitecture, layer: int, edge: str, mask: str
+    ) -> tuple[str, str]:
+        """Edges of the context and of the residual branch."""
+        name, bound, t = f"layer{layer}", builder.bound, builder.tokens
+        heads, size = a.heads * builder.batch, a.head_size
+        query, key, value = (bound(f"{name}.{part}") for part in ("query", "key", "value"))
+        # Query, key and value are one product, since they share an input.
+        projected = max((query, key, value), key=lambda b: b.rms)
+        kept = None if edge == INPUT else f"{name}.residual"
+        ends = bound(f"{name}.input"), projected
+        qkv = builder.linear((layer, "qkv"), edge, (a.hidden, 3 * a.hidden), ends, kept)
+        scaled = bound(f"{name}.scores")
+        bounds = {"left": query, "right": key, "output": scaled}
+        scores = builder.add((layer, "scores"), "scores", (qkv,), (heads, t, size, t), bounds)
+        bounds = {"input": scaled}
+        weights = builder.add((layer, "softmax"), "softmax", (scores, mask), (heads, t, t), bounds)
+        bounds = {"left": Bound(2.0**-20, 1.0, 1.0), "right": value}
+        bounds["output"] = bound(f"{name}.context")
+        shape = (heads, t, t, size)
+        context = builder.add((layer, "context"), "context", (weights, qkv), shape, bounds)
+        return context, edge if kept is None else kept
+
+    def _feed_forward(
+        self, builder: GraphBuilder, a: BertArchitecture, layer: int, context: str, residual: str
+    ) -> str:
+        """The edge of the layer's normalised rows."""
+        name, bound = f"layer{layer}", builder.bound
+        hidden, middle, width = a.hidden, f"{name}.attention_norm", (a.hidden, a.intermediate)
+        ends = bound(f"{name}.context"), bound(f"{middle}.sum")
+        edge = builder.linear((layer, "attention_output"), context, (hidden, hidden), ends)
+        edge = builder.layer_norm((layer, "attention_norm"), edge, residual, hidden, a.epsilon)
+        up, kept = bound(f"{name}.intermediate"), f"{middle}.residual"
+        ends = normalised_bound(hidden), up
+        edge = builder.linear((layer, "intermediate"), edge, width, ends, kept)
+        shape = (builder.rows, a.intermediate)
+        edge = builder.add((layer, "gelu"), "gelu", (edge,), shape, {"input": up})
+        ends = bound(f"{name}.gelu"), bound(f"{name}.output_norm.sum")
+        edge = builder.linear((layer, "output"), edge, width[::-1], ends)
+        return builder.layer_norm((layer, "output_norm"), edge, kept, hidden, a.epsilon)
+
+    def client_inputs(
+        self, table: EmbeddingTable, token_ids: NDArray[np.int64], mask: NDArray[np.bool_]
+    ) -> dict[str, NDArray[Any]]:
+        """The embedding of every text, (batch * tokens, hidden), and which tokens are real."""
+        return {INPUT: np.concatenate([table.embed(ids) for ids in token_ids]), MASK: mask}
+
+    def fold(self, weights: BertWeights, architecture: BertArchitecture) -> dict[str, LinearMap]:
+        """Gains and biases of a norm in the maps that read it; the last ones under "pool"."""
+        maps: dict[str, LinearMap] = {}
+        previous: Affine | None = None
+        shrink = 1 / math.sqrt(architecture.head_size)
+        for index, layer in enumerate(weights.layers):
+            name = f"layer{index}"
+            parts = [linear_map(part) for part in (layer.query, layer.key, layer.value)]
+            maps[f"{name}.qkv"] = after_norm(side_by_side(parts, (shrink, 1.0, 1.0)), previous)
+            maps[f"{name}.attention_output"] = linear_map(layer.attention_output)
+            up = linear_map(layer.intermediate)
+            maps[f"{name}.intermediate"] = after_norm(up, layer.attention_norm)
+            maps[f"{name}.output"] = linear_map(layer.output)
+            previous = layer.output_norm
+        assert previous is not None
+        maps["pool"] = norm_alone(previous)
+        return maps
+
+    # -- plain reference ------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def plain_rows(
+        self,
+        weights: BertWeights,
+        architecture: BertArchitecture,
+        token_ids: NDArray[np.int64],
+        mask: NDArray[np.bool_],
+        see: Observer,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """The encoder as published, in torch."""
+        plain = _Plain(see, dtype, architecture, torch.from_numpy(mask))
+        table = weights.embedding
+        x = plain.tensor(table.words[token_ids])
+        x = x + plain.tensor(table.positions[: len(x)]) + plain.tensor(table.token_types[0])
+        _, x = plain.layer_norm("embedding", x, table.norm, table.epsilon)
+        normalised = x
+        for index, layer in enumerate(weights.layers):
+            normalised, x = plain.layer(f"layer{index}", layer, x, normalised)
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain(PlainPass):
+    a: BertArchitecture
+    mask: Tensor
+
+    def layer(
+        self, name: str, layer: BertLayer, x: Tensor, normalised: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Rows before and after gain and bias of the last norm, from those of the layer before."""
+        see, epsilon = self.see, self.a.epsilon
+        see(f"{name}.input", normalised)
+        see(f"{name}.residual", x)
+        x = x + self.linear(self._attention(name, layer, x), layer.attention_output)
+        _, x = self.layer_norm(f"{name}.attention_norm", x, layer.attention_norm, epsilon)
+        see(f"{name}.attention_norm.residual", x)
+        up = self.linear(x, layer.intermediate)
+        see(f"{name}.intermediate", up)
+        active = gelu(up)
+        see(f"{name}.gelu", active)
+        down = x + self.linear(active, layer.output)
+        return self.layer_norm(f"{name}.output_norm", down, layer.output_norm, epsilon)
+
+    def _attention(self, name: str, layer: BertLayer, x: Tensor) -> Tensor:
+        a = self.a
+        query, key, value = (
+            self.linear(x, part).reshape(len(x), a.heads, a.head_size).transpose(0, 1)
+            for part in (layer.query, layer.key, layer.value)
+        )
+        # 1/sqrt(head size) is folded into the query, as in the private graph.
+        query = query / math.sqrt(a.head_size)
+        scores = query @ key.transpose(1, 2)
+        for edge, tensor in (("query", query), ("key", key), ("value", value), ("scores", scores)):
+            self.see(f"{name}.{edge}", tensor)
+        weights = torch.softmax(scores.masked_fill(~self.mask, -torch.inf), -1)
+        context = (weights @ value).transpose(0, 1).reshape(len(x), a.hidden)
+        self.see(f"{name}.context", context)
+        return context

@@ -1,0 +1,49 @@
+"""The embedding table that `embedding: public_table` gives to the client."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.models.weights import Affine, Array
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingTable:
+    """Words, positions and token types, summed and normalised."""
+
+    words: Array
+    positions: Array
+    token_types: Array
+    norm: Affine
+    epsilon: float
+
+    def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Normalised input embedding (tokens, hidden) of token type 0, in float64."""
+        rows = self.words[token_ids] + self.positions[: len(token_ids)] + self.token_types[0]
+        x = rows.astype(np.float64)
+        centred = x - x.mean(-1, keepdims=True)
+        deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + self.epsilon)
+        embedded: NDArray[np.float64] = centred / deviation * self.norm.weight + self.norm.bias
+        return embedded
+
+    def arrays(self) -> tuple[Array, ...]:
+        """All arrays in wire order."""
+        return (self.words, self.positions, self.token_types, self.norm.weight, self.norm.bias)
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[Array], epsilon: float) -> EmbeddingTable:
+        """From what `arrays` gives."""
+        words, positions, token_types, gain, bias = arrays
+        return cls(words, positions, token_types, Affine(gain, bias), epsilon)
+
+    def digest(self) -> str:
+        """SHA-256 over all arrays."""
+        digest = hashlib.sha256()
+        for array in self.arrays():
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""One model object: what both parties know of it, and what only the server has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hybrid.models.architecture import Architecture
+from hybrid.models.family import AnyFamily, Weights
+from hybrid.models.folding import FloatArray, LinearMap
+from hybrid.models.graph import Graph
+from hybrid.models.heads import Head
+from hybrid.models.ranges import Observer, Ranges, ranges_from_public, ranges_to_public
+from transport.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PublicModel:
+    """What both parties know: family, sizes, ranges, head, and the size of a request."""
+
+    family: AnyFamily
+    architecture: Architecture
+    ranges: Ranges
+    head: Head
+    tokens: int
+    batch: int
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The operations of one request."""
+        self.architecture.check_tokens(self.tokens)
+        return self.family.graph(self.architecture, self.ranges, self.head, self.tokens, self.batch)
+
+    def to_public(self) -> dict[str, Any]:
+        """Plain data for the client, but for what its own config says."""
+        return {
+            "family": self.family.name,
+            "architecture": self.architecture.to_public(),
+            "ranges": ranges_to_public(self.ranges),
+        }
+
+    @classmethod
+    def from_public(
+        cls, data: object, families: Mapping[str, AnyFamily], head: Head, tokens: int, batch: int
+    ) -> PublicModel:
+        """From untrusted plain data and the own config."""
+        keys = {"family", "architecture", "ranges"}
+        if not isinstance(data, dict) or set(data) != keys or not isinstance(data["family"], str):
+            raise ConfigError("handshake: not a model; are both parties one version?")
+        family = families.get(data["family"])
+        if family is None:
+            raise ConfigError(
+                f"handshake: the server's model is of family {data['family'][:64]!r}, known here: "
+                f"{', '.join(families)}; name the same plugins at both parties"
+            )
+        architecture = family.architecture.from_public(data["architecture"], "handshake")
+        return cls(family, architecture, ranges_from_public(data["ranges"]), head, tokens, batch)
+
+    def __repr__(self) -> str:
+        return f"<PublicModel {self.family.name}: {self.architecture.line()}>"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the server loads before any client comes."""
+
+    public: PublicModel
+    weights: Weights
+    origin: str
+    """Where the weights come from, for the report."""
+
+    def maps(self) -> dict[str, LinearMap]:
+        """What every node that has weights multiplies with and adds, by node."""
+        return self.public.family.fold(self.weights, self.public.architecture)
+
+    def plain(
+        self,
+        token_ids: NDArray[np.int64],
+        observe: Observer | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> FloatArray:
+        """The plain model's answer to one text, as the head makes it, not finished."""
+        public, see = self.public, observe or _unseen
+        padded = np.zeros(public.tokens, np.int64)
+        padded[: len(token_ids)] = token_ids
+        mask = np.arange(public.tokens) < len(token_ids)
+        rows = public.family.plain_rows(self.weights, public.architecture, padded, mask, see, dtype)
+        return public.head.plain(rows, torch.from_numpy(mask), see)
+
+    @property
+    def line(self) -> str:
+        """What the report says of the model."""
+        return f"{self.origin}: {self.public.architecture.line()}"
+
+    def __repr__(self) -> str:
+        return f"<Model: {self.line}>"
+
+
+def _unseen(_edge: str, _tensor: torch.Tensor) -> None:
+    """Nobody looks."""
