@@ -92,7 +92,7 @@ def test_breakpoints_are_surrounded_unit_by_unit():
 
 def test_scores_are_lowered_as_a_model_lowers_them():
     bounds = {"input": Bound(2.0**-20, 1.0, 8.0)}
-    node = Node("s", 0, "softmax", "softmax", ("x", "m"), ("y",), (2, 3, 4), bounds)
+    node = Node("s", 0, "softmax", ("x", "m"), ("y",), (2, 3, 4), bounds=bounds)
     context = InsecureLocalParties().plan_context()
     operator = NonlinearOperator(node, SquaredPolynomialSoftmax, Choice("", "ot"), context)
     x = np.random.default_rng(0).integers(-8, 8, (2, 3, 4)).astype(float)
