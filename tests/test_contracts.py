@@ -131,7 +131,7 @@ class ReturnsAnotherShape(ExactRelu):
     ("cls", "words"),
     [
         (Unnamed, "declares no name"),
-        (ForgetsTheSelection, "missing in stock"),
+        (ForgetsTheSelection, "declares too few correlations: .* where its own `demand` takes"),
         (DeclaresTooMany, "were not used"),
         (DeclaresNoMessages, "measured"),
         (OftenWrong, "failure probability"),
