@@ -61,11 +61,12 @@ class NonlinearOperator(Operator):
             x = x + residual
         session = state.session.with_products(state.products[self.multiply])
         masks = others[self.node.residuals :]
+        if self._protocol.takes_mask:
+            mask = self._per_row(masks[0], x) if masks else _nothing_hidden(x, state)
+            return [self._protocol.run_masked(x, mask, session)]
         if not masks:
             return [self._protocol.run(x, session)]
         mask = self._per_row(masks[0], x)
-        if self._protocol.takes_mask:
-            return [self._protocol.run_masked(x, mask, session)]
         return [self._protocol.run(self._lowered(x, mask, state), session)]
 
     def _per_row(self, mask: RingArray, x: RingArray) -> RingArray:
@@ -82,3 +83,9 @@ class NonlinearOperator(Operator):
         largest = self.node.bounds["input"].max_abs
         lowered: RingArray = x + state.encode(np.where(mask, 0.0, -(2 * largest + MASK_GAP)))
         return lowered
+
+
+def _nothing_hidden(x: RingArray, state: RunState) -> RingArray:
+    """A mask of ones, (1, ..., columns): the client's share of it is all of it."""
+    shape = (*(1,) * (x.ndim - 1), x.shape[-1])
+    return np.full(shape, int(state.is_client), np.uint64)
