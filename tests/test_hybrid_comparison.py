@@ -75,7 +75,7 @@ def test_written_configs_are_complete_and_run_from_anywhere(tmp_path):
         assert config["model"]["path"] == str(tmp_path / "configs here" / "model")
         assert config["ranges"]["sentences"] == str(tmp_path / "configs here" / "samples.txt")
         assert config["model"]["tokens"] == 5
-        assert "scheduler" not in config
+        assert config["scheduler"]["policy"] == "fixed"
         assert planned.text(None).startswith("a small test")
         assert planned.text("given") == "given"
     same = load_config(paths[1]).run

@@ -194,7 +194,15 @@ def test_shapes_are_named_or_written_out(tmp_path):
         ("shape: bert-bse", "no shape is called 'bert-bse'; did you mean 'bert-base'"),
         ("shape: {hidden: 8, family: brt}", "model.shape.family: 'brt'; known: bert"),
         ("shape: {like: bert-base, layrs: 1}", "unknown key 'layrs'; did you mean 'layers'"),
-        ("shape: {like: bert-base, layers: 0}", "model.shape.layers: input should be greater"),
+        ("shape: {like: bert-base, family: bert}", "family would be ignored beside like"),
+        (
+            "shape: {like: bert-base, layers: x}",
+            "model.shape.layers: input should be",
+        ),
+        (
+            "shape: {like: bert-base, layers: 0}",
+            "layers is 0; expected a positive int",
+        ),
         ("shape: {hidden: 12}", "model.shape: layers, heads, intermediate missing"),
         ("shape: {hidden: 30, layers: 1, heads: 4, intermediate: 8}", "not a multiple of 4 heads"),
         ("path: x, shape: bert-base", "model: give either path, a model folder, or shape"),

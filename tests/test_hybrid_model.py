@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from hybrid.config.loading import load_config
 from hybrid.models.bert import Bert, BertArchitecture
 from hybrid.models.graph import Graph, GraphInput, Node
 from hybrid.models.heads import MeanPooling
+from hybrid.models.loading import load_model, public_model
 from hybrid.models.ranges import (
     default_sentences,
     observed_ranges,
@@ -114,7 +116,13 @@ def test_graphs_that_do_not_connect_are_refused():
     node = Node("a", -1, "gelu", ("x",), ("y",), (1, 1))
     x = GraphInput("x", (1, 1))
     assert Graph((node,), (x,), ("y",)).nodes == (node,)
-    for graph in (((node,), (), ("y",)), ((node, node), (x,), ("y",)), ((node,), (x,), ("z",))):
+    broken = [
+        ((node,), (), ("y",)),
+        ((node, node), (x,), ("y",)),
+        ((node,), (x,), ("z",)),
+        ((node,), (x, x), ("y",)),
+    ]
+    for graph in broken:
         with pytest.raises(UsageError, match="graph: "):
             Graph(*graph)
 
@@ -162,6 +170,26 @@ def test_untrusted_architecture_is_checked():
     for data in (None, {}, {"hidden": 1}):
         with pytest.raises(ConfigError, match="handshake"):
             BertArchitecture.from_public(data, "handshake")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, [], {}, {"family": [1], "architecture": {}, "ranges": {}},
+     {"family": "none", "architecture": {}, "ranges": {}},
+     {"family": "bert", "architecture": {}, "ranges": {}}],
+)  # fmt: skip
+def test_untrusted_models_are_checked(data, tiny_config):
+    with pytest.raises(ConfigError, match="handshake"):
+        public_model(load_config(tiny_config), data)
+
+
+def test_what_a_model_says_of_itself_comes_back(tiny_config):
+    config = load_config(tiny_config)
+    public = load_model(config).public
+    data = json.loads(json.dumps(public.to_public()))
+    again = public_model(config, data)
+    assert again.graph == public.graph
+    assert again == public
 
 
 def test_text_limits(tiny_model):

@@ -11,13 +11,19 @@ import yaml
 
 from hybrid.config.loading import checked, load_config
 from hybrid.config.overrides import overrides_of
+from hybrid.config.schema import SchedulerConfig
 from hybrid.models.loading import load_model
+from hybrid.planning.candidates import check_limits
+from hybrid.planning.catalog import load_catalog
 from hybrid.planning.planner import make_plan
 from hybrid.planning.schedule import Schedule
+from hybrid.runtime import parties
 from tests.processes import run
 from tests.schedules import with_policy
 from tests.tiny_model import write_tiny_config
 from transport.errors import ConfigError
+from transport.handshake import HANDSHAKE_BYTES
+from transport.link import LinkModel
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +90,11 @@ def test_a_pin_overrides_the_limit_of_errors(scheduled, model):
         ("{linear: {protocol: coefficients, prepared: true}}", "nothing of that kind carries"),
         ("{softmax: {protocl: bolt}}", "unknown key 'protocl'; did you mean 'protocol'"),
         ("{correlations: dealer}", "scheduler.pin.correlations: 'dealer'"),
+        ("{correlations: {protocol: iknp, prepared: true}}", "give a name alone"),
+        (
+            "{attention: rotated_slots, scores: coefficients, context: rotated_slots}",
+            "scheduler.pin.attention: would be ignored",
+        ),
     ],
 )
 def test_pins_that_fit_nothing_are_refused(pin, message, scheduled, model):
@@ -180,6 +191,71 @@ def test_wrong_schedule_files_are_named(change, message, scheduled, model, tmp_p
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("step", "key", "value", "message"),
+    [
+        ("layer0.qkv", "multiply", "ot", "layer0.qkv: multiply: 'ot' would be ignored"),
+        ("layer0.softmax", "prepared", True, "layer0.softmax: prepared: True would be ignored"),
+        ("layer0.scores", "prepared", True, "layer0.scores: prepared: True would be ignored"),
+        ("pool", "prepared", True, "pool: prepared: True would be ignored"),
+        ("layer0.softmax", "multiply", "none_such", "no product is called 'none_such'"),
+    ],
+)
+def test_a_schedule_says_nothing_that_would_be_ignored(
+    step, key, value, message, scheduled, model, tmp_path
+):
+    data = plan_of(scheduled, model).schedule.to_file()
+    data["steps"][step][key] = value
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(data))
+    fixed = yaml.safe_load(scheduled.read_text())
+    fixed.pop("scheduler")
+    config = checked({**fixed, "schedule": "s.yaml"}, tmp_path / "fixed.yaml")
+    with pytest.raises(ConfigError) as error:
+        make_plan(config, model, None)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"max_error": 1e-6}, "above max_error"),
+        ({"offline": "forbidden"}, "works before the input"),
+        ({"pin": {"softmax": "bumblebee"}}, "scheduler.pin.softmax: nothing of that kind"),
+        ({"pin": {"correlations": "iknp"}}, "scheduler.pin.correlations"),
+    ],
+)
+def test_a_servers_schedule_is_held_to_the_clients_limits(rules, message, scheduled, model):
+    plan = plan_of(
+        scheduled, model, "scheduler.pin.linear={protocol: token_periodic, prepared: true}"
+    )
+    mine = SchedulerConfig(policy="least_traffic", **{"max_error": 1.0, **rules})
+    loose = SchedulerConfig(policy="least_traffic", max_error=1.0)
+    nodes, catalog = model.graph.nodes, load_catalog()
+    check_limits(plan.schedule, nodes, catalog, loose)
+    with pytest.raises(ConfigError) as error:
+        check_limits(plan.schedule, nodes, catalog, mine)
+    assert message in str(error.value)
+
+
+def test_long_values_are_compared_whole_and_many_pins_fit(tiny_config):
+    """Facts of a handshake are short; what is longer is compared by its hash."""
+    names = [f"a_module_with_a_long_name_{i}" for i in range(20)]
+    facts = []
+    for last in ("x", "y"):
+        config = load_config(tiny_config, overrides_of([f"plugins=[{', '.join(names)}, {last}]"]))
+        facts.append(parties._fact(config.agreed()["plugins"]))
+    assert facts[0] != facts[1]
+    pins = {f"layer{i}.gelu": {"protocol": "bolt", "multiply": "ot"} for i in range(1000)}
+    raw = yaml.safe_load(with_policy(tiny_config, policy="least_traffic", pin=pins).read_text())
+    agreed = checked(raw, tiny_config).agreed()
+    assert sum(len(k) + len(parties._fact(v)) for k, v in agreed.items()) < HANDSHAKE_BYTES // 2
+
+
+def test_a_reports_config_is_a_config(tiny_config):
+    dumped = load_config(tiny_config).run.model_dump(mode="json")
+    assert checked(dumped, tiny_config).agreed() == load_config(tiny_config).agreed()
+
+
 def test_a_missing_schedule_file_is_named(scheduled):
     fixed = yaml.safe_load(scheduled.read_text())
     fixed.pop("scheduler")
@@ -205,8 +281,11 @@ def test_plans_as_json_hold_every_row(scheduled, tmp_path):
         (["model.tokns=5"], "--set model.tokns=5: unknown key 'tokns'; did you mean 'tokens'"),
         (["model.tokens=many"], "--set model.tokens=many: model.tokens: input should be a valid"),
         (["model.tokens.x=1"], "model.tokens has no keys below it"),
-        (["name=[1"], "the value is not YAML"),
+        (["name=[1"], "quote the value or mend it"),
         (["link=wan9"], "--set link=wan9: link: input should be 'none'"),
+        (["model.tokens=8", "model.tokens=9"], "--set model.tokens=8 sets 'model.tokens' already"),
+        (["model.tokens=8", "model={tokens: 9}"], "--set model.tokens=8 sets 'model.tokens' alr"),
+        (["ranges={margin: 2.0, margin: 3.0}"], "key 'margin' stands twice"),
     ],
 )
 def test_wrong_overrides_name_the_option(sets, message, tiny_config):
@@ -216,9 +295,10 @@ def test_wrong_overrides_name_the_option(sets, message, tiny_config):
 
 
 def test_overrides_are_as_if_the_file_said_so(tiny_config):
-    sets = ["model.tokens=5", "link={bandwidth_mbps: 50, latency_ms: 1}", "ckks.exact=true"]
-    found = load_config(tiny_config, overrides_of(sets, tokens=6, link="lan")).run
+    found = load_config(tiny_config, overrides_of(["ckks.exact=true"], tokens=6, link="lan")).run
     assert (found.model.tokens, found.link, found.ckks.exact) == (6, "lan", True)
+    custom = load_config(tiny_config, overrides_of(["link={bandwidth_mbps: 50, latency_ms: 1}"]))
+    assert custom.run.link_model() == LinkModel("custom", 50e6, 1e-3)
     sized = load_config(tiny_config, overrides_of(["model.path=", "model.shape.hidden=24"])).run
     assert sized.model.shape is not None
     assert sized.model.shape.sizes() == {"hidden": 24}

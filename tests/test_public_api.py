@@ -243,6 +243,31 @@ def test_a_session_answers_again_and_again(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.long
+def test_requests_of_several_calls_are_told_apart():
+    """With two texts a request, every call starts a request of its own."""
+    config = hybrid.load(TINY, set=["model.batch=2"])
+    with hybrid.local(config) as session:
+        first = session.embed([TEXT])
+        both = session.embed([OTHER, TEXT])
+        with pytest.raises(hybrid.UsageError, match="no text"):
+            session.embed([])
+    reports = session.reports()
+    assert [len(report["outputs"]) for report in reports] == [1, 2]
+    assert all(report["accuracy"]["cosine"] > 0.999 for report in reports)
+    assert np.abs(first[0] - both[1]).max() < 5e-3
+
+
+def test_a_session_whose_client_died_in_between_says_so():
+    with pytest.raises(hybrid.HybridError, match="client process ended"), hybrid.local(TINY):
+        (client,) = [
+            child for child in psutil.Process().children(recursive=True)
+            if child.cmdline()[4:5] == ["client"]
+        ]  # fmt: skip
+        client.kill()
+        client.wait(GUARD_S)
+
+
 def test_a_party_that_dies_is_one_sentence_and_leaves_nothing_behind():
     before = set(psutil.Process().children(recursive=True))
     with hybrid.local(TINY) as session:

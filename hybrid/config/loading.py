@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from hybrid.config.overrides import Override, apply_overrides
 from hybrid.config.places import models_folder
 from hybrid.config.schema import CustomLink, PinConfig, RunConfig, ShapeConfig
+from hybrid.config.yaml_text import parsed
 from transport.errors import ConfigError
 
 _TYPES = tuple(kind.__name__ for kind in (CustomLink, ShapeConfig, PinConfig))
@@ -53,6 +55,12 @@ class Config:
             )
         return found
 
+    def with_run(self, run: RunConfig) -> Config:
+        """The same file with other values; nothing is read again."""
+        other = copy(self)
+        other.run = run
+        return other
+
     def agreed(self) -> dict[str, str]:
         """What both parties must have alike, as JSON by dotted key."""
         facts = self.run.agreed()
@@ -89,21 +97,6 @@ def _current(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return found
 
 
-class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses a key that stands twice in one mapping, where YAML would keep the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} stands twice; keep one", key.start_mark
-                )
-            seen.add(str(key.value))
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
 def read_yaml(path: Path, place: str = "") -> dict[str, Any]:
     """A YAML file with a mapping at top level; `place` prefixes errors."""
     try:
@@ -119,7 +112,7 @@ def read_yaml(path: Path, place: str = "") -> dict[str, Any]:
 def parse_yaml(text: str, path: Path, place: str = "") -> dict[str, Any]:
     """YAML text with a mapping at top level."""
     try:
-        raw = yaml.load(text, Loader=_UniqueKeys)
+        raw = parsed(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

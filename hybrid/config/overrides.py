@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
+from hybrid.config.yaml_text import parsed
 from transport.errors import ConfigError
 
 
@@ -23,6 +24,10 @@ class Override:
     option: str
     """What the user typed, for errors."""
 
+    def covers(self, other: Override) -> bool:
+        """Whether it sets all of what the other sets."""
+        return other.key == self.key or other.key.startswith(f"{self.key}.")
+
 
 def parse_override(text: str) -> Override:
     """From `KEY=VALUE`; the value is YAML."""
@@ -30,10 +35,11 @@ def parse_override(text: str) -> Override:
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: give KEY=VALUE, as --set model.tokens=16")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: the value is not YAML; quote it") from None
-    return Override(key.strip(), parsed, f"--set {text}")
+        found = parsed(value)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError(f"--set {text}: {problem}; quote the value or mend it") from None
+    return Override(key.strip(), found, f"--set {text}")
 
 
 def overrides_of(
@@ -45,6 +51,12 @@ def overrides_of(
         found.append(Override("model.tokens", tokens, f"--tokens {tokens}"))
     if link is not None:
         found.append(Override("link", link, f"--link {link}"))
+    for index, one in enumerate(found):
+        for other in found[:index]:
+            if one.covers(other) or other.covers(one):
+                raise ConfigError(
+                    f"{one.option}: {other.option} sets {other.key!r} already; keep one of them"
+                )
     return found
 
 
@@ -83,6 +95,9 @@ def _path(override: Override, schema: type[BaseModel]) -> list[str]:
             )
         key = parts.pop(0)
         field = table.model_fields.get(key)
+        if field is None and table.model_config.get("extra") == "allow":
+            # Sizes of a shape, whose names a family knows.
+            return [*keys, key, *parts]
         if field is None:
             close = difflib.get_close_matches(key, table.model_fields, n=1)
             hint = (

@@ -30,20 +30,15 @@ class ShapeConfig(Strict):
 
     like: str | None = None
     """A shape that a family names."""
-    family: str = "bert"
-    """Of a shape that is like no other."""
-    hidden: int | None = Field(default=None, ge=1)
-    layers: int | None = Field(default=None, ge=1)
-    heads: int | None = Field(default=None, ge=1)
-    intermediate: int | None = Field(default=None, ge=1)
-    vocabulary: int | None = Field(default=None, ge=3)
-    """1024 unless given: only the size of the public table depends on it."""
-    positions: int | None = Field(default=None, ge=1)
+    family: str | None = None
+    """Of a shape that is like no other; bert, if not given."""
+    __pydantic_extra__: dict[str, int] = Field(init=False)
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     def sizes(self) -> dict[str, int]:
-        """Those that are given."""
-        given: dict[str, int] = self.model_dump(exclude={"like", "family"}, exclude_none=True)
-        return given
+        """Those that are given, by names that the family knows."""
+        return dict(self.__pydantic_extra__)
 
 
 class ModelConfig(Strict):
@@ -209,9 +204,12 @@ class RunConfig(Strict):
                     f"{given} would be ignored, since {who} chooses every step; remove it"
                     + ("; scheduler.pin fixes some steps" if policy != "fixed" else "")
                 )
-        if policy == "fixed" and (set_ := self.scheduler.model_fields_set - {"policy"}):
+        usual, given_rules = SchedulerConfig(), self.scheduler
+        changed = [n for n in SchedulerConfig.model_fields if n != "policy"]
+        changed = [n for n in changed if getattr(given_rules, n) != getattr(usual, n)]
+        if policy == "fixed" and changed:
             raise ValueError(
-                f"scheduler.{min(set_)} would be ignored, since scheduler.policy is 'fixed'; "
+                f"scheduler.{changed[0]} would be ignored, since scheduler.policy is 'fixed'; "
                 "remove it or choose another policy"
             )
         return self
@@ -224,6 +222,8 @@ class RunConfig(Strict):
         left_out = {"texts", "runtime", "ranges", "name", "schedule"}
         data = self.model_dump(mode="json", exclude=left_out)
         data["model"].pop("path")
+        # Steps' names hold dots, and there may be hundreds: one entry.
+        data["scheduler"]["pin"] = json.dumps(data["scheduler"]["pin"], sort_keys=True)
         return dict(_flat(data, ""))
 
     def link_model(self) -> LinkModel | None:

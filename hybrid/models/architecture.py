@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 from transport.errors import ConfigError
 
@@ -53,12 +54,14 @@ class Architecture:
     @classmethod
     def from_public(cls, data: object, place: str) -> Self:
         """Rebuild from untrusted plain data; `place` prefixes errors."""
-        wanted = {f.name: float if f.type == "float" else int for f in fields(cls)}
+        kinds = get_type_hints(cls)
+        wanted = {f.name: kinds[f.name] for f in fields(cls)}
         if not isinstance(data, dict) or set(data) != set(wanted):
             raise ConfigError(f"{place}: not a model architecture; are both parties one version?")
         for key, value in data.items():
             kind = wanted[key]
-            if type(value) is not kind or not 0 < value <= _MAX_DIMENSION:
+            largest = _MAX_DIMENSION if kind is int else math.inf
+            if type(value) is not kind or not 0 < value <= largest or not math.isfinite(value):
                 raise ConfigError(
                     f"{place}: {key} is {value!r}; expected a positive {kind.__name__}"
                 )

@@ -128,7 +128,7 @@ _NAMES: Mapping[str, _Names] = {
 }
 
 
-class Bert(Family[BertArchitecture, BertWeights]):
+class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
     """Encoders: LayerNorm after every residual sum, learned positions, exact GELU.
 
     LayerNorm gains and biases are folded into the linear maps that read it; the same upload also
@@ -166,6 +166,8 @@ class Bert(Family[BertArchitecture, BertWeights]):
                     f"{place}: {key} is {raw.get(key)!r}; only {allowed[0]!r} is supported: use "
                     "an encoder that was trained with it"
                 )
+        if type(raw.get("pad_token_id", 1)) is not int and names.counts_from_padding:
+            raise ConfigError(f"{place}: pad_token_id is no number; positions count from it")
         missing = [key for key in names.sizes.values() if key not in raw]
         if missing:
             raise ConfigError(f"{place}: missing {', '.join(missing)}; is this an encoder?")

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hybrid.models.architecture import Architecture
-from hybrid.models.embedding import EmbeddingTable
 from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Graph
 from hybrid.models.heads import Head
@@ -21,11 +20,24 @@ from hybrid.models.ranges import Observer, Ranges
 from hybrid.models.weights import Array
 
 
+class PublicTable(Protocol):
+    """What `embedding: public_table` gives to the client."""
+
+    def arrays(self) -> tuple[Array, ...]:
+        """All arrays in wire order."""
+
+    def digest(self) -> str:
+        """SHA-256 over all arrays."""
+
+
+T = TypeVar("T", bound=PublicTable)
+
+
 class Weights(Protocol):
     """Everything the server owns."""
 
     @property
-    def embedding(self) -> EmbeddingTable:
+    def embedding(self) -> PublicTable:
         """The part that `embedding: public_table` makes public."""
 
 
@@ -33,7 +45,7 @@ A = TypeVar("A", bound=Architecture)
 W = TypeVar("W", bound=Weights)
 
 
-class Family(ABC, Generic[A, W]):
+class Family(ABC, Generic[A, W, T]):
     """One architecture: names in files, graph, folding, plain reference. It has no state."""
 
     name: ClassVar[str]
@@ -68,7 +80,7 @@ class Family(ABC, Generic[A, W]):
         """Of the arrays of the public table, in wire order."""
 
     @abstractmethod
-    def public_table(self, arrays: Sequence[Array], architecture: A) -> EmbeddingTable:
+    def public_table(self, arrays: Sequence[Array], architecture: A) -> T:
         """The table of these arrays."""
 
     @abstractmethod
@@ -77,7 +89,7 @@ class Family(ABC, Generic[A, W]):
 
     @abstractmethod
     def client_inputs(
-        self, table: EmbeddingTable, token_ids: NDArray[np.int64], mask: NDArray[np.bool_]
+        self, table: T, token_ids: NDArray[np.int64], mask: NDArray[np.bool_]
     ) -> dict[str, NDArray[Any]]:
         """Values of the graph's inputs from padded ids and mask, both (batch, tokens)."""
 
@@ -104,4 +116,4 @@ class Family(ABC, Generic[A, W]):
         return f"<Family {self.name}>"
 
 
-AnyFamily = Family[Any, Any]
+AnyFamily = Family[Any, Any, Any]

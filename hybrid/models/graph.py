@@ -75,6 +75,8 @@ class Graph:
 
     def __post_init__(self) -> None:
         known = {edge.name for edge in self.inputs}
+        if len(known) < len(self.inputs):
+            raise UsageError("graph: two inputs have one name; mend the family that built it")
         names: set[str] = set()
         for node in self.nodes:
             missing = [edge for edge in node.inputs if edge not in known]

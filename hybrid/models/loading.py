@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from hybrid.models.ranges import default_sentences, observed_ranges, read_senten
 from hybrid.models.tokenizing import FileTokenizer, TextEncoder, WordTokenizer
 from transport.errors import ConfigError
 
+_DEFAULT_FAMILY = "bert"
 _DEFAULT_SIZES = {"vocabulary": 1024, "positions": 512}
 
 
@@ -33,8 +34,10 @@ def known_families(plugins: Iterable[str] = ()) -> dict[str, AnyFamily]:
     found: dict[str, AnyFamily] = {}
     modules = import_plugins(plugins)
     for family in (*MODELS, *(f for module in modules for f in getattr(module, "MODELS", ()))):
-        if family.name in found:
-            raise ConfigError(f"plugins: two families are called {family.name!r}; rename one")
+        for other in found.values():
+            shared = {family.name} & {other.name} or set(family.shapes) & set(other.shapes)
+            if shared := shared or set(family.model_types) & set(other.model_types):
+                raise ConfigError(f"plugins: two families claim {min(shared)!r}; rename one's")
         found[family.name] = family
     return found
 
@@ -54,11 +57,9 @@ def load_model(config: Config) -> Model:
 
 def public_model(config: Config, data: object) -> PublicModel:
     """The client's view of the server's model, from untrusted plain data."""
-    families = known_families(config.run.plugins)
-    named = families.get(data["family"]) if isinstance(data, dict) else None
-    head = head_of(config, named or next(iter(families.values())))
-    model = config.run.model
-    return PublicModel.from_public(data, families, head, model.tokens, model.batch)
+    families, model = known_families(config.run.plugins), config.run.model
+    heads = partial(head_of, config)
+    return PublicModel.from_public(data, families, heads, model.tokens, model.batch)
 
 
 def text_encoder(config: Config) -> TextEncoder:
@@ -140,9 +141,14 @@ class _Shape:
     @cached_property
     def family(self) -> AnyFamily:
         families, shape = known_families(self.config.run.plugins), self.shape
+        if shape.like is not None and shape.family is not None:
+            raise ConfigError(
+                f"{self.config.path}: model.shape.family would be ignored beside like, which names "
+                "one; remove it"
+            )
         if shape.like is None:
-            if shape.family in families:
-                return families[shape.family]
+            if (name := shape.family or _DEFAULT_FAMILY) in families:
+                return families[name]
             raise ConfigError(
                 f"{self.config.path}: model.shape.family: {shape.family!r}; known: "
                 f"{', '.join(families)}"
@@ -160,8 +166,13 @@ class _Shape:
 
     def architecture(self) -> Architecture:
         family, place = self.family, "model.shape"
-        sizes = {**_DEFAULT_SIZES, **family.shapes.get(self.shape.like or "", {})}
-        sizes |= self.shape.sizes()
+        given, known = self.shape.sizes(), (*family.shape_sizes, *_DEFAULT_SIZES)
+        for key in given:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+                raise ConfigError(f"{self.config.path}: {place}: unknown key {key!r}; {hint}")
+        sizes = {**_DEFAULT_SIZES, **family.shapes.get(self.shape.like or "", {}), **given}
         missing = [n for n in family.shape_sizes if n not in sizes]
         if missing:
             raise ConfigError(

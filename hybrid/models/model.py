@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -47,7 +47,12 @@ class PublicModel:
 
     @classmethod
     def from_public(
-        cls, data: object, families: Mapping[str, AnyFamily], head: Head, tokens: int, batch: int
+        cls,
+        data: object,
+        families: Mapping[str, AnyFamily],
+        head_of: Callable[[AnyFamily], Head],
+        tokens: int,
+        batch: int,
     ) -> PublicModel:
         """From untrusted plain data and the own config."""
         keys = {"family", "architecture", "ranges"}
@@ -60,7 +65,8 @@ class PublicModel:
                 f"{', '.join(families)}; name the same plugins at both parties"
             )
         architecture = family.architecture.from_public(data["architecture"], "handshake")
-        return cls(family, architecture, ranges_from_public(data["ranges"]), head, tokens, batch)
+        ranges = ranges_from_public(data["ranges"])
+        return cls(family, architecture, ranges, head_of(family), tokens, batch)
 
     def __repr__(self) -> str:
         return f"<PublicModel {self.family.name}: {self.architecture.line()}>"

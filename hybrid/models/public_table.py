@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hybrid.config.places import cache_folder
-from hybrid.models.embedding import EmbeddingTable
+from hybrid.models.family import PublicTable
 from hybrid.models.model import PublicModel
 from transport.channel import Channel
 from transport.errors import FrameError
@@ -24,7 +24,7 @@ MAX_TABLE_BYTES = 1 << 30
 _WANTED, _KNOWN = b"\x01", b"\x00"
 
 
-def send_table(channel: Channel, table: EmbeddingTable) -> None:
+def send_table(channel: Channel, table: PublicTable) -> None:
     """Server: send the table if the client asks for it."""
     if channel.recv(1) == _KNOWN:
         return
@@ -32,7 +32,7 @@ def send_table(channel: Channel, table: EmbeddingTable) -> None:
         channel.send_array(array)
 
 
-def receive_table(channel: Channel, model: PublicModel, digest: str) -> EmbeddingTable:
+def receive_table(channel: Channel, model: PublicModel, digest: str) -> PublicTable:
     """Client: the table with this digest, from the cache or from the server."""
     path = cache_folder() / f"embedding-{digest}.bin"
     shapes = model.family.public_shapes(model.architecture)
@@ -57,13 +57,14 @@ def receive_table(channel: Channel, model: PublicModel, digest: str) -> Embeddin
     return table
 
 
-def _build(data: bytes, shapes: tuple[tuple[int, ...], ...], model: PublicModel) -> EmbeddingTable:
+def _build(data: bytes, shapes: tuple[tuple[int, ...], ...], model: PublicModel) -> PublicTable:
     arrays, start = [], 0
     for shape in shapes:
         count = math.prod(shape)
         arrays.append(np.frombuffer(data, np.float32, count, start).reshape(shape))
         start += 4 * count
-    return model.family.public_table(arrays, model.architecture)
+    table: PublicTable = model.family.public_table(arrays, model.architecture)
+    return table
 
 
 def _read(path: Path, size: int) -> bytes | None:
@@ -79,7 +80,12 @@ def _write(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data)
-        os.replace(file.name, path)
+            try:
+                file.write(data)
+                file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
     except OSError:
         return

@@ -31,6 +31,14 @@ class EncodedLinear:
     bias: FloatArray
     shift: FloatArray | None
 
+    @classmethod
+    def of(cls, encode: Callable[[], object], linear: LinearMap, *, keep: bool) -> EncodedLinear:
+        """Encoded now or, unless `keep`, at every use."""
+        if not keep:
+            return cls(encode, linear.bias, linear.shift)
+        encoded = encode()
+        return cls(lambda: encoded, linear.bias, linear.shift)
+
     @property
     def encoded(self) -> object:
         """Weights in the packing's form."""
@@ -139,13 +147,31 @@ class Operator(ABC):
     """Name of the engine of elementwise products, where the step takes one."""
     entries: ClassVar[type[Any]]
     """Base class of the catalog entries that it serves."""
+    takes_multiply: ClassVar[bool] = False
+    """Whether a choice names an engine of elementwise products."""
+    takes_prepared: ClassVar[bool] = False
+    """Whether a choice may say that it is prepared."""
 
     def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
-        """`HybridError` where the entry does not fit the node."""
+        """`HybridError` where entry or choice does not fit the node."""
         self.node = node
         self.context = context
         self.protocol = entry.name
-        del choice
+        for key, value, taken in (
+            ("multiply", choice.multiply, self.takes_multiply),
+            ("prepared", choice.prepared, self.takes_prepared),
+        ):
+            if value and not taken:
+                raise ConfigError(
+                    f"schedule: {node.name}: {key}: {value!r} would be ignored by {entry.name}; "
+                    "remove it"
+                )
+
+    @classmethod
+    def approximation_error(cls, entry: Any, node: Node) -> float:
+        """Largest distance of what the entry computes from the operation; 0 if none is declared."""
+        del entry, node
+        return 0.0
 
     @classmethod
     def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:

@@ -21,6 +21,7 @@ from hybrid.operators.base import (
     WeightedOperator,
 )
 from hybrid.operators.pads import LinearPad
+from hybrid.operators.whole_matrix import split_columns, whole_integers
 from mpc_nonlinear.blocks.beaver import (
     masked_weights,
     matrix_product,
@@ -73,6 +74,7 @@ class DealtLinearOperator(WeightedOperator):
 
     engine = "mpc_nonlinear"
     entries = BeaverLinear
+    takes_prepared = True
 
     @classmethod
     def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
@@ -123,18 +125,12 @@ class DealtLinearOperator(WeightedOperator):
 
     def encode(self, linear: LinearMap, *, keep: bool = True) -> EncodedLinear:
         """Integers and their limbs, made now or, unless `keep`, at every use; server only."""
-        full = linear.weight
-        if linear.scale is not None:
-            full = np.concatenate([full, np.diag(linear.scale)], axis=1)
-        integers = np.rint(full / self.context.fixed_point.unit).astype(np.int64)
+        integers = whole_integers(linear, self.context.fixed_point)
 
         def encode() -> object:
             return integers, Limbs.small(integers)
 
-        encoded = encode() if keep else None
-        return EncodedLinear(
-            lambda: encoded if encoded is not None else encode(), linear.bias, linear.shift
-        )
+        return EncodedLinear.of(encode, linear, keep=keep)
 
     def setup(self, session: Session, encoded: EncodedLinear | None) -> None:
         """Once a session: the client gets the weights under a mask of the dealer's."""
@@ -163,10 +159,7 @@ class DealtLinearOperator(WeightedOperator):
         pad = tuple(state.pads.pop(self.node.name).take())
         product = weight_product(inputs[0], pad, weights, state.session)
         full = truncate(product, state.session.fixed_point.fraction_bits, state.session)
-        d_out = self.node.shape[2]
-        outputs = [np.ascontiguousarray(full[:, :d_out])]
-        if self.node.diagonal:
-            outputs.append(np.ascontiguousarray(full[:, d_out:]))
+        outputs = split_columns(full, self.node)
         return outputs if own is None else own.with_constants(outputs, state)
 
     @staticmethod

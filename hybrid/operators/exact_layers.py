@@ -6,8 +6,6 @@ from abc import abstractmethod
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from he_linear.exact.ring_parameters import RING_SETS
 from he_linear.packings.ring_base import RingLinearPacking, RingPacking, RingProductPacking
 from hybrid.models.folding import LinearMap
@@ -29,6 +27,7 @@ from hybrid.operators.exact_products import (
     exact_traffic,
     exact_work,
 )
+from hybrid.operators.whole_matrix import split_columns, whole_integers
 from mpc_nonlinear.blocks.truncate import truncate, truncate_cost
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
@@ -76,6 +75,7 @@ class ExactLinearOperator(_ExactOperator, WeightedOperator):
     """
 
     entries = RingLinearPacking
+    takes_prepared = True
     _packing: RingLinearPacking
 
     @classmethod
@@ -109,19 +109,12 @@ class ExactLinearOperator(_ExactOperator, WeightedOperator):
 
     def encode(self, linear: LinearMap, *, keep: bool = True) -> EncodedLinear:
         """Weights in the packing's form, made now or, unless `keep`, at every use; server only."""
-        scale = self.context.fixed_point.unit
-        full = linear.weight
-        if linear.scale is not None:
-            full = np.concatenate([full, np.diag(linear.scale)], axis=1)
-        integers = np.rint(full / scale).astype(np.int64)
+        integers = whole_integers(linear, self.context.fixed_point)
 
         def encode() -> object:
             return ExactWeights.encode(integers, self._packing)
 
-        if keep:
-            encoded = encode()
-            return EncodedLinear(lambda: encoded, linear.bias, linear.shift)
-        return EncodedLinear(encode, linear.bias, linear.shift)
+        return EncodedLinear.of(encode, linear, keep=keep)
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """(tokens, in) to (tokens, out) and, for a diagonal node, the scaled input."""
@@ -130,10 +123,7 @@ class ExactLinearOperator(_ExactOperator, WeightedOperator):
         channel, party = state.session.channel, state.ring[self._packing.parameters]
         product = exact_linear(inputs[0], self._packing, party, channel, weights)
         full = self._truncated(product, state)
-        d_out = self.node.shape[2]
-        outputs = [np.ascontiguousarray(full[:, :d_out])]
-        if self.node.diagonal:
-            outputs.append(np.ascontiguousarray(full[:, d_out:]))
+        outputs = split_columns(full, self.node)
         return outputs if own is None else own.with_constants(outputs, state)
 
 

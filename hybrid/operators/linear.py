@@ -41,6 +41,7 @@ class LinearOperator(WeightedOperator):
 
     engine = "he_linear"
     entries = LinearPacking
+    takes_prepared = True
 
     @classmethod
     def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
@@ -152,10 +153,7 @@ class LinearOperator(WeightedOperator):
         def encode() -> object:
             return self._packing.encode_weights(linear.weight, linear.scale)
 
-        if keep:
-            encoded = encode()
-            return EncodedLinear(lambda: encoded, linear.bias, linear.shift)
-        return EncodedLinear(encode, linear.bias, linear.shift)
+        return EncodedLinear.of(encode, linear, keep=keep)
 
     def prepare(self, state: RunState) -> None:
         """Make the pad of one input."""

@@ -26,6 +26,13 @@ class NonlinearOperator(Operator):
 
     engine = "mpc_nonlinear"
     entries = NonlinearProtocol
+    takes_multiply = True
+
+    @classmethod
+    def approximation_error(cls, entry: Any, node: Node) -> float:
+        """The protocol's, for rows of this length."""
+        error: float = entry.approximation_error_of_rows(node.shape[-1])
+        return error
 
     @classmethod
     def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:

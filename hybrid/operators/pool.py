@@ -21,6 +21,7 @@ from mpc_nonlinear.blocks.session import Products
 from mpc_nonlinear.blocks.truncate import round_exactly, round_exactly_cost
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
+from transport.errors import UsageError
 
 
 class MaskedSum:
@@ -40,6 +41,7 @@ class PoolOperator(Operator):
 
     engine = "mpc_nonlinear"
     entries = MaskedSum
+    takes_multiply = True
 
     @classmethod
     def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
@@ -89,8 +91,12 @@ class PoolOperator(Operator):
         node, hidden = self.node, self._hidden
         gain = np.zeros(hidden, np.uint64)
         bias = np.zeros(node.shape, np.uint64)
-        own = state.maps.get(node.name)
-        if own is not None and own.scale is not None and own.shift is not None:
+        if not state.is_client:
+            own = state.maps.get(node.name)
+            if own is None or own.scale is None or own.shift is None:
+                raise UsageError(
+                    f"{node.name}: no gain and bias; the family's fold() must give them"
+                )
             gain = state.encode(own.scale)
             bias = bias + state.encode(own.shift)
         rows = np.concatenate([inputs[0], bias], axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,11 @@ from hybrid.config.schema import SchedulerConfig
 from hybrid.machine.prices import MachinePrices
 from hybrid.models.graph import Node
 from hybrid.operators.base import Choice, WeightedOperator
-from hybrid.planning.binding import Binder
+from hybrid.planning.binding import Binder, operator_for
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.pins import Pins
 from hybrid.planning.plan import Step
-from mpc_nonlinear.protocols.base import NonlinearProtocol
+from hybrid.planning.schedule import Schedule
 from transport.errors import ConfigError, HybridError
 
 
@@ -59,10 +59,28 @@ class Limits:
         """Why a choice is out, before anything is built; a pin overrides the error's limit."""
         if self.rules.offline == "forbidden" and choice.prepared:
             return f"{choice.protocol} (works before the input)"
-        error = _approximation_error(catalog, node, choice)
+        entry = catalog[node.key, choice.protocol]
+        error = operator_for(entry).approximation_error(entry, node)
         if error > self.rules.max_error and self.pins.of(node) is None:
             return f"{choice.protocol} (error {error:.1e} above max_error)"
         return None
+
+
+def check_limits(
+    schedule: Schedule, nodes: Sequence[Node], catalog: Catalog, rules: SchedulerConfig
+) -> None:
+    """`ConfigError` where somebody else's schedule is not within these rules."""
+    pins = Pins(rules.pin, nodes)
+    pins.sources([schedule.correlations])
+    limits = Limits(rules, pins, None)
+    for node in nodes:
+        choice = schedule.choices[node.name]
+        pins.allowed(node, [choice])
+        if reason := limits.refusal(catalog, node, choice):
+            raise ConfigError(
+                f"scheduler: the server's schedule has {node.name} carried by {reason}; refuse "
+                "this server or change the limit"
+            )
 
 
 def candidates_of(node: Node, binder: Binder, catalog: Catalog, limits: Limits) -> Candidates:
@@ -87,17 +105,11 @@ def candidates_of(node: Node, binder: Binder, catalog: Catalog, limits: Limits) 
     if not fitting:
         raise ConfigError(
             f"scheduler: nothing can carry {node.name} ({node.op}): "
-            f"{', '.join(refused) or 'none'}; raise scheduler.max_error, remove a pin or change "
-            "the model"
+            f"{', '.join(dict.fromkeys(refused)) or 'none'}; raise scheduler.max_error, remove a "
+            "pin or change the model"
         )
     fitting = list(_without_twins(fitting))
     return Candidates(tuple(fitting), ", ".join(dict.fromkeys(refused)))
-
-
-def _approximation_error(catalog: Catalog, node: Node, choice: Choice) -> float:
-    entry = catalog[node.key, choice.protocol]
-    is_nonlinear = isinstance(entry, type) and issubclass(entry, NonlinearProtocol)
-    return entry.approximation_error_of_rows(node.shape[-1]) if is_nonlinear else 0.0
 
 
 def _without_twins(candidates: list[Candidate]) -> Iterator[Candidate]:

@@ -76,4 +76,11 @@ def load_catalog(plugins: Iterable[str] = ()) -> Catalog:
 
 def _entries_of(module: Any) -> list[tuple[str, Entry]]:
     registered = (*getattr(module, "PROTOCOLS", ()), *getattr(module, "PACKINGS", ()))
+    for entry in registered:
+        named = all(isinstance(getattr(entry, key, None), str) for key in ("op", "name"))
+        if not (isinstance(entry, type) and named):
+            raise ConfigError(
+                f"plugins: module {module.__name__!r} registers {entry!r}; give classes that "
+                "declare op and name"
+            )
     return [(entry.op, entry) for entry in registered]

@@ -36,6 +36,12 @@ class Pins:
                     )
                 )
                 raise ConfigError(f"scheduler.pin: {key!r} is no step or operation; {hint}")
+        used = {found[0] for node in nodes if (found := self.of(node)) is not None}
+        if unused := sorted(self._pins.keys() - used - {CORRELATIONS}):
+            raise ConfigError(
+                f"scheduler.pin.{unused[0]}: would be ignored, since pins of its steps stand "
+                "beside it; remove it"
+            )
 
     def of(self, node: Node) -> tuple[str, PinConfig] | None:
         """The pin of a step and its key, if there is one."""
@@ -61,6 +67,11 @@ class Pins:
         pin = self._pins.get(CORRELATIONS)
         if pin is None:
             return list(names)
+        if pin.multiply is not None or pin.prepared is not None:
+            raise ConfigError(
+                f"scheduler.pin.{CORRELATIONS}: give a name alone; a source has no multiply and no "
+                "prepared"
+            )
         if pin.protocol not in names:
             raise ConfigError(
                 f"scheduler.pin.{CORRELATIONS}: no source is called {pin.protocol!r}; known: "

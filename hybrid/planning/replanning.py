@@ -29,7 +29,7 @@ class Replanning:
         wider = run.ranges.margin / self.config.run.ranges.margin
         size, ranges = run.model, _rescaled(self.model.ranges, wider)
         changed = replace(self.model, tokens=size.tokens, batch=size.batch, ranges=ranges)
-        other = Config(run, self.config.path)
+        other = self.config.with_run(run)
         chosen = schedule or make_schedule(other, changed.graph, self.catalog, self.prices)
         return bind_plan(run, changed.graph, self.catalog, chosen).cost.failure_probability
 

@@ -16,6 +16,7 @@ from transport.errors import ConfigError, FrameError
 
 _NAME_LENGTH = 64
 _MAX_STEPS = 4096
+_LINE_LENGTH = 399
 _MULTIPLY = "multiply"
 """Key of `protocols` that names an engine of products, not an operation."""
 
@@ -33,7 +34,8 @@ class Schedule:
     def to_public(self) -> dict[str, Any]:
         """Plain data for the peer."""
         steps = {n: [c.protocol, c.multiply, c.prepared] for n, c in self.choices.items()}
-        return {"correlations": self.correlations, "steps": steps, "why": dict(self.why)}
+        why = {name: line[:_LINE_LENGTH] for name, line in self.why.items()}
+        return {"correlations": self.correlations, "steps": steps, "why": why}
 
     @classmethod
     def from_public(cls, data: object) -> Schedule:
@@ -54,7 +56,9 @@ class Schedule:
             if not (_named(protocol) and _named(multiply) and isinstance(prepared, bool)):
                 raise malformed
             choices[name] = Choice(protocol, multiply, prepared)
-        if not all(_named(k) and isinstance(v, str) and len(v) < 400 for k, v in why.items()):
+        if not all(
+            _named(k) and isinstance(v, str) and len(v) <= _LINE_LENGTH for k, v in why.items()
+        ):
             raise malformed
         return cls(correlations, choices, why)
 

@@ -25,7 +25,6 @@ from hybrid.reports.run_report import (
 )
 from hybrid.runtime.local import LocalSession
 from hybrid.runtime.records import RequestRecord, SessionRecord
-from hybrid.runtime.serving import batches
 from transport.errors import UsageError
 
 Json = dict[str, Any]
@@ -92,7 +91,7 @@ def joined_reports(session: LocalSession) -> list[Json]:
     result, config, model = session.result, session.config, session.model
     if result is None:
         raise UsageError("report: the session is still open; leave its with statement first")
-    requests = batches(session.asked, config.run.model.batch)
+    requests = session.asked
     clients = party_reports(config, session.plan, result.client)
     reports = []
     for report, client, server, texts in zip(
@@ -101,7 +100,8 @@ def joined_reports(session: LocalSession) -> list[Json]:
         assert client.answers is not None
         head = model.public.head
         expected = [head.finished(model.plain(ids)) for ids in texts]
-        accuracy = worst(map(compare, client.answers, expected))
+        pairs = zip(client.answers, expected, strict=True)
+        accuracy = worst(compare(private, plain) for private, plain in pairs)
         environment = report["environment"]
         environment["peak_memory_bytes_client"] = environment.pop("peak_memory_bytes")
         peak = result.server.environment["peak_memory_bytes"]

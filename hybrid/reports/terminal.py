@@ -75,7 +75,7 @@ def print_plan(
     console.print(
         f"encoded weights: {sum(sizes.values()) / 1e9:.2f} GB at the server; "
         f"{len(plan.kept_weights(memory_gb))} of {len(sizes)} layers kept within "
-        f"runtime.weights_memory_gb = {memory_gb:g}, the others encoded at every use"
+        f"{memory_gb:g} GB, the others encoded at every use"
     )
     console.print(f"plan hash: {plan.digest()}")
 

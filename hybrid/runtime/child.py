@@ -12,7 +12,7 @@ limit_threads()
 
 import sys  # noqa: E402
 from collections.abc import Callable, Iterator, Sequence  # noqa: E402
-from contextlib import contextmanager  # noqa: E402
+from contextlib import contextmanager, suppress  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from multiprocessing.connection import Connection  # noqa: E402
 
@@ -45,15 +45,21 @@ def _reporting(pipe: Connection) -> Iterator[None]:
     try:
         yield
     except HybridError as error:
-        pipe.send(("error", (isinstance(error, PeerLostError), str(error))))
+        _tell(pipe, isinstance(error, PeerLostError), str(error))
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
-        # The parent went away or the user pressed a key; where it is gone nobody reads this.
-        pipe.send(("error", (True, "interrupted")))
+        # The parent went away or the user pressed a key.
+        _tell(pipe, True, "interrupted")
     except Exception as error:
-        pipe.send(("error", (False, f"internal error: {type(error).__name__}: {error}")))
+        _tell(pipe, False, f"internal error: {type(error).__name__}: {error}")
         raise
     finally:
         pipe.close()
+
+
+def _tell(pipe: Connection, lost_peer: bool, message: str) -> None:
+    # Where the parent is gone, nobody is left to be told.
+    with suppress(OSError):
+        pipe.send(("error", (lost_peer, message)))
 
 
 def server_role(task: Task, pipe: Connection) -> None:

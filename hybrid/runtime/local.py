@@ -31,6 +31,7 @@ from hybrid.planning.planner import make_plan
 from hybrid.runtime.child import Task
 from hybrid.runtime.records import SessionRecord
 from hybrid.runtime.runner import Progress
+from hybrid.runtime.serving import batches
 from hybrid.runtime.texts import checked_texts, not_open
 from transport.errors import HybridError, UsageError
 from transport.zmq_channel import loopback_bytes
@@ -78,8 +79,8 @@ class LocalSession:
         self.model: Model = load_model(config)
         self.plan: Plan = make_plan(config, self.model.public, schedule_prices(config.run))
         self.result: RunResult | None = None
-        self.asked: list[NDArray[np.int64]] = []
-        """Token ids of every text that was answered."""
+        self.asked: list[Sequence[NDArray[np.int64]]] = []
+        """Token ids of the texts of every request that was answered."""
         self.on_progress: Progress = on_progress or _ignore
         self._encoder = text_encoder(config)
         self._children: dict[Connection, _Child] = {}
@@ -108,7 +109,7 @@ class LocalSession:
             # Also where only the wait was interrupted: its answers would be taken for the next.
             self._client, self._has_failed = None, True
             raise
-        self.asked += token_ids
+        self.asked += batches(token_ids, self.config.run.model.batch)
         return answers
 
     def __enter__(self) -> Self:
@@ -126,7 +127,9 @@ class LocalSession:
         client, self._client = self._client, None
         try:
             if kind is None and client is not None:
-                client.send(None)
+                # One that has failed meanwhile takes nothing; what it said is in the pipe.
+                with suppress(OSError):
+                    client.send(None)
                 mine = self._await(client, "record")
                 self.result = RunResult(mine, self._await(self._server, "record"), self._moved())
         finally:
@@ -134,7 +137,7 @@ class LocalSession:
 
     def __repr__(self) -> str:
         state = "open" if self._client else "closed" if self._children else "new"
-        return f"<LocalSession {self.config.run.name}: {state}, {len(self.asked)} texts>"
+        return f"<LocalSession {self.config.run.name}: {state}, {sum(map(len, self.asked))} texts>"
 
     def _moved(self) -> int | None:
         after = loopback_bytes()

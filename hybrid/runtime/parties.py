@@ -8,6 +8,7 @@ Everything sent here is counted under the label "setup".
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from hybrid.models.public_table import receive_table, send_table
 from hybrid.operators.base import RunState, WeightedOperator
 from hybrid.operators.homomorphic import HomomorphicParty
 from hybrid.operators.slot_products import CheapestProducts, CkksProducts
+from hybrid.planning.candidates import check_limits
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.plan import Plan, build_plan
 from hybrid.planning.schedule import Schedule, named_schedule
@@ -78,7 +80,7 @@ class _SessionParts:
 
     def agree_on_config(self) -> None:
         facts = self.config.agreed()
-        handshake(self.channel, {f"config key {k}": v[:_FACT_LENGTH] for k, v in facts.items()})
+        handshake(self.channel, {f"config key {key}": _fact(v) for key, v in facts.items()})
 
     def agree_on_plan(self, model: PublicModel, schedule: Schedule) -> Plan:
         plan = build_plan(self.config.run, model.graph, self.catalog, schedule)
@@ -98,6 +100,13 @@ class _SessionParts:
             source = make(party, randomness)
         source.setup(self.channel)
         return source
+
+
+def _fact(value: str) -> str:
+    """A value that may be shown whole, else its hash."""
+    if len(value) <= _FACT_LENGTH:
+        return value
+    return f"sha256 {hashlib.sha256(value.encode()).hexdigest()}"
 
 
 def no_dealer(config: Config) -> str:
@@ -167,8 +176,11 @@ class ClientSession(_SessionParts):
         model = public_model(self.config, data["model"])
         chosen = None if data["schedule"] is None else Schedule.from_public(data["schedule"])
         self._check_trust(chosen)
+        nodes = model.graph.nodes
         if chosen is None:
-            chosen = named_schedule(self.config, model.graph.nodes, self.catalog)
+            return model, digest, named_schedule(self.config, nodes, self.catalog)
+        chosen.check_complete(nodes)
+        check_limits(chosen, nodes, self.catalog, self.config.run.scheduler)
         return model, digest, chosen
 
     def _check_trust(self, schedule: Schedule | None) -> None:

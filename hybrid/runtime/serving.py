@@ -24,7 +24,7 @@ from hybrid.runtime.records import RequestRecord, SessionRecord, session_record
 from hybrid.runtime.runner import Progress, RequestResult
 from transport.channel import Channel
 from transport.curve import CurveKeys, load_client_keys, load_server_keys
-from transport.errors import HybridError, PeerLostError
+from transport.errors import HybridError, PeerLostError, UsageError
 from transport.traffic import Party
 from transport.zmq_channel import ZmqChannel, connect, listen
 
@@ -85,6 +85,8 @@ class Client:
 
     def ask(self, token_ids: Sequence[NDArray[np.int64]]) -> FloatArray:
         """Answers, a row a text; `model.batch` texts a request."""
+        if not token_ids:
+            raise UsageError("session: no text; give at least one")
         rows: list[FloatArray] = []
         with reporting_failure(self._channel):
             for ids in batches(token_ids, self._config.run.model.batch):

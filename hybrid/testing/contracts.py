@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hybrid.config.loading import Config, load_config
+from hybrid.config.schema import RunConfig
 from hybrid.models.graph import Node
 from hybrid.models.loading import load_model
 from hybrid.testing.cases import CASES, ROW_OPS, SOFTMAXES, Case, Limits, cases_for
@@ -226,10 +227,14 @@ def protocols_of_config(
     return found
 
 
-@lru_cache(maxsize=1)
 def nodes_of(config: Config) -> tuple[Node, ...]:
     """The steps of a config's model; kept, since a model is slow to load."""
-    return load_model(config).public.graph.nodes
+    return _nodes_of(config.path.resolve(), config.run.model_dump_json())
+
+
+@lru_cache(maxsize=1)
+def _nodes_of(path: Path, run: str) -> tuple[Node, ...]:
+    return load_model(Config(RunConfig.model_validate_json(run), path)).public.graph.nodes
 
 
 def _for_node(protocol: type[NonlinearProtocol], node: Node) -> object:

@@ -108,9 +108,6 @@ def resolved(source: Config, name: str) -> dict[str, Any]:
             part = part.get(key, {})
         if isinstance(part.get(last), str):
             part[last] = str(source.resolve(part[last]))
-    if source.run.scheduler.policy == "fixed":
-        # Its other keys, which say nothing then, may not be written down.
-        config.pop("scheduler")
     config["name"] = name
     return config
 
