@@ -13,7 +13,7 @@ from hybrid.models.loading import load_model
 from hybrid.models.ranges import Bound
 from hybrid.operators.base import Choice
 from hybrid.operators.nonlinear import NonlinearOperator
-from hybrid.testing.cases import CASES, Case, Limits, cases_for
+from hybrid.testing.cases import CASES, Case, Domain, cases_for
 from hybrid.testing.contracts import (
     ContractError,
     InsecureLocalParties,
@@ -67,8 +67,8 @@ def test_every_operation_with_a_protocol_has_cases():
 
 def test_cases_lie_inside_the_bounds_and_reach_them():
     for op in CASES:
-        limits = Limits(8.0, 33, 2.0**-3, 2.0**3, 1e-12, (-2.7, 2.7))
-        every = list(cases_for(op, limits))
+        domain = Domain(8.0, 33, 2.0**-3, 2.0**3, 1e-12, (-2.7, 2.7))
+        every = list(cases_for(op, domain))
         assert all(np.abs(case.x).max() <= 8.0 for case in every)
         if "norm" not in op:
             assert max(np.abs(case.x).max() for case in every) == 8.0
@@ -84,8 +84,8 @@ def test_cases_lie_inside_the_bounds_and_reach_them():
 def test_breakpoints_are_surrounded_unit_by_unit():
     for cls in PROTOCOLS:
         for point in cls.breakpoints:
-            limits = Limits.of_protocol(made(cls, 16.0))
-            (around,) = [c.x for c in cases_for(cls.op, limits) if c.name == "around breakpoints"]
+            domain = Domain.of_protocol(made(cls, 16.0))
+            (around,) = [c.x for c in cases_for(cls.op, domain) if c.name == "around breakpoints"]
             wanted = FIXED.encode(np.array([point])).view(np.int64) + np.arange(-3, 4)
             assert np.isin(wanted, FIXED.encode(around).view(np.int64)).all()
 

@@ -16,21 +16,22 @@ from hybrid.cli.app import app
 from hybrid.config.loading import load_config
 from hybrid.reports.comparison.configs import Options, plan_runs, unique_names
 from hybrid.reports.comparison.groups import GROUPS, by_group, group_of, sent
-from hybrid.reports.comparison.run import Console, run_comparison
+from hybrid.reports.comparison.run import Hooks, run_comparison
 from hybrid.reports.comparison.summary import failures, finished, spread
 from hybrid.reports.comparison.words import megabytes, seconds, summary_sentences
 from hybrid.runtime.local import LocalSession
+from mpc_nonlinear import PROTOCOLS
 from tests.comparison_data import made_reports, write_pair
 from tests.processes import run
 from transport.errors import ConfigError, PeerLostError
 
-OPERATORS = {"linear", "prepared", "attention", "softmax", "gelu", "layernorm", "pool"}
+OPERATORS = {"linear", "prepared", "attention", "softmax", "activation", "norm", "pool"}
 
 
-def console(measure, said=None):
+def hooks(measure, said=None):
     """Shows nothing; sessions start no process."""
     say = (said if said is not None else []).append
-    return Console(LocalSession, lambda *_: nullcontext(), say, measure)
+    return Hooks(LocalSession, lambda *_: nullcontext(), say, measure)
 
 
 def recorded(paths, options, *, broken=(), predicted=True):
@@ -44,7 +45,7 @@ def recorded(paths, options, *, broken=(), predicted=True):
         return made_reports(session.config, len(ids), slowness=slowness, predicted=predicted)
 
     first, said = plan_runs(paths, options)[0].name, []
-    made = run_comparison(paths, options, console(measure, said))
+    made = run_comparison(paths, options, hooks(measure, said))
     assert any(line.startswith("run 1 of ") for line in said)
     return made
 
@@ -120,7 +121,8 @@ def test_seconds_as_text(number, text):
 def test_groups_cover_every_operation_with_colours_of_their_own():
     assert len({group.colour for group in GROUPS}) == len(GROUPS)
     keys = {group.key for group in GROUPS}
-    for op in ("linear", "scores", "context", "softmax", "gelu", "relu", "layernorm", "pool"):
+    protocols = {protocol.op for protocol in PROTOCOLS}
+    for op in ("linear", "scores", "context", "pool", "correlations", *protocols):
         assert group_of({"op": op, "phase": "online"}) in keys - {"other"}
     assert group_of({"op": "linear", "phase": "offline"}) == "prepared"
     assert group_of({"op": "of a plugin", "phase": "online"}) == "other"
@@ -256,7 +258,7 @@ def test_what_is_known_is_written_after_every_run(tmp_path):
         return made_reports(session.config, len(ids))
 
     with pytest.raises(KeyboardInterrupt):
-        run_comparison(write_pair(tmp_path), options, console(measure))
+        run_comparison(write_pair(tmp_path), options, hooks(measure))
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     assert not written["complete"]
     assert [row["name"] for row in written["runs"]] == ["tiny"]

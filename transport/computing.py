@@ -8,7 +8,7 @@ while a frame travels costs nothing extra.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -233,11 +233,6 @@ class Work:
     def counted(self) -> Units:
         """All units of all parts; those that both do in step count once."""
         return add_units(*(part.counted() for part in self.parts))
-
-
-def total_work(parts: Iterable[Work]) -> Work:
-    """All, one after the other."""
-    return sum(parts, NO_WORK)
 
 
 NO_WORK = Work()

@@ -43,7 +43,7 @@ from hybrid.operators.exact_products import (
 )
 from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicServer
 from hybrid.operators.pads import LinearPad
-from hybrid.operators.slot_products import CkksProducts
+from hybrid.operators.slot_products import POLYNOMIAL_PRODUCTS, CkksProducts
 from hybrid.planning.binding import operator_for
 from hybrid.planning.catalog import load_catalog
 from mpc_nonlinear.blocks.ot_products import OtProducts
@@ -210,7 +210,7 @@ class ProductRunner:
 
 
 def _context(case: Case) -> PlanContext:
-    deep = set_for_products(4)
+    deep = set_for_products(POLYNOMIAL_PRODUCTS)
     products = CkksProducts(PARAMETERS, deep, FIXED.fraction_bits)
     named = {products.name: products}
     return PlanContext(PARAMETERS, deep, FIXED, named, FerretSource, case.baby_steps)

@@ -28,7 +28,7 @@ from he_linear.ckks.keys import ClientKeys, ServerKeys, public_key_bytes
 from he_linear.ckks.parameters import PARAMETER_SETS, set_for_products
 from hybrid.config.schema import LINK_PROFILES
 from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicServer
-from hybrid.operators.slot_products import CheapestProducts, CkksProducts
+from hybrid.operators.slot_products import POLYNOMIAL_PRODUCTS, CheapestProducts, CkksProducts
 from hybrid.runtime.parties import with_keys
 from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.blocks.session import Context, Products, Session
@@ -38,7 +38,7 @@ from transport.channel import Channel
 from transport.randomness import SecureRandom
 from transport.traffic import Party
 
-SHALLOW, DEEP = PARAMETER_SETS["n8192_q88"], set_for_products(4)
+SHALLOW, DEEP = PARAMETER_SETS["n8192_q88"], set_for_products(POLYNOMIAL_PRODUCTS)
 LOCAL_SOURCES = {s.name: s for s in SOURCES if s.name != "dealer"}
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from he_linear.ckks.keys import ClientKeys, ServerKeys
 from he_linear.ckks.parameters import PARAMETER_SETS, set_for_products
 from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicServer
-from hybrid.operators.slot_products import CkksProducts
+from hybrid.operators.slot_products import POLYNOMIAL_PRODUCTS, CkksProducts
 from hybrid.planning.catalog import load_catalog
 from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.blocks.session import Context, Products, Session
@@ -35,7 +35,7 @@ from transport.randomness import SecureRandom
 from transport.traffic import Party
 
 FIXED = FixedPoint(16)
-SHALLOW, DEEP = PARAMETER_SETS["n8192_q88"], set_for_products(4)
+SHALLOW, DEEP = PARAMETER_SETS["n8192_q88"], set_for_products(POLYNOMIAL_PRODUCTS)
 ELEMENTS, ROWS, COLUMNS, WIDTH = 4096, 64, 64, 256
 
 

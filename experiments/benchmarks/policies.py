@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/policies.py --tokens 16 configs/blb.yaml --out runs/policies
 
-Variants of one config: its schedule under every policy, and what its `protocols` name, linear
+Variants of one config: its schedule under every policy, and one fixed choice of `protocols`, linear
 layers prepared or not; and any further configs. Every round runs all of them, in rotated order, so
 that a machine that becomes slower favours none. Writes DIR/policies.json and DIR/policies.md.
 """

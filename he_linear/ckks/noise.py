@@ -47,11 +47,6 @@ class NoiseModel:
         """Rounding of both polynomials."""
         return ROUNDING_VARIANCE * (1 + self._secret)
 
-    @property
-    def rerandomisation(self) -> float:
-        """A fresh public-key encryption of zero: e u + e0 + e1 s."""
-        return NOISE_VARIANCE * (1 + 2 * self._secret)
-
     def slot_rms(self, variance: float) -> float:
         """Root mean square of the real part of a slot, same units."""
         return sqrt(variance * self.parameters.poly_degree / 2)

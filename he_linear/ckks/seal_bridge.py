@@ -70,11 +70,6 @@ class SealContext:
         size = _HEADER_BYTES + body_bytes
         return _HEADER.pack(_MAGIC, _HEADER_BYTES, major, minor, 0, 0, size)
 
-    def to_plaintext(self, residues: Residues, scale: float = 1.0) -> Any:
-        """NTT residues (primes, N) as a SEAL plaintext."""
-        body = self._parms_id + struct.pack("<Qd", residues.size, scale) + self._array(residues)
-        return self.load(seal.Plaintext(), body)
-
     def to_ciphertext(self, residues: Residues, scale: float = 1.0) -> Any:
         """NTT residues (polynomials, primes, N) as a SEAL ciphertext."""
         return self.load(seal.Ciphertext(), self.ciphertext_body(residues, self._parms_id, scale))

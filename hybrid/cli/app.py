@@ -1,4 +1,7 @@
-"""The command line: run, serve, query, plan, compare, check, calibrate, doctor, keygen."""
+"""The command line.
+
+Commands: init, fetch, run, serve, query, plan, compare, check, calibrate, doctor, keygen.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +156,7 @@ def doctor() -> None:
 
 @app.command()
 def calibrate() -> None:
-    """Measure this machine, under a minute; predicted seconds and schedules use its prices."""
+    """Measure this machine, about a minute; predicted seconds and schedules use its prices."""
     commands.calibrate()
 
 

@@ -23,8 +23,7 @@ from hybrid.machine.prices import (
     needs_prices,
 )
 from hybrid.reports.comparison.configs import Options
-from hybrid.reports.comparison.run import Console as ComparisonConsole
-from hybrid.reports.comparison.run import run_comparison
+from hybrid.reports.comparison.run import Hooks, run_comparison
 from hybrid.reports.comparison.summary import failures
 from hybrid.reports.comparison.words import summary_sentences
 from hybrid.reports.run_report import write_json, write_markdown
@@ -87,12 +86,12 @@ def measured_comparison(paths: Sequence[Path], options: Options, console: Consol
         calibrated(config, console)
         return LocalSession(config)
 
-    whole = ComparisonConsole(
+    hooks = Hooks(
         prepare,
         lambda session, requests: displayed(console, session, requests),
         lambda text: console.print(text, highlight=False, markup=False),
     )
-    return run_comparison(paths, options, whole)
+    return run_comparison(paths, options, hooks)
 
 
 def serve(config: Config, endpoint: str, out: Path | None, keep: bool) -> None:

@@ -70,7 +70,7 @@ class CkksConfig(Strict):
     """Homomorphic engine."""
 
     parameters: str
-    """Name of a 128-bit parameter set, see `he_linear.PARAMETER_SETS`."""
+    """Name of a 128-bit parameter set, see `he_linear.ckks.parameters`."""
     baby_steps: Literal["auto", 2, 4, 8, 16, 32, 64]
     """Rotations kept per input ciphertext; also decides which rotation keys are made. "auto" takes
     what costs least for each layer."""

@@ -1,8 +1,8 @@
 """Models: one file a family, and what families share.
 
 Belongs here: sizes, weights, graph, plain reference, ranges of activations, tokenising, heads,
-fetching. May use: `config`. Used by `operators` (nodes, weights), `planning` (graphs), `runtime`
-(both parties). Outside this room nothing asks what kind of model it runs.
+fetching. May use: `config`. Used by `operators` (nodes, weights) and rooms above it. Outside this
+room nothing asks what kind of model it runs; only `calibration` builds one of its own.
 """
 
 from hybrid.models.bert import Bert

@@ -1,4 +1,4 @@
-"""The embedding table that `embedding: public_table` gives to the client."""
+"""An embedding table: words, positions and token types, looked up and normalised."""
 
 from __future__ import annotations
 

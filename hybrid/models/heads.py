@@ -81,6 +81,3 @@ class MeanPooling(Head):
         sums = words.view(np.int64).reshape(-1, words.size // len(counts)) * 2.0**-self.output_bits
         pooled: FloatArray = sums / counts[:, None]
         return pooled
-
-
-HEADS: tuple[type[Head], ...] = (MeanPooling,)

@@ -1,4 +1,4 @@
-"""The embedding table that `embedding: public_table` gives to the client.
+"""How the client gets the embedding table of `embedding: public_table`.
 
 It travels once; the client keeps it by its SHA-256 in its cache folder, and says in the next
 session's set-up that it has it.

@@ -1,8 +1,9 @@
 """What a node of a graph becomes: a cost before the run and a step during it.
 
-Belongs here: one file an operation, trips into ciphertexts and back, products in slots, pads. Only
-this room sees both a ciphertext and a share. May use: both engines, `models` (nodes, linear maps),
-`config`. Used by `planning`, which binds nodes to them, and `runtime`, which runs them.
+Belongs here: one file an operation, trips into ciphertexts and back, products in slots, pads. Of
+all that plans and runs only this room sees both a ciphertext and a share. May use: both engines,
+`models` (nodes, linear maps). Used by `planning`, which binds nodes to them, `runtime`, which runs
+them, and by `calibration` and `testing`.
 """
 
 from typing import Any

@@ -24,6 +24,8 @@ _PRODUCT_SCALE_BITS = 26
 smaller scale, so that the chance of a wrong lift stays the same."""
 _POLYNOMIAL_SCALE_BITS = 27
 """Of polynomials: their noise is larger, their ciphertexts are fewer."""
+POLYNOMIAL_PRODUCTS = 4
+"""Products one after the other that the polynomials of the protocols take."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from hybrid.config.schema import RunConfig
 from hybrid.models.graph import Node
 from hybrid.operators import OPERATORS
 from hybrid.operators.base import Choice, Operator, PlanContext
-from hybrid.operators.slot_products import CheapestProducts, CkksProducts
+from hybrid.operators.slot_products import POLYNOMIAL_PRODUCTS, CheapestProducts, CkksProducts
 from hybrid.planning.catalog import Catalog
 from mpc_nonlinear.blocks.beaver import DealerProducts
 from mpc_nonlinear.blocks.ot_products import OtProducts
@@ -21,8 +21,6 @@ from mpc_nonlinear.cost import OtCount
 from mpc_nonlinear.fixed_point import FixedPoint
 from transport.errors import ConfigError
 
-_POLYNOMIAL_PRODUCTS = 4
-"""Products one after the other that the polynomials of the protocols take."""
 _MANY_OTS = OtCount(1 << 20, 1 << 20)
 
 
@@ -34,7 +32,7 @@ class Binder:
     ) -> None:
         self._catalog = catalog
         parameters, fixed_point = _parameters(config), FixedPoint(config.mpc.fraction_bits)
-        deep = set_for_products(_POLYNOMIAL_PRODUCTS)
+        deep = set_for_products(POLYNOMIAL_PRODUCTS)
         self.context = PlanContext(
             parameters,
             deep,

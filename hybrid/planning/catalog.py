@@ -63,7 +63,7 @@ class Catalog(Mapping[tuple[str, str], Entry]):
 def load_catalog(plugins: Iterable[str] = ()) -> Catalog:
     """Built-in packings, protocols and correlation sources plus those of each plugin.
 
-    A plugin is any importable module with a `PROTOCOLS` or a `PACKINGS` tuple.
+    Of a plugin they are in the tuples `PROTOCOLS` and `PACKINGS`.
     """
     entries: list[tuple[str, Entry]] = [("correlations", source) for source in SOURCES]
     for module in (he_linear, mpc_nonlinear):

@@ -32,7 +32,7 @@ from hybrid.runtime.child import Task
 from hybrid.runtime.records import SessionRecord
 from hybrid.runtime.runner import Progress
 from hybrid.runtime.serving import batches
-from hybrid.runtime.texts import checked_texts, not_open
+from hybrid.runtime.session_checks import checked_texts, not_open
 from transport.errors import HybridError, UsageError
 from transport.zmq_channel import loopback_bytes
 

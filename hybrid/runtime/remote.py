@@ -17,7 +17,7 @@ from hybrid.runtime.parties import no_dealer
 from hybrid.runtime.records import SessionRecord
 from hybrid.runtime.runner import Progress
 from hybrid.runtime.serving import Client, Server, open_client, open_server
-from hybrid.runtime.texts import checked_texts, not_open
+from hybrid.runtime.session_checks import checked_texts, not_open
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from transport.errors import ConfigError, HybridError, UsageError
 from transport.zmq_channel import ZmqChannel

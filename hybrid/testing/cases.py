@@ -31,7 +31,7 @@ _INSIDE = 1.02
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Domain:
     """What the numbers of one operation may be."""
 
     bound: float
@@ -47,7 +47,7 @@ class Limits:
     """Softmax: whether a client hides columns of padding."""
 
     @classmethod
-    def of_protocol(cls, protocol: NonlinearProtocol) -> Limits:
+    def of_protocol(cls, protocol: NonlinearProtocol) -> Domain:
         """From the public parameters of an instance, under the names that built-in ones use."""
         place = f"{protocol.op}/{protocol.name}"
         bound = _number(protocol, "bound", place)
@@ -59,7 +59,7 @@ class Limits:
         return cls(bound, int(width), low, high, epsilon)
 
     @classmethod
-    def of_node(cls, node: Node, breakpoints: tuple[float, ...]) -> Limits:
+    def of_node(cls, node: Node, breakpoints: tuple[float, ...]) -> Domain:
         """From the bounds that a model has there."""
         low = high = 0.0
         if node.key in _NORMS:
@@ -115,12 +115,12 @@ class Case:
         return hidden
 
 
-Maker = Callable[[Limits], Iterator[Case]]
+Maker = Callable[[Domain], Iterator[Case]]
 
 
-def cases_for(op: str, limits: Limits) -> Iterator[Case]:
+def cases_for(op: str, domain: Domain) -> Iterator[Case]:
     """Those of an operation, each rounded to whole units; generic ones where `CASES` has none."""
-    for case in CASES.get(op, _generic)(limits):
+    for case in CASES.get(op, _generic)(domain):
         rounded = FIXED_POINT.decode(FIXED_POINT.encode(case.x))
         yield Case(case.name, rounded, case.visible)
 
@@ -128,14 +128,14 @@ def cases_for(op: str, limits: Limits) -> Iterator[Case]:
 # -- elementwise ----------------------------------------------------------------------------
 
 
-def _elementwise(limits: Limits) -> Iterator[Case]:
-    b = limits.bound
+def _elementwise(domain: Domain) -> Iterator[Case]:
+    b = domain.bound
     yield Case("zero and one unit", np.array([0.0, _UNIT, -_UNIT]))
     yield Case("the bound", np.array([b, -b, b - _UNIT, _UNIT - b]))
     near = min(_NEAR_ZERO, b)
     yield Case("a dense grid", np.concatenate([np.linspace(-b, b, 501), _grid(near)]))
     # Where no place is named, pieces may still meet at zero.
-    points = [p for p in (*limits.breakpoints, 0.0) if abs(p) <= b]
+    points = [p for p in (*domain.breakpoints, 0.0) if abs(p) <= b]
     around = np.concatenate([_UNIT * np.arange(-3, 4), np.linspace(-2 * _COARSE, 2 * _COARSE, 65)])
     closely = np.add.outer(points, around).reshape(-1)
     yield Case("around breakpoints", closely[np.abs(closely) <= b])
@@ -147,10 +147,10 @@ def _grid(bound: float) -> FloatArray:
     return np.linspace(-bound, bound, 501)
 
 
-def _generic(limits: Limits) -> Iterator[Case]:
-    b = limits.bound
+def _generic(domain: Domain) -> Iterator[Case]:
+    b = domain.bound
     yield Case("zero and one unit, as a row", np.array([[0.0, _UNIT, -_UNIT]]))
-    columns = limits.columns or 7
+    columns = domain.columns or 7
     drawn = np.random.default_rng(_SEED).uniform(-b, b, (5, columns))
     yield Case("rows", drawn)
     drawn[0, 0], drawn[-1, -1] = b, -b
@@ -160,22 +160,22 @@ def _generic(limits: Limits) -> Iterator[Case]:
 # -- softmax --------------------------------------------------------------------------------
 
 
-def _softmax(limits: Limits) -> Iterator[Case]:
-    return _of_all_lengths(limits, 1)
+def _softmax(domain: Domain) -> Iterator[Case]:
+    return _of_all_lengths(domain, 1)
 
 
-def _causal_softmax(limits: Limits) -> Iterator[Case]:
-    return _of_all_lengths(limits, 3)
+def _causal_softmax(domain: Domain) -> Iterator[Case]:
+    return _of_all_lengths(domain, 3)
 
 
-def _of_all_lengths(limits: Limits, queries: int) -> Iterator[Case]:
+def _of_all_lengths(domain: Domain, queries: int) -> Iterator[Case]:
     """Shape (groups, queries, columns); a group is one row of numbers for every query."""
-    lengths = (1, 2, 7, 33) if limits.columns is None else (limits.columns,)
+    lengths = (1, 2, 7, 33) if domain.columns is None else (domain.columns,)
     for columns in lengths:
         shape = min(queries, columns), columns
-        yield from _all_visible(limits.bound, *shape)
-        if limits.is_masked:
-            yield from _padding(limits.bound, *shape)
+        yield from _all_visible(domain.bound, *shape)
+        if domain.is_masked:
+            yield from _padding(domain.bound, *shape)
 
 
 def _all_visible(b: float, queries: int, columns: int) -> Iterator[Case]:
@@ -218,18 +218,18 @@ def _spread(rows: list[FloatArray], queries: int) -> FloatArray:
 # -- normalisations -------------------------------------------------------------------------
 
 
-def _layernorm(limits: Limits) -> Iterator[Case]:
-    return _norm(limits, is_centred=True)
+def _layernorm(domain: Domain) -> Iterator[Case]:
+    return _norm(domain, is_centred=True)
 
 
-def _rmsnorm(limits: Limits) -> Iterator[Case]:
-    return _norm(limits, is_centred=False)
+def _rmsnorm(domain: Domain) -> Iterator[Case]:
+    return _norm(domain, is_centred=False)
 
 
-def _norm(limits: Limits, *, is_centred: bool) -> Iterator[Case]:
+def _norm(domain: Domain, *, is_centred: bool) -> Iterator[Case]:
     """Shape (rows, width)."""
-    width, b = limits.columns or 1, limits.bound
-    low, high = _reachable(limits)
+    width, b = domain.columns or 1, domain.bound
+    low, high = _reachable(domain)
 
     def statistic(row: FloatArray) -> float:
         return float(row.var() if is_centred else (row**2).mean())
@@ -251,14 +251,14 @@ def _norm(limits: Limits, *, is_centred: bool) -> Iterator[Case]:
         size = min(b, np.sqrt(high / statistic(spike)))
         if size**2 * statistic(spike) >= low:
             yield Case("one spike", size * np.stack([spike, -spike]))
-    if is_centred and limits.epsilon >= limits.low:
+    if is_centred and domain.epsilon >= domain.low:
         yield Case("constant rows", np.full((3, width), 1.0) * [[0.0], [b], [-b / 2]])
 
 
-def _reachable(limits: Limits) -> tuple[float, float]:
+def _reachable(domain: Domain) -> tuple[float, float]:
     """Smallest and largest variance, without epsilon, that rows inside the bound can have."""
-    high = min(limits.high, limits.bound**2)
-    low = min(max(limits.low, _SMALLEST_VARIANCE), high)
+    high = min(domain.high, domain.bound**2)
+    low = min(max(domain.low, _SMALLEST_VARIANCE), high)
     if low * _INSIDE > high / _INSIDE:
         middle = float(np.sqrt(low * high))
         return middle, middle

@@ -20,7 +20,7 @@ from hybrid.config.loading import Config, load_config
 from hybrid.config.schema import RunConfig
 from hybrid.models.graph import Node
 from hybrid.models.loading import load_model
-from hybrid.testing.cases import CASES, ROW_OPS, SOFTMAXES, Case, Limits, cases_for
+from hybrid.testing.cases import CASES, ROW_OPS, SOFTMAXES, Case, Domain, cases_for
 from hybrid.testing.local_parties import (
     FIXED_POINT,
     ContractError,
@@ -173,13 +173,13 @@ def checked_cases(
     if config is None:
         made = _instance(protocol)
         given = None if x is None else [Case(_GIVEN, _checked_numbers(made, x))]
-        every = [(made, given or list(cases_for(made.op, Limits.of_protocol(made))))]
+        every = [(made, given or list(cases_for(made.op, Domain.of_protocol(made))))]
     else:
         if x is not None:
             raise MisuseError("check_protocol: x= and config= at once; give one of them")
         every = [
-            (found, list(cases_for(found.op, limits)))
-            for found, limits in protocols_of_config(protocol, config)
+            (found, list(cases_for(found.op, domain)))
+            for found, domain in protocols_of_config(protocol, config)
         ]
     for made, cases in every:
         for case in cases:
@@ -202,7 +202,7 @@ def _instance(protocol: object) -> NonlinearProtocol:
 
 def protocols_of_config(
     protocol: NonlinearProtocol | type[NonlinearProtocol], config: Config | Path | str
-) -> list[tuple[NonlinearProtocol, Limits]]:
+) -> list[tuple[NonlinearProtocol, Domain]]:
     """The protocol as made for every step of a config's model, each set of parameters once."""
     if not isinstance(protocol, type):
         raise MisuseError(
@@ -211,11 +211,11 @@ def protocols_of_config(
         )
     loaded = config if isinstance(config, Config) else load_config(Path(config))
     nodes = nodes_of(loaded)
-    found: list[tuple[NonlinearProtocol, Limits]] = []
+    found: list[tuple[NonlinearProtocol, Domain]] = []
     for node in nodes:
         if node.key == protocol.op:
             made = _for_node(protocol, node)
-            entry = _instance(made), Limits.of_node(node, protocol.breakpoints)
+            entry = _instance(made), Domain.of_node(node, protocol.breakpoints)
             if entry not in found:
                 found.append(entry)
     if not found:

@@ -16,7 +16,7 @@ from he_linear.ckks.keys import ClientKeys, ServerKeys
 from he_linear.ckks.parameters import PARAMETER_SETS, CkksParameters, set_for_products
 from hybrid.operators.base import PlanContext, RunState
 from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicParty, HomomorphicServer
-from hybrid.operators.slot_products import CkksProducts
+from hybrid.operators.slot_products import POLYNOMIAL_PRODUCTS, CkksProducts
 from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.correlations import SoftSpokenSource
@@ -31,7 +31,6 @@ from transport.randomness import SecureRandom
 from transport.traffic import Party, Traffic
 
 FIXED_POINT = FixedPoint(16)
-_POLYNOMIAL_PRODUCTS = 4
 
 
 class ContractError(HybridError):
@@ -65,7 +64,7 @@ class InsecureLocalParties:
         if parameters not in PARAMETER_SETS:
             raise UsageError(f"parameters {parameters!r}; known: {', '.join(PARAMETER_SETS)}")
         self.parameters = PARAMETER_SETS[parameters]
-        self.deep = set_for_products(_POLYNOMIAL_PRODUCTS)
+        self.deep = set_for_products(POLYNOMIAL_PRODUCTS)
         bits = FIXED_POINT.fraction_bits
         choices: dict[str, Products] = {
             "ot": OtProducts(bits),

@@ -174,7 +174,7 @@ class _LinearCase:
         """Through the operator that a plan would use."""
         bounds = dict.fromkeys(("input", "output"), Bound(0.0, 2.0, 16.0))
         if self._diagonal:
-            bounds["scaled"] = Bound(0.0, 2.0, 16.0)
+            bounds["diagonal"] = Bound(0.0, 2.0, 16.0)
         node = Node("layer", 0, "linear", ("x",), ("y",), self._shape, bounds, self._diagonal)
         parties = self._parties
         choice = Choice(self._packing.name, prepared=offline)

@@ -3,7 +3,8 @@
 Belongs here: sources of random oblivious transfers, one file each, and what they are made of; what
 is precomputed from them (`preprocessing`); the dealer's end and what it deals. This file lists the
 sources that a config can name. May use: the ground files of the package and `transport`,
-but not what carries its frames. Used by `blocks`, and by `hybrid`: planner, parties, calibration.
+but not what carries its frames. Used by `blocks`, and by `hybrid`, which chooses sources and sets
+them up.
 """
 
 from __future__ import annotations

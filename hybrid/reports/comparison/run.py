@@ -30,7 +30,7 @@ Display = Callable[[LocalSession, int], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Console:
+class Hooks:
     """What a comparison asks of who started it."""
 
     prepare: Prepare
@@ -40,21 +40,21 @@ class Console:
     """Runs a session over texts' token ids; the report of each request."""
 
 
-def run_comparison(paths: Sequence[Path], options: Options, console: Console) -> Json:
+def run_comparison(paths: Sequence[Path], options: Options, hooks: Hooks) -> Json:
     """report.json's content; a run that fails is told in it and does not end the others."""
     if not paths:
         raise ConfigError("compare: no config named; name at least one YAML file")
     runs = plan_runs(paths, options)
     sessions = []
     for run in runs:
-        session = console.prepare(run.config)
+        session = hooks.prepare(run.config)
         text = session.encode(run.text(options.text), truncate=options.shortens)
         sessions.append((session, [text] * (options.requests * run.config.run.model.batch)))
     rows: list[Json] = []
     made = document(rows, runs, options)
     for index, (run, (session, ids)) in enumerate(zip(runs, sessions, strict=True)):
-        console.say(f"run {index + 1} of {len(runs)}: {run.name}, link {run.link}")
-        rows.append(_measured(run, session, ids, options, console))
+        hooks.say(f"run {index + 1} of {len(runs)}: {run.name}, link {run.link}")
+        rows.append(_measured(run, session, ids, options, hooks))
         made = document(rows, runs, options)
         write_json(made, options.out / "report.json")
         write_comparison(made, options.out / "report.md")
@@ -72,14 +72,14 @@ def _measured(
     session: LocalSession,
     ids: Sequence[NDArray[np.int64]],
     options: Options,
-    console: Console,
+    hooks: Hooks,
 ) -> Json:
     """One row of the report."""
     try:
-        with console.display(session, options.requests):
-            reports = console.measure(session, ids)
+        with hooks.display(session, options.requests):
+            reports = hooks.measure(session, ids)
     except HybridError as error:
-        console.say(f"{run.name}, link {run.link}: failed: {error}")
+        hooks.say(f"{run.name}, link {run.link}: failed: {error}")
         return failed_row(run, str(error))
     paths = []
     for index, report in enumerate(reports):
@@ -90,7 +90,7 @@ def _measured(
         write_markdown(report, folder / "report.md")
         paths.append(str((folder / "report.json").relative_to(options.out)))
     row = run_row(run, reports[options.warm_up :], paths[options.warm_up :])
-    console.say(
+    hooks.say(
         f"{run.name}, link {run.link}: {row['total']['seconds']:.2f} s "
         f"({row['offline']['seconds']:.2f} offline, {row['online']['seconds']:.2f} online)"
     )

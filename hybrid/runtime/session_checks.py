@@ -1,4 +1,4 @@
-"""What sessions on one machine and between two say alike."""
+"""What sessions on one machine and between two check and refuse alike."""
 
 from __future__ import annotations
 
