@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import tenseal.sealapi as seal
 
@@ -30,19 +31,26 @@ class CkksParameters:
     """Data primes: two of the base, whose product is Q, and one for each rescaling."""
     special_prime_bits: int
     """Key-switching prime."""
+    _scheme: ClassVar[str] = "ckks"
 
     def __post_init__(self) -> None:
         if self.poly_degree not in MAX_MODULUS_BITS:
             known = ", ".join(str(n) for n in MAX_MODULUS_BITS)
             raise ParameterError(
-                f"ckks: poly_degree {self.poly_degree} is not supported; choose one of {known}"
+                f"{self._scheme}: poly_degree {self.poly_degree} is not supported; choose one of "
+                f"{known}"
             )
         limit = MAX_MODULUS_BITS[self.poly_degree]
         if self.total_modulus_bits > limit:
             raise ParameterError(
-                f"ckks: {self.total_modulus_bits} modulus bits at poly_degree {self.poly_degree} "
-                f"are below 128-bit security; use at most {limit} bits, special prime included"
+                f"{self._scheme}: {self.total_modulus_bits} modulus bits at poly_degree "
+                f"{self.poly_degree} are below 128-bit security; use at most {limit} bits, "
+                "special prime included"
             )
+        self._check_primes()
+
+    def _check_primes(self) -> None:
+        """Sizes that the conversions to and from shares need."""
         base, others = self.prime_bits[:BASE_PRIMES], self.prime_bits[BASE_PRIMES:]
         if len(base) != BASE_PRIMES or not all(
             _MIN_PRIME_BITS <= b <= MAX_PRIME_BITS for b in base

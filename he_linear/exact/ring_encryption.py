@@ -112,10 +112,10 @@ def ring_mask_for_client(
     count, n = fresh.shape[1], p.poly_degree
     bodies = np.ascontiguousarray(fresh[:, :, 0]).reshape(-1, count * n)[:, useful.reshape(-1)]
     high, low = fractions(bodies, p.primes)
-    body, _ = _rounded(high, low, p.plain_bits)
+    body, _ = rounded_words(high, low, p.plain_bits)
     mask = sampling.draw_mask(rng, body.shape) & low_mask(p.plain_bits)
     message = pack_bits(body - mask, p.plain_bits)
-    high, low = _rounded(*fractions(fresh[:, :, 1], p.primes), p.second_bits)
+    high, low = rounded_words(*fractions(fresh[:, :, 1], p.primes), p.second_bits)
     message += high.tobytes()
     if p.extra_bits:
         message += pack_bits(low, p.extra_bits)
@@ -144,7 +144,7 @@ def _randomised(ciphertexts: Floats, keys: RingServerKeys, rng: SecureRandom) ->
     return fresh
 
 
-def _rounded(high: Residues, low: Residues, bits: int) -> tuple[Residues, Residues]:
+def rounded_words(high: Residues, low: Residues, bits: int) -> tuple[Residues, Residues]:
     """A fraction of 128 bits times 2^bits, rounded, modulo 2^bits.
 
     Up to 64 bits: the result and nothing; beyond: its upper 64 bits and the others.

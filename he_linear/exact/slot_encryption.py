@@ -1,0 +1,188 @@
+"""Encryption of uniform slots modulo t, and the masked way back to shares modulo t.
+
+Into. The client does not choose what it encrypts. With c1 from a seed and d = -(c1 s + e), it
+keeps m = round(t d / Q) modulo t and sends B = d - round(Q m / t), which lies within Q / 2t of
+zero: c0 = B, and c0 + c1 s = -round(Q m / t) - e is an encryption of -m, uniform because d is
+pseudorandom; B takes log2(Q / t) bits, less `DROPPED_BITS` that are rounded off. docs/security.md
+says why (c1, B) hides m.
+
+Back. A fresh public-key encryption of zero is added; every coefficient is taken as a fraction of
+Q, c0' in 128 bits, c1' rounded to `second_bits`. The mask r = c0' - u is uniform modulo 2^128
+because u is: the client gets u, as the seed that it comes from, and c1'. Rounded, t r and
+t (u + c1' s) are shares modulo t of the message, whose sum is wrong with
+`SlotParameters.wrong_probability`. The noise stays inside the shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numba import njit
+
+from he_linear.ckks.encryption import randomised
+from he_linear.ckks.keys import ClientKeys, ServerKeys
+from he_linear.exact.ring_encryption import rounded_words
+from he_linear.exact.slot_parameters import DROPPED_BITS, SlotParameters
+from he_linear.kernels import sampling
+from he_linear.kernels.residues import from_centred, intt, to_centred
+from he_linear.kernels.ring_words import fractions, lift, reduce_words, transform, words_times
+from he_linear.kernels.scalars import Floats, Residues, centre, centred, times
+from he_linear.kernels.wide_words import (
+    WidePair,
+    add_wide,
+    raised,
+    rounded_multiple,
+    subtract_wide,
+)
+from transport.bitpack import WORD_BITS, pack_bits, packed_bytes, unpack_bits
+from transport.errors import FrameError
+from transport.randomness import SEED_BYTES, SecureRandom
+
+_INPUT_DOMAIN, _MASK_DOMAIN = "slot input", "slot mask"
+
+
+def slot_parameters(keys: ClientKeys | ServerKeys) -> SlotParameters:
+    """Of keys for exact slots."""
+    assert isinstance(keys.parameters, SlotParameters)
+    return keys.parameters
+
+
+# -- into -----------------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def _subtract_scaled(m, t, q_mod_t, p, factor, d):  # type: ignore[no-untyped-def]
+    """D -= round(Q m / t) modulo p: (Q m - (Q m mod t)) / t with Q = 0; factor = -1 / t."""
+    inv, t_quotient, p_quotient = 1.0 / p, q_mod_t / t, factor / p
+    for i in range(m.size):
+        rest = centre(times(m[i], q_mod_t, t_quotient, t), t, 1.0 / t)
+        scaled = times(centre(rest, p, inv), factor, p_quotient, p)
+        d[i] = centre(d[i] - scaled, p, inv)
+
+
+def slot_encrypted_bytes(count: int, parameters: SlotParameters) -> int:
+    """Length of `slot_encrypt` for `count` ciphertexts."""
+    words = count * parameters.poly_degree
+    return SEED_BYTES + 8 * words + packed_bytes(words, parameters.body_low_bits)
+
+
+def slot_encrypt(count: int, keys: ClientKeys, rng: SecureRandom) -> tuple[bytes, Residues]:
+    """Ciphertexts of uniform polynomials, and those polynomials (count, N) modulo t."""
+    p = slot_parameters(keys)
+    seed = sampling.fresh_seed(rng)
+    uniform = sampling.expand_uniform(seed, _INPUT_DOMAIN, count, p.primes, p.poly_degree)
+    rows = keys.encrypt_rows(uniform, np.zeros_like(uniform))
+    d = to_centred(intt(rows, p.primes), p.primes).transpose(1, 0, 2).copy()
+    t, primes = p.plain_prime, p.primes[: p.lift_primes]
+    m = rounded_multiple(fractions(d, p.primes), t)
+    signed = np.where(m > t // 2, m - np.uint64(t), m).view(np.int64).astype(np.float64)
+    for row, prime in zip(d, primes, strict=False):
+        factor = centred(-pow(t, -1, prime), prime)
+        constants = float(t), centred(p.modulus, t), float(prime), factor
+        _subtract_scaled(signed.reshape(-1), *constants, row.reshape(-1))
+    word = lift(d[: len(primes)], primes)
+    half = np.full_like(word[1], 1 << DROPPED_BITS >> 1)
+    word = add_wide(word, (np.zeros_like(half), half))
+    high, _ = raised(word, WORD_BITS - DROPPED_BITS - p.body_low_bits)
+    low = word[1] >> np.uint64(DROPPED_BITS)
+    message = seed + high.tobytes() + pack_bits(low, p.body_low_bits)
+    return message, np.where(m, np.uint64(t) - m, m)
+
+
+def slot_parse(data: bytes, count: int, parameters: SlotParameters) -> Floats:
+    """Untrusted bytes to ciphertexts (count, 2, primes, N), centred, NTT form."""
+    expected = slot_encrypted_bytes(count, parameters)
+    if len(data) != expected:
+        raise FrameError(
+            f"encrypted rows: got {len(data)} bytes, expected {expected}; are both parties the "
+            "same version?"
+        )
+    p, n = parameters, parameters.poly_degree
+    end = SEED_BYTES + 8 * count * n
+    high = np.frombuffer(data[SEED_BYTES:end], np.int64).reshape(count, n)
+    bound = (p.modulus // (2 * p.plain_prime) >> (DROPPED_BITS + p.body_low_bits)) + 1
+    if high.min() < -bound or high.max() > bound:
+        raise FrameError("encrypted rows: a body exceeds Q / t; the frame is corrupt")
+    low = unpack_bits(data[end:], count * n, p.body_low_bits).reshape(count, n).view(np.int64)
+    values = reduce_words(high, p.primes, 1 << p.body_low_bits, low)
+    for row, prime in zip(values, p.primes, strict=True):
+        # Below 2^47, so exact.
+        row *= 1 << DROPPED_BITS
+        row -= np.rint(row / prime) * prime
+    out = np.empty((count, 2, len(p.primes), n))
+    out[:, 0] = transform(values, p.primes).transpose(1, 0, 2)
+    uniform = sampling.expand_uniform(data[:SEED_BYTES], _INPUT_DOMAIN, count, p.primes, n)
+    out[:, 1] = to_centred(uniform, p.primes)
+    return out
+
+
+# -- back -----------------------------------------------------------------------------------
+
+
+def _second_bytes(parameters: SlotParameters) -> int:
+    """Of one ciphertext's second polynomial."""
+    n = parameters.poly_degree
+    return 8 * n + packed_bytes(n, parameters.extra_bits)
+
+
+def slot_masked_bytes(count: int, parameters: SlotParameters) -> int:
+    """Length of `slot_mask_for_client`'s message for `count` ciphertexts."""
+    return SEED_BYTES + count * _second_bytes(parameters)
+
+
+def _masked_bodies(seed: bytes, n: int) -> Iterator[WidePair]:
+    """Fractions u of each ciphertext in turn, uniform modulo 2^128."""
+    stream = SecureRandom(seed, domain=_MASK_DOMAIN)
+    while True:
+        yield sampling.draw_mask(stream, (n,)), sampling.draw_mask(stream, (n,))
+
+
+def slot_mask_for_client(
+    groups: Iterable[Floats], keys: ServerKeys, rng: SecureRandom
+) -> tuple[bytes, Residues]:
+    """The message for the key owner and the server's share of the coefficients, (count, N).
+
+    groups: ciphertexts (some, 2, primes, N), centred, NTT form, as they come.
+    """
+    p = slot_parameters(keys)
+    seed = sampling.fresh_seed(rng)
+    bodies = _masked_bodies(seed, p.poly_degree)
+    parts, shares = [seed], []
+    for group in groups:
+        u, errors = sampling.draw_zero(rng, len(group), p.poly_degree)
+        residues = from_centred(group, p.primes)
+        fresh = randomised(residues, keys.public_key, u, errors, p.primes)
+        values = fresh.transpose(2, 1, 0, 3).astype(np.float64)
+        high, low = fractions(values, p.primes)
+        for index in range(len(group)):
+            mask = subtract_wide((high[0, index], low[0, index]), next(bodies))
+            shares.append(rounded_multiple(mask, p.plain_prime))
+            second = rounded_words(high[1, index], low[1, index], p.second_bits)
+            parts += [second[0].tobytes(), pack_bits(second[1], p.extra_bits)]
+    return b"".join(parts), np.stack(shares)
+
+
+def slot_unmask(data: bytes, count: int, keys: ClientKeys) -> Residues:
+    """The client's share of the coefficients modulo t, (count, N): round(t (u + c1' s))."""
+    p = slot_parameters(keys)
+    expected = slot_masked_bytes(count, p)
+    if len(data) != expected:
+        raise FrameError(
+            f"masked rows: got {len(data)} bytes, expected {expected}; are both parties the same "
+            "version?"
+        )
+    n, size = p.poly_degree, _second_bytes(p)
+    primes = p.primes[: p.lift_primes]
+    secret = to_centred(keys.secret_residues[: len(primes)], primes)
+    out = np.empty((count, n), np.uint64)
+    bodies = _masked_bodies(data[:SEED_BYTES], n)
+    for index, target in enumerate(out):
+        part = data[SEED_BYTES + index * size : SEED_BYTES + (index + 1) * size]
+        high = np.frombuffer(part[: 8 * n], np.int64)[None]
+        low = unpack_bits(part[8 * n :], n, p.extra_bits).view(np.int64)[None]
+        product = lift(words_times(high, low, p.extra_bits, secret, primes), primes)
+        fraction = raised(product, 2 * WORD_BITS - p.second_bits)
+        word = add_wide((fraction[0][0], fraction[1][0]), next(bodies))
+        target[:] = rounded_multiple(word, p.plain_prime)
+    return out

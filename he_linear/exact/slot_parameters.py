@@ -1,0 +1,138 @@
+"""Parameters of slots modulo a prime: integers modulo t in all N slots, exact.
+
+A message polynomial m modulo t is encrypted as round(Q / t * m), as in BFV [Fan12] eprint
+2012/144. Keys, rotations and key switching are those of CKKS: nothing else differs. A result comes
+back with its body as a fraction of 128 bits, masked, and its second polynomial at `second_bits`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import tenseal.sealapi as seal
+
+from he_linear.ckks.parameters import CkksParameters
+from he_linear.kernels.fused_sums import DIGITS, MAX_FUSED_PRIME_BITS
+from he_linear.kernels.row_products import MAX_ROW_MODULUS_BITS
+from transport.bitpack import WORD_BITS
+from transport.errors import ParameterError
+
+DROPPED_BITS = 6
+"""Low bits of an encryption's body that are rounded off: below the noise of a rotation."""
+_MIN_PRIME_BITS = 40
+_MIN_PLAIN_BITS = 20
+_MAX_LOW_BITS = 50
+"""Bits beyond one word that float64 adds exactly."""
+
+
+@dataclass(frozen=True)
+class SlotParameters(CkksParameters):
+    """Ring degree, primes and the plain prime t; uniform ternary secret, error sigma 3.24.
+
+    To keys and key switching this is a CKKS set; the conversions of CKKS do not take it.
+    """
+
+    plain_bits: int
+    """Of t, the largest prime of so many bits that is 1 modulo 2N."""
+    second_bits: int
+    """Of each coefficient of a returned ciphertext's second polynomial."""
+    _scheme: ClassVar[str] = "exact slots"
+
+    def _check_primes(self) -> None:
+        bits = (*self.prime_bits, self.special_prime_bits)
+        if len(self.prime_bits) != DIGITS or not all(
+            _MIN_PRIME_BITS <= b <= MAX_FUSED_PRIME_BITS for b in bits
+        ):
+            raise ParameterError(
+                f"exact slots: primes of {bits} bits; use {DIGITS} data primes and a special one "
+                f"of {_MIN_PRIME_BITS} to {MAX_FUSED_PRIME_BITS} bits"
+            )
+        if not self.allows_rotations:
+            raise ParameterError(
+                f"exact slots: special prime of {self.special_prime_bits} bits; rotations need one "
+                f"at least as large as the data primes of {self.prime_bits} bits"
+            )
+        if (
+            not _MIN_PLAIN_BITS <= self.plain_bits <= MAX_ROW_MODULUS_BITS
+            or self.plain_prime in self.all_primes
+        ):
+            raise ParameterError(
+                f"exact slots: plain prime of {self.plain_bits} bits; use {_MIN_PLAIN_BITS} to "
+                f"{MAX_ROW_MODULUS_BITS} bits, and a size that no other prime has"
+            )
+        if not 0 < self.body_bits - WORD_BITS <= _MAX_LOW_BITS + 1:
+            raise ParameterError(
+                f"exact slots: bodies of {self.body_bits} bits; choose plain_bits so that Q / t "
+                f"has {WORD_BITS} to {WORD_BITS + _MAX_LOW_BITS + DROPPED_BITS} bits"
+            )
+        if not 0 < self.second_bits - WORD_BITS <= _MAX_LOW_BITS:
+            raise ParameterError(
+                f"exact slots: second_bits {self.second_bits}; use {WORD_BITS + 1} to "
+                f"{WORD_BITS + _MAX_LOW_BITS}"
+            )
+        if self._product_bits + 2 > self.modulus.bit_length():
+            raise ParameterError(
+                f"exact slots: data primes of {self.prime_bits} bits cannot hold the client's "
+                f"product of {self._product_bits} bits; use a smaller second_bits"
+            )
+
+    @cached_property
+    def plain_prime(self) -> int:
+        """The prime t."""
+        return int(seal.PlainModulus.Batching(self.poly_degree, self.plain_bits).value())
+
+    @property
+    def body_bits(self) -> int:
+        """Bits, sign included, in which an encryption's body travels."""
+        return (self.modulus // self.plain_prime).bit_length() + 1 - DROPPED_BITS
+
+    @property
+    def body_low_bits(self) -> int:
+        """Those beyond one word."""
+        return self.body_bits - WORD_BITS
+
+    @property
+    def extra_bits(self) -> int:
+        """Bits of the second polynomial beyond one word."""
+        return self.second_bits - WORD_BITS
+
+    @property
+    def _product_bits(self) -> int:
+        """|c1 s| <= N 2^(second_bits - 1)."""
+        return self.second_bits - 1 + int(math.log2(self.poly_degree))
+
+    @cached_property
+    def lift_primes(self) -> int:
+        """How many data primes hold |c1 s|, and the bodies of encryptions, below a quarter."""
+        needed = 2 + max(self._product_bits, self.body_bits + DROPPED_BITS - 1)
+        count = 1
+        while math.prod(self.primes[:count]).bit_length() <= needed:
+            count += 1
+        return count
+
+    def wrong_probability(self, noise_std: float) -> float:
+        """Bound on the chance that a returned coefficient is wrong, 2 t |noise| / q'.
+
+        noise_std: of a result's coefficients, modulo Q. The shares' roundings meet the noise at a
+        uniform offset, so the chance is t E|noise| / q', half of this bound or less; q' = Q for
+        the ciphertext's own noise and 2^second_bits for the rounding of the second polynomial,
+        whose product with the ternary secret has variance N / 18.
+        """
+        own = noise_std / float(self.modulus)
+        second = math.sqrt(self.poly_degree / 18) * 2.0**-self.second_bits
+        return 2 * self.plain_prime * math.hypot(own, second)
+
+    def __getstate__(self) -> dict[str, object]:
+        derived = {"all_primes", "base", "plain_prime", "lift_primes"}
+        return {k: v for k, v in self.__dict__.items() if k not in derived}
+
+
+SLOT_SETS = {
+    # 207 of 214 bits. About 60 bits are left after a product with weights: `wrong_probability` is
+    # 2^-51 a coefficient, by the rounding of the second polynomial.
+    "n8192_t44": SlotParameters(8192, (41, 41, 41, 41), 43, 44, 100),
+}
+"""Named sets, all at 128 bits."""

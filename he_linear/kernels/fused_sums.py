@@ -1,0 +1,209 @@
+"""Sums of products modulo primes of up to 43 bits, four operations a product, in float64.
+
+With s near 1.5 * 2^95, h = fma(v, w, s) rounds v w to a multiple of 2^43, and fma(v, w, s - h) is
+the exact rest, which is summed beside it. For centred residues of 43 bits both sums are exact over
+`MAX_FUSED_INNER` products: multiples stay below 84 + 10 bits <= 51 + 43, rests below 2^(42 + 10).
+No limbs, no transposed copies, no BLAS.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from he_linear.kernels.ntt_butterflies import ModularCode
+from he_linear.kernels.scalars import Floats, centre, centred, fma, times
+from he_linear.kernels.vectors import LANES, VECTOR, data_of
+
+MAX_FUSED_PRIME_BITS = 43
+MAX_FUSED_INNER = 960
+"""Products in one exact sum; longer sums are reduced in between."""
+DIGITS = 4
+"""Data primes of the parameter sets that key products serve."""
+TILE_ROWS = 2
+PANEL = 4 * LANES
+"""Columns of a tile: with two rows, 16 accumulators stay in registers."""
+
+_SHIFT = 43
+_BIG, _SHRINK = 1.5 * 2.0 ** (52 + _SHIFT), 2.0**-_SHIFT
+
+
+def _tile_maker(rows: int, vectors: int) -> Any:
+    """Out (rows, 8 vectors) = or += sum over i < count of w (rows, i) * x (i, 8 vectors) mod p.
+
+    Arguments: x, its first index, w, its first index and row step, count, out, its first index and
+    row step, p, 1 / p, 2^43 mod p, that over p, and whether to add to what `out` holds.
+    """
+
+    def tile(  # noqa: PLR0913
+        _typing: Any,
+        x: Any,
+        _x_at: Any,
+        w: Any,
+        _w_at: Any,
+        _w_step: Any,
+        _count: Any,
+        out: Any,
+        _to: Any,
+        _step: Any,
+        _p: Any,
+        _inverse: Any,
+        _factor: Any,
+        _factor_over_p: Any,
+        _more: Any,
+    ) -> Any:
+        i64, f64 = types.int64, types.float64
+        signature = types.void(x, i64, w, i64, i64, i64, out, i64, i64, f64, f64, f64, f64, i64)
+
+        def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            xs, ws, outs = (data_of(context, b, signature, args, k) for k in (0, 2, 6))
+            code = ModularCode(b, args[9], args[10])
+            cells = [(r, v) for r in range(rows) for v in range(vectors)]
+            big, zero = (code.splat(ir.DoubleType()(c)) for c in (_BIG, 0.0))
+            high, low = ({k: cgutils.alloca_once(b, VECTOR) for k in cells} for _ in range(2))
+            for k in cells:
+                b.store(big, high[k])
+                b.store(zero, low[k])
+            _emit_sums(code, (xs, ws), args, high, low, vectors)
+            _emit_results(code, outs, args, high, low)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return intrinsic(tile)
+
+
+def _emit_sums(
+    code: ModularCode, data: tuple[Any, Any], args: Any, high: Any, low: Any, vectors: int
+) -> None:
+    """The loop over the products of a tile."""
+    b, whole, (xs, ws) = code.builder, ir.IntType(64), data
+    rows = len(high) // vectors
+    with cgutils.for_range(b, args[5]) as loop:
+        at = b.add(args[1], b.mul(loop.index, whole(LANES * vectors)))
+        columns = [code.load(xs, at, LANES * v) for v in range(vectors)]
+        for r in range(rows):
+            place = b.add(b.add(args[3], loop.index), b.mul(args[4], whole(r)))
+            weight = code.splat(b.load(code.address(ws, place)))
+            for v in range(vectors):
+                before = b.load(high[r, v])
+                after = code.fma(columns[v], weight, before)
+                rest = code.fma(columns[v], weight, b.fsub(before, after))
+                b.store(after, high[r, v])
+                b.store(b.fadd(b.load(low[r, v]), rest), low[r, v])
+
+
+def _emit_results(code: ModularCode, outs: Any, args: Any, high: Any, low: Any) -> None:
+    """Both sums of every cell, reduced, to their place."""
+    b, whole, double = code.builder, ir.IntType(64), ir.DoubleType()
+    big, shrink, zero = (code.splat(double(c)) for c in (_BIG, _SHRINK, 0.0))
+    factor = code.splat(args[11]), code.splat(args[12])
+    more = b.icmp_signed("!=", args[13], whole(0))
+    for r, v in high:
+        top = b.fmul(b.fsub(b.load(high[r, v]), big), shrink)
+        value = b.fadd(code.times(top, factor), code.centre(b.load(low[r, v])))
+        to = b.add(args[7], b.mul(args[8], whole(r)))
+        before = b.select(more, code.load(outs, to, LANES * v), zero)
+        code.store(code.centre(b.fadd(value, before)), outs, to, LANES * v)
+
+
+_tile = _tile_maker(TILE_ROWS, PANEL // LANES)
+
+
+@njit(cache=True, nogil=True)
+def _multiply_blocks(x, w, used, p, f, k, out):  # type: ignore[no-untyped-def]
+    blocks, panels, inner, width = x.shape
+    primes, n = out.shape[2], out.shape[3]
+    run, step, inv = n // (2 * blocks), 2 * primes * n, 1.0 / p
+    xs, ws, outs = x.reshape(-1), w.reshape(-1), out.reshape(-1)
+    for block in range(blocks):
+        for panel in range(panels):
+            part, column = panel * width // run, panel * width % run
+            mirrored = 2 * blocks - 1 - block if part // 2 else block
+            to = (part % 2 * primes + k) * n + mirrored * run + column
+            for r in range(0, used, TILE_ROWS):
+                for start in range(0, inner, MAX_FUSED_INNER):
+                    a = ((block * panels + panel) * inner + start) * width
+                    b = (block * w.shape[1] + r) * inner + start
+                    count = min(MAX_FUSED_INNER, inner - start)
+                    place = to + r * step
+                    _tile(xs, a, ws, b, inner, count, outs, place, step, p, inv, f, f / p, start)
+
+
+def multiply_blocks(x: Floats, matrices: Floats, used: int, p: int, k: int, out: Floats) -> None:
+    """Out (rows, 2, primes, N), rows < used and prime k = matrices times x, modulo p.
+
+    x (c, panels, inner, PANEL) as `spread` leaves it; matrices (c, rows, inner), `used` of whose
+    rows count: with an odd number one more row of `out` is overwritten. Matrix i meets blocks i
+    and 2c - 1 - i of the NTT values.
+    """
+    factor = centred(1 << _SHIFT, p)
+    _multiply_blocks(x, matrices, used, float(p), factor, k, out)
+
+
+@njit(cache=True, nogil=True)
+def _key_product(digits, key, half, k, body, constants, out):  # type: ignore[no-untyped-def]
+    special, p, f = constants
+    inv = 1.0 / p
+    f_inv, s_inv, big, shrink = f * inv, special * inv, _BIG, _SHRINK
+    d0, d1, d2, d3 = digits[0], digits[1], digits[2], digits[3]
+    k0, k1, k2, k3 = key[0, half, k], key[1, half, k], key[2, half, k], key[3, half, k]
+    for j in range(out.size):
+        a = fma(d0[j], k0[j], big)
+        low = fma(d0[j], k0[j], big - a)
+        b = fma(d1[j], k1[j], a)
+        low += fma(d1[j], k1[j], a - b)
+        a = fma(d2[j], k2[j], b)
+        low += fma(d2[j], k2[j], b - a)
+        b = fma(d3[j], k3[j], a)
+        low += fma(d3[j], k3[j], a - b)
+        y = times((b - big) * shrink, f, f_inv, p) + centre(low, p, inv)
+        out[j] = centre(y + times(body[j], special, s_inv, p), p, inv)
+
+
+def key_product(
+    digits: Floats, key: Floats, place: tuple[int, int], body: Floats, modulus: tuple[int, int],
+    out: Floats,
+) -> None:  # fmt: skip
+    """Out (N) = sum of `DIGITS` digits (4, N) times a key (4, 2, primes, N), plus P times body.
+
+    place: which polynomial of the key, which prime; modulus: that prime and P.
+    """
+    p, special = modulus
+    factors = centred(special, p), float(p), centred(1 << _SHIFT, p)
+    _key_product(digits, key, *place, body, factors, out)
+
+
+@njit(cache=True, nogil=True)
+def spread(rows, orders, x, half, first):  # type: ignore[no-untyped-def]
+    """Rows (count, N), each in its order, into x (c, panels, inner, PANEL), inner index `first` on.
+
+    Panel by panel the columns of a block, rows side by side; `half` says which polynomial.
+    """
+    blocks, _, _, width = x.shape
+    run = rows.shape[1] // (2 * blocks)
+    for block in range(2 * blocks):
+        mirror = block >= blocks
+        place = 2 * blocks - 1 - block if mirror else block
+        panel = ((2 if mirror else 0) + half) * run // width
+        for start in range(0, run, width):
+            at = block * run + start
+            for b in range(rows.shape[0]):
+                cell, row = x[place, panel + start // width, first + b], rows[b]
+                source = orders[b, at : at + width]
+                for e in range(width):
+                    cell[e] = row[source[e]]
+
+
+def tile_rows(rows: int) -> int:
+    """Rows that `multiply_blocks` writes."""
+    return -(-rows // TILE_ROWS) * TILE_ROWS
+
+
+def panel_shape(blocks: int, inner: int, n: int) -> tuple[int, int, int, int]:
+    """Shape of x: one column for each value of both polynomials that meets a matrix."""
+    return blocks, 2 * n // (blocks * PANEL), inner, PANEL

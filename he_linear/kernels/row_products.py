@@ -1,0 +1,100 @@
+"""One row times an integer matrix of 16 bits modulo a prime, in one pass over the matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from he_linear.kernels.scalars import Integers, Residues
+from transport.errors import UsageError
+
+_LIMB_BITS = 22
+MAX_ROW_MODULUS_BITS = 2 * _LIMB_BITS
+"""Two limbs hold a centred residue."""
+_WIDTH = 1024
+"""Columns of a chunk: its sums stay in the cache."""
+_LARGEST = 1 << 15
+
+
+@njit(cache=True, nogil=True)
+def _row_times(high, low, chunks, t, out):  # type: ignore[no-untyped-def]
+    """Out = (high 2^22 + low) W modulo t: sums of limbs are below 2^(36 + log2 in)."""
+    count, inner, width = chunks.shape
+    a, b = np.empty(width, np.int64), np.empty(width, np.int64)
+    for k in range(count):
+        a[:], b[:] = 0, 0
+        for i in range(inner):
+            first, second, w = high[i], low[i], chunks[k, i]
+            for j in range(width):
+                x = np.int64(w[j])
+                a[j] += first * x
+                b[j] += second * x
+        for j in range(width):
+            # The modulus has at most 44 bits, so 11 more fit a word.
+            top = ((a[j] % t << 11) % t << 11) % t
+            out[k * width + j] = (top + b[j] % t) % t
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerMatrix:
+    """Signed integers of 16 bits (in, out), kept in chunks of columns: 2 bytes a weight."""
+
+    chunks: NDArray[np.int16]
+    """(chunks, in, width), zero beyond the last column."""
+    d_out: int
+
+    @classmethod
+    def from_integers(cls, weights: NDArray[np.int64] | NDArray[np.int16]) -> IntegerMatrix:
+        """Integers (in, out) in [-2^15, 2^15); `UsageError` for others."""
+        if weights.ndim != 2 or not weights.size or weights.dtype.kind != "i":
+            raise UsageError(
+                f"weights: {weights.dtype} of shape {weights.shape}; use a matrix of integers"
+            )
+        if weights.min() < -_LARGEST or weights.max() >= _LARGEST:
+            raise UsageError(
+                f"weights: integers from {weights.min()} to {weights.max()} do not fit 16 bits; "
+                "use fewer fraction bits"
+            )
+        d_in, d_out = weights.shape
+        width = min(_WIDTH, d_out)
+        count = -(-d_out // width)
+        padded = np.zeros((d_in, count * width), np.int16)
+        padded[:, :d_out] = weights
+        chunks = padded.reshape(d_in, count, width).transpose(1, 0, 2)
+        return cls(np.ascontiguousarray(chunks), d_out)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(in, out)."""
+        return self.chunks.shape[1], self.d_out
+
+    @property
+    def nbytes(self) -> int:
+        """Memory."""
+        return self.chunks.nbytes
+
+    def columns(self, start: int, stop: int) -> NDArray[np.int16]:
+        """(in, stop - start), zero beyond the last column."""
+        _, d_in, width = self.chunks.shape
+        out = np.zeros((d_in, stop - start), np.int16)
+        for k in range(start // width, min(-(-stop // width), len(self.chunks))):
+            first, last = max(start, k * width), min(stop, (k + 1) * width)
+            out[:, first - start : last - start] = self.chunks[
+                k, :, first - k * width : last - k * width
+            ]
+        return out
+
+    def row_times(self, row: Residues, modulus: int) -> Residues:
+        """Row (in,) of residues times the matrix modulo a prime of up to 44 bits: (out,). Exact."""
+        assert modulus.bit_length() <= MAX_ROW_MODULUS_BITS
+        x: Integers = row.astype(np.int64)
+        x = np.where(x > modulus // 2, x - modulus, x)
+        high = x + (1 << (_LIMB_BITS - 1)) >> _LIMB_BITS
+        low = x - (high << _LIMB_BITS)
+        out = np.empty(self.chunks.shape[0] * self.chunks.shape[2], np.int64)
+        _row_times(high, low, self.chunks, modulus, out)
+        result: Residues = out[: self.d_out].view(np.uint64)
+        return result
