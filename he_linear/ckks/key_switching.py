@@ -284,6 +284,19 @@ class KeySwitcher:
                 _gather_add(switched[k], key.order, row[1, k], moduli[k], second[k])
         return np.stack([self.divide(total), second])
 
+    def horner_extended(self, rows: Floats, key: SwitchingKey) -> Floats:
+        """`horner` of rows that are multiples of P: (count, 2, primes + 1, N); spoils them."""
+        total, second = rows[-1, 0], self.divide(rows[-1, 1])
+        for row in rows[-2::-1]:
+            extended = self.switch(self.decompose(second), key)
+            extended[0] += total
+            moved = np.empty(row.shape)
+            for half in range(2):
+                for k, p in enumerate(self._moduli):
+                    _gather_add(extended[half, k], key.order, row[half, k], p, moved[half, k])
+            total, second = moved[0], self.divide(moved[1])
+        return np.stack([self.divide(total), second])
+
     @property
     def product_shape(self) -> tuple[int, int, int]:
         """Of what `add_tensor` adds to: (primes, 3, N)."""

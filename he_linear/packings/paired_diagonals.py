@@ -1,0 +1,126 @@
+"""Diagonals of weights modulo t in a small subring, two in one transform.
+
+In the token-periodic layout a diagonal repeats with period c in both rows of slots. So it is a
+polynomial in Y = X^(N / 2c), 2c coefficients, unchanged by Y -> 1 / Y: of its 2c NTT values the
+second half mirrors the first, and c matrices hold it. Y^c is a root of -1: from the values of
+A + Y^c B at a place and at its mirror both diagonals come out, and coefficients tell them apart,
+A's being odd and those of Y^c B even. So half of the transforms do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from he_linear.exact.plain_slots import slot_places
+from he_linear.exact.slot_parameters import SlotParameters
+from he_linear.kernels.ntt import minimal_root, subring_tables
+from he_linear.kernels.scalars import Floats, centre, centred, times
+
+
+@dataclass(frozen=True, slots=True)
+class DiagonalSizes:
+    """Of one layer's blocks: c columns, v used outputs, giant and baby steps."""
+
+    columns: int
+    outputs: int
+    giants: int
+    babies: int
+
+
+@njit(cache=True, nogil=True)
+def _paired_slots(weights, sizes, places, root, t, out):  # type: ignore[no-untyped-def]
+    """Out (giants, inputs * babies / 2, 2c): A + Y^c B of neighbouring diagonals, by place."""
+    inputs, w, _ = weights.shape
+    c, v, giants, babies = sizes
+    out[...] = 0.0
+    for g in range(giants):
+        for i in range(inputs):
+            for b in range(babies):
+                row = out[g, (i * babies + b) // 2]
+                for j in range(c - v, c):
+                    source = j + g * babies + b + 1 - c
+                    if 0 <= source < w:
+                        # The giant step's own rotation comes after the product.
+                        place = places[(j + g * babies) % c]
+                        value = weights[i, source, j - c + v]
+                        row[2 * c - 1 - place if b & 1 else place] = value
+        for pair in range(out.shape[1]):
+            row = out[g, pair]
+            for b in range(c):
+                x, y = row[b], times(row[2 * c - 1 - b], root, root / t, t)
+                row[b], row[2 * c - 1 - b] = x + y, x - y
+
+
+@njit(cache=True, nogil=True)
+def _lift_pairs(rows, half, t):  # type: ignore[no-untyped-def]
+    """Coefficients of A + Y^c B modulo t to the sum of both centred lifts."""
+    n = rows.shape[1]
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        row[0] = centre(row[0], t, 1.0 / t)
+        for k in range(1, n // 2 + 1):
+            odd = times(row[k] - row[n - k], half, half / t, t)
+            even = times(row[k] + row[n - k], half, half / t, t)
+            row[k], row[n - k] = even + odd, even - odd
+
+
+@njit(cache=True, nogil=True)
+def _halved(values, half, p, out):  # type: ignore[no-untyped-def]
+    for i in range(values.size):
+        out[i] = times(values[i], half, half / p, p)
+
+
+@njit(cache=True, nogil=True)
+def _split_pairs(values, first, root, p, out):  # type: ignore[no-untyped-def]
+    """Values (giants, pairs, 2c) of half of A + Y^c B to out (c, first + giants, 2 pairs)."""
+    giants, pairs, n = values.shape
+    for g in range(giants):
+        for start in range(0, n // 2, 8):
+            for i in range(pairs):
+                row = values[g, i]
+                for e in range(start, start + 8):
+                    x, y = row[e], row[n - 1 - e]
+                    out[e, first + g, 2 * i] = centre(x + y, p, 1.0 / p)
+                    out[e, first + g, 2 * i + 1] = times(x - y, -root, -root / p, p)
+
+
+@lru_cache
+def _imaginary(p: int, n: int) -> float:
+    """Y^c, a root of -1, at the first half of the places; minus that at the others."""
+    return centred(pow(minimal_root(p, 2 * n), n // 2, p), p)
+
+
+@lru_cache
+def _places(columns: int) -> NDArray[np.int64]:
+    """Of slot j < c in a subring NTT; the other row of slots stands at the mirrored place."""
+    places: NDArray[np.int64] = slot_places(2 * columns).min(axis=0)
+    return places
+
+
+def encode_diagonals(
+    block: Floats, sizes: DiagonalSizes, parameters: SlotParameters, first: int, out: Floats
+) -> None:
+    """Weights (inputs, w, v) of one output to rows `first` on of out (primes + 1, c, rows, inner).
+
+    Centred residues of the diagonals' NTT values, for every prime, the special one included; the
+    diagonals' coefficients are centred lifts of residues modulo t. Row g is giant step g, inner
+    index i * babies + b is baby step b of input i.
+    """
+    n, t, c = parameters.poly_degree, parameters.plain_prime, sizes.columns
+    inner = len(block) * sizes.babies
+    values = np.empty((sizes.giants, inner // 2, 2 * c))
+    shape = c, sizes.outputs, sizes.giants, sizes.babies
+    _paired_slots(block, shape, _places(c), _imaginary(t, n), float(t), values)
+    flat = values.reshape(-1, 2 * c)
+    subring_tables(t, 2 * c, n).inverse(flat)
+    _lift_pairs(flat, centred(pow(2, -1, t), t), float(t))
+    scaled = np.empty(values.shape)
+    for k, p in enumerate(parameters.all_primes):
+        _halved(values.reshape(-1), centred(pow(2, -1, p), p), float(p), scaled.reshape(-1))
+        subring_tables(p, 2 * c, n).forward(scaled.reshape(-1, 2 * c))
+        _split_pairs(scaled, first, _imaginary(p, n), float(p), out[k])
