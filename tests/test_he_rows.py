@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from he_linear.ckks.ciphertexts import parse_seeded
 from he_linear.ckks.keys import ClientKeys, ServerKeys, galois_element
+from he_linear.exact import slot_encryption
 from he_linear.exact.plain_slots import coefficients_of, slots_of
 from he_linear.exact.slot_encryption import (
     slot_encrypt,
@@ -235,7 +236,7 @@ def made_short_keys(short):
         ((8192, (41, 41, 41, 41), 40, 44, 100), "special prime of 40 bits"),
         ((8192, (41, 41, 41, 41), 43, 45, 100), "plain prime of 45 bits"),
         ((8192, (41, 41, 41, 41), 43, 41, 100), "a size that no other prime has"),
-        ((8192, (41, 41, 41, 41), 43, 38, 100), "bodies of 122 bits.* 70 to 120 bits"),
+        ((8192, (41, 41, 41, 41), 43, 38, 100), "bodies of 122 bits.* at most 120 bits"),
         ((8192, (41, 41, 41, 41), 43, 44, 115), "second_bits 115; use 65 to 114"),
     ],
 )
@@ -371,6 +372,28 @@ def test_rows_and_encryptions_are_uniform_and_fresh():
         # Over the whole of Q / t: the mean of |B| is a quarter of it.
         body = np.abs(high.view(np.int64).astype(float)) * 2.0 ** (DROPPED_BITS + P.body_low_bits)
         assert abs(body.mean() / (P.modulus / T) - 0.25) < 0.01
+
+
+def test_bodies_near_the_edge_are_drawn_again(monkeypatch):
+    client, answers, limits = made_keys(())[0], [False, False, True], []
+    inside = slot_encryption._inside
+
+    def answer(high, limit):
+        limits.append((high, limit))
+        return answers.pop(0)
+
+    monkeypatch.setattr(slot_encryption, "_inside", answer)
+    message, drawn = slot_encrypt(1, client, SecureRandom())
+    assert not answers
+    assert len({high.tobytes() for high, _ in limits}) == 3
+    values, _ = messages_and_noise(slot_parse(message, 1, P), client)
+    assert (values == drawn).all()
+    # Two words below Q / 2t, a chance of 2^-54, where computed roundings are exact.
+    limit = limits[0][1]
+    assert 0 < P.modulus // (2 * T) - (limit << 64) < 2 << 64
+    assert inside(np.array([limit - 1, -limit]), limit)
+    assert not inside(np.array([limit]), limit)
+    assert not inside(np.array([-limit - 1]), limit)
 
 
 # -- kernels -----------------------------------------------------------------------------------

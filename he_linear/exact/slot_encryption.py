@@ -27,7 +27,7 @@ from he_linear.exact.slot_parameters import DROPPED_BITS, SlotParameters
 from he_linear.kernels import sampling
 from he_linear.kernels.residues import from_centred, intt, to_centred
 from he_linear.kernels.ring_words import fractions, lift, reduce_words, transform, words_times
-from he_linear.kernels.scalars import Floats, Residues, centre, centred, times
+from he_linear.kernels.scalars import Floats, Integers, Residues, centre, centred, times
 from he_linear.kernels.wide_words import (
     WidePair,
     add_wide,
@@ -68,9 +68,29 @@ def slot_encrypted_bytes(count: int, parameters: SlotParameters) -> int:
 
 
 def slot_encrypt(count: int, keys: ClientKeys, rng: SecureRandom) -> tuple[bytes, Residues]:
-    """Ciphertexts of uniform polynomials, and those polynomials (count, N) modulo t."""
+    """Ciphertexts of uniform polynomials, and those polynomials (count, N) modulo t.
+
+    Drawn again where a body comes near Q / 2t, with a chance of 2^-54 a coefficient: for the
+    others every pair of B and m belongs to exactly one d, so that m is independent of B.
+    """
     p = slot_parameters(keys)
-    seed = sampling.fresh_seed(rng)
+    limit = p.modulus // (2 * p.plain_prime) >> WORD_BITS
+    while True:
+        seed = sampling.fresh_seed(rng)
+        m, body = _drawn(count, seed, keys)
+        if _inside(body[0].view(np.int64), limit - 1):
+            break
+    half = np.full_like(body[1], 1 << DROPPED_BITS >> 1)
+    rounded = add_wide(body, (np.zeros_like(half), half))
+    high, _ = raised(rounded, WORD_BITS - DROPPED_BITS - p.body_low_bits)
+    low = rounded[1] >> np.uint64(DROPPED_BITS)
+    message = seed + high.tobytes() + pack_bits(low, p.body_low_bits)
+    return message, np.where(m, np.uint64(p.plain_prime) - m, m)
+
+
+def _drawn(count: int, seed: bytes, keys: ClientKeys) -> tuple[Residues, WidePair]:
+    """Messages m (count, N) modulo t and bodies B, modulo 2^128, for fresh noise and this seed."""
+    p = slot_parameters(keys)
     uniform = sampling.expand_uniform(seed, _INPUT_DOMAIN, count, p.primes, p.poly_degree)
     rows = keys.encrypt_rows(uniform, np.zeros_like(uniform))
     d = to_centred(intt(rows, p.primes), p.primes).transpose(1, 0, 2).copy()
@@ -81,13 +101,12 @@ def slot_encrypt(count: int, keys: ClientKeys, rng: SecureRandom) -> tuple[bytes
         factor = centred(-pow(t, -1, prime), prime)
         constants = float(t), centred(p.modulus, t), float(prime), factor
         _subtract_scaled(signed.reshape(-1), *constants, row.reshape(-1))
-    word = lift(d[: len(primes)], primes)
-    half = np.full_like(word[1], 1 << DROPPED_BITS >> 1)
-    word = add_wide(word, (np.zeros_like(half), half))
-    high, _ = raised(word, WORD_BITS - DROPPED_BITS - p.body_low_bits)
-    low = word[1] >> np.uint64(DROPPED_BITS)
-    message = seed + high.tobytes() + pack_bits(low, p.body_low_bits)
-    return message, np.where(m, np.uint64(t) - m, m)
+    return m, lift(d[: len(primes)], primes)
+
+
+def _inside(high: Integers, limit: int) -> bool:
+    """Whether all bodies, whose upper words these are, lie within limit * 2^64 of zero."""
+    return bool(high.min() >= -limit and high.max() < limit)
 
 
 def slot_parse(data: bytes, count: int, parameters: SlotParameters) -> Floats:

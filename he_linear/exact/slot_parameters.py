@@ -63,11 +63,10 @@ class SlotParameters(CkksParameters):
                 f"exact slots: plain prime of {self.plain_bits} bits; use {_MIN_PLAIN_BITS} to "
                 f"{MAX_ROW_MODULUS_BITS} bits, and a size that no other prime has"
             )
-        if not 0 < self.body_low_bits <= _MAX_LOW_BITS + 1:
-            spread = WORD_BITS + DROPPED_BITS
+        if self.body_low_bits > _MAX_LOW_BITS + 1:
             raise ParameterError(
                 f"exact slots: bodies of {self.body_bits} bits; choose plain_bits so that Q / t "
-                f"has {spread} to {spread + _MAX_LOW_BITS} bits"
+                f"has at most {WORD_BITS + DROPPED_BITS + _MAX_LOW_BITS} bits"
             )
         if not 0 < self.second_bits - WORD_BITS <= _MAX_LOW_BITS:
             raise ParameterError(
