@@ -440,7 +440,7 @@ def test_row_products(data):
     w = np.array([[data.draw(values) for _ in range(d_out)] for _ in range(d_in)])
     row = [data.draw(st.sampled_from([0, 1, T - 1, T // 2, T // 2 + 1])) for _ in range(d_in)]
     matrix = IntegerMatrix.from_integers(w)
-    got = matrix.row_times(np.array(row, np.uint64), T)
+    got = matrix.rows_times(np.array([row], np.uint64), T)[0]
     assert [int(y) for y in got] == [int(y) % T for y in np.array(row, object) @ w.astype(object)]
 
 
@@ -455,7 +455,7 @@ def test_matrices_in_chunks():
         assert (columns[:, : 2500 - start] == w[:, start:stop]).all()
         assert not columns[:, 2500 - start :].any()
     row = SecureRandom().uint64(40) % np.uint64(T)
-    assert (matrix.row_times(row, T).astype(np.int64) == product(row[None], w)[0]).all()
+    assert (matrix.rows_times(row[None], T)[0].astype(np.int64) == product(row[None], w)[0]).all()
 
 
 def whole(values):

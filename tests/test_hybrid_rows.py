@@ -92,23 +92,19 @@ def test_tokens_are_exact_and_truncated_within_the_declared_error(shape):
     x = rng.integers(-(2**18), 2**18, (tokens, d_in)).view(np.uint64)
     x[0, ::3] = 0
     pair = split(x)
-    cost = rows_online_cost(d_in, d_out, P, 2.0, 16)
+    cost = rows_online_cost(shape, P, 2.0, 16)
 
     def online(channel, pads, own, session):
-        results = []
-        for row, pad in zip(pair[channel.party], pads, strict=True):
-            product = rows_product_online(row, pad, P, channel, own)
-            results.append((product, rows_result(product, P, SHIFT, session)))
-        return results
+        product = rows_product_online(pair[channel.party], pads, P, channel, own)
+        return product, rows_result(product, P, SHIFT, session)
 
-    client, server, traffic = prepared(shape, weights, online, cost.ots * tokens)
-    assert traffic == cost.traffic * tokens
+    (c, c64), (s, s64), traffic = prepared(shape, weights, online, cost.ots)
+    assert traffic == cost.traffic
     assert cost.traffic.rounds == 2
     expected = x.view(np.int64) @ weights
-    for row, (c, c64), (s, s64) in zip(expected, client, server, strict=True):
-        assert (((c + s) % np.uint64(T)).astype(np.int64) == row % T).all()
-        away = (c64 + s64).view(np.int64) - row / 2**SHIFT
-        assert np.abs(away).max() < rows_error_units(P, SHIFT) < 1.001
+    assert (((c + s) % np.uint64(T)).astype(np.int64) == expected % T).all()
+    away = (c64 + s64).view(np.int64) - expected / 2**SHIFT
+    assert np.abs(away).max() < rows_error_units(P, SHIFT) < 1.001
 
 
 def test_results_at_zero_and_at_both_ends_of_the_range():
@@ -116,12 +112,12 @@ def test_results_at_zero_and_at_both_ends_of_the_range():
     # One weight of 2^14: the result is the input, truncated back.
     weights = np.zeros((5, 5), np.int64)
     weights[np.arange(5), np.arange(5)] = 2**14
-    x = np.array([0, limit >> 14, -(limit >> 14), 1, -1]).view(np.uint64)
+    x = np.array([[0, limit >> 14, -(limit >> 14), 1, -1]]).view(np.uint64)
     pair = split(x)
-    cost = rows_online_cost(5, 5, P, 1.0, 16)
+    cost = rows_online_cost((1, 5, 5), P, 1.0, 16)
 
     def online(channel, pads, own, session):
-        product = rows_product_online(pair[channel.party], pads[0], P, channel, own)
+        product = rows_product_online(pair[channel.party], pads, P, channel, own)
         return rows_result(product, P, SHIFT, session)
 
     client, server, _ = prepared((1, 5, 5), weights, online, cost.ots)
@@ -129,7 +125,7 @@ def test_results_at_zero_and_at_both_ends_of_the_range():
 
 
 def test_declared_failures_and_ranges():
-    cost = rows_online_cost(576, 960, P, 4.0, 16)
+    cost = rows_online_cost((1, 576, 960), P, 4.0, 16)
     assert cost.failure_probability == 576 * 4.0 * 2.0**-48
     assert cost.ots.total == 960
     assert cost.traffic.client_payload_bytes == 576 * 44 // 8 + 960 // 8
@@ -149,8 +145,8 @@ def sent_online(tokens, d_in):
         if channel.party is Party.CLIENT:
             send = channel.send
             channel.send = lambda data: (seen.append(unpack_bits(data, d_in, BITS)), send(data))
-        zero = np.zeros(d_in, np.uint64)
-        return [rows_product_online(zero, pad, P, channel, own) for pad in pads]
+        zero = np.zeros((1, d_in), np.uint64)
+        return [rows_product_online(zero, [pad], P, channel, own) for pad in pads]
 
     client, server, traffic = prepared((tokens, d_in, 3), np.ones((d_in, 3), np.int64), online)
     assert traffic == rows_product_traffic(d_in, P) * tokens
@@ -166,16 +162,26 @@ def test_what_travels_online_is_uniform_and_fresh():
 
 
 def used_twice(channel, pads, own, _session):
-    zero = np.zeros(4, np.uint64)
-    rows_product_online(zero, pads[0], P, channel, own)
+    zero = np.zeros((1, 4), np.uint64)
+    rows_product_online(zero, pads[:1], P, channel, own)
     before = channel.total
     with pytest.raises(UsageError, match="layer 0: its pad was used already"):
-        rows_product_online(zero, pads[0], P, channel, own)
+        rows_product_online(zero, pads[:1], P, channel, own)
     assert channel.total == before
 
 
 def test_a_pad_serves_once():
     prepared((2, 4, 3), np.ones((4, 3), np.int64), used_twice)
+
+
+def test_two_tokens_never_share_a_pad():
+    def online(channel, pads, own, _session):
+        before = channel.total
+        with pytest.raises(UsageError, match="used already"):
+            rows_product_online(np.zeros((2, 4), np.uint64), [pads[0]] * 2, P, channel, own)
+        assert channel.total == before
+
+    prepared((2, 4, 3), np.ones((4, 3), np.int64), online)
 
 
 def test_a_pad_that_serves_twice_is_noticed(monkeypatch):
@@ -192,7 +198,7 @@ def test_a_pad_is_consumed_before_anything_is_sent():
         if channel.party is Party.CLIENT:
             channel.send = stop
             with pytest.raises(StopError):
-                rows_product_online(np.zeros(4, np.uint64), pads[0], P, channel)
+                rows_product_online(np.zeros((1, 4), np.uint64), pads[:1], P, channel)
             with pytest.raises(UsageError, match="used already"):
                 pads[0].take()
 
@@ -201,8 +207,8 @@ def test_a_pad_is_consumed_before_anything_is_sent():
 
 def test_an_input_that_does_not_fit_burns_its_pad_and_sends_nothing():
     def online(channel, pads, own, _session):
-        with pytest.raises(UsageError, match=r"prepared rows: input of shape \(5,\)"):
-            rows_product_online(np.zeros(5, np.uint64), pads[0], P, channel, own)
+        with pytest.raises(UsageError, match=r"input of shape \(1, 5\); the pads are for \(1, 4\)"):
+            rows_product_online(np.zeros((1, 5), np.uint64), pads[:1], P, channel, own)
         with pytest.raises(UsageError, match="used already"):
             pads[0].take()
         assert channel.total.client_frames == 1
@@ -222,7 +228,7 @@ def test_words_above_the_plain_prime_are_refused():
         for match in ("exceeds the plain prime", "sent 9 bytes where 11 were expected"):
             pad = LinearPad("layer 0", np.zeros(3, np.uint64))
             with pytest.raises(FrameError, match=match):
-                rows_product_online(np.zeros(2, np.uint64), pad, P, channel, matrix)
+                rows_product_online(np.zeros((1, 2), np.uint64), [pad], P, channel, matrix)
 
     run_misbehaving(role)
 
@@ -236,6 +242,6 @@ def test_the_server_brings_its_weights():
                 prepare_rows(packing, party(channel, packing), channel)
             pad = LinearPad("layer 0", np.zeros(3, np.uint64))
             with pytest.raises(UsageError, match="passes its weights"):
-                rows_product_online(np.zeros(4, np.uint64), pad, P, channel)
+                rows_product_online(np.zeros((1, 4), np.uint64), [pad], P, channel)
 
     run_both(role)

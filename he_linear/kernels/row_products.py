@@ -1,4 +1,4 @@
-"""One row times an integer matrix of 16 bits modulo a prime, in one pass over the matrix."""
+"""Rows times an integer matrix of 16 bits modulo a prime, in one pass over the matrix."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ _LARGEST = 1 << 15
 
 
 @njit(cache=True, nogil=True)
-def _row_times(high, low, chunks, t, out):  # type: ignore[no-untyped-def]
-    """Out = (high 2^22 + low) W modulo t: sums of limbs are below 2^(36 + log2 in)."""
+def _rows_times(high, low, chunks, t, out):  # type: ignore[no-untyped-def]
+    """Out (rows, ...) = (high 2^22 + low) W modulo t; sums of limbs are below 2^(36 + log2 in)."""
+    rows = high.shape[0]
     count, inner, width = chunks.shape
-    a, b = np.empty(width, np.int64), np.empty(width, np.int64)
+    a, b = np.empty((rows, width), np.int64), np.empty((rows, width), np.int64)
     for k in range(count):
         a[:], b[:] = 0, 0
         for i in range(inner):
-            first, second, w = high[i], low[i], chunks[k, i]
+            w = chunks[k, i]
+            for r in range(rows):
+                first, second, upper, lower = high[r, i], low[r, i], a[r], b[r]
+                for j in range(width):
+                    x = np.int64(w[j])
+                    upper[j] += first * x
+                    lower[j] += second * x
+        for r in range(rows):
             for j in range(width):
-                x = np.int64(w[j])
-                a[j] += first * x
-                b[j] += second * x
-        for j in range(width):
-            # The modulus has at most 44 bits, so 11 more fit a word.
-            top = ((a[j] % t << 11) % t << 11) % t
-            out[k * width + j] = (top + b[j] % t) % t
+                # The modulus has at most 44 bits, so 11 more fit a word.
+                top = ((a[r, j] % t << 11) % t << 11) % t
+                out[r, k * width + j] = (top + b[r, j] % t) % t
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +91,16 @@ class IntegerMatrix:
             ]
         return out
 
-    def row_times(self, row: Residues, modulus: int) -> Residues:
-        """Row (in,) of residues times the matrix modulo a prime of up to 44 bits: (out,). Exact."""
+    def rows_times(self, rows: Residues, modulus: int) -> Residues:
+        """Rows (n, in) of residues times the matrix modulo a prime of up to 44 bits: (n, out).
+
+        Exact, in one pass over the matrix.
+        """
         assert modulus.bit_length() <= MAX_ROW_MODULUS_BITS
-        x: Integers = row.astype(np.int64)
+        x: Integers = rows.astype(np.int64)
         x = np.where(x > modulus // 2, x - modulus, x)
-        high = x + (1 << (_LIMB_BITS - 1)) >> _LIMB_BITS
+        high = (x + (1 << (_LIMB_BITS - 1))) >> _LIMB_BITS
         low = x - (high << _LIMB_BITS)
-        out = np.empty(self.chunks.shape[0] * self.chunks.shape[2], np.int64)
-        _row_times(high, low, self.chunks, modulus, out)
-        result: Residues = out[: self.d_out].view(np.uint64)
-        return result
+        out = np.empty((len(rows), self.chunks.shape[0] * self.chunks.shape[2]), np.int64)
+        _rows_times(high, low, self.chunks, modulus, out)
+        return np.ascontiguousarray(out[:, : self.d_out]).view(np.uint64)

@@ -11,6 +11,7 @@ an element x with probability |x| / 2^64. docs/security.md, "Why rows from a see
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,46 +123,44 @@ def prepare_rows(
     return [LinearPad(layer, mask.copy()) for mask in packing.rows_out(masks)]
 
 
-def rows_product_traffic(d_in: int, parameters: SlotParameters) -> Traffic:
-    """Of `rows_product_online`: one frame, nothing comes back."""
-    return Traffic.message(Party.CLIENT, packed_bytes(d_in, parameters.plain_bits))
+def rows_product_traffic(d_in: int, parameters: SlotParameters, tokens: int = 1) -> Traffic:
+    """Of `rows_product_online` for so many tokens: one frame, nothing comes back."""
+    return Traffic.message(Party.CLIENT, packed_bytes(tokens * d_in, parameters.plain_bits))
 
 
 def rows_product_online(
     x: RingArray,
-    pad: LinearPad,
+    pads: Sequence[LinearPad],
     parameters: SlotParameters,
     channel: Channel,
     weights: IntegerMatrix | None = None,
 ) -> RingArray:
-    """Online: shares modulo t of x W, (out,), for shares x (in,) modulo 2^64 of one token. 1 round.
+    """Online: shares modulo t of x W, (tokens, out), for shares x (tokens, in) modulo 2^64.
 
     The client sends x_c - rho modulo t, uniform; the server's share is (x_c - rho + x_s) W plus
-    its share of rho W. Both parties pass pads of the same place in their lists; a pad is consumed
-    before anything is sent, a second use raises UsageError. Exact modulo t where x lifts.
+    its share of rho W. One pad for each token, of the same places in both parties' lists; pads are
+    consumed before anything is sent, a second use raises UsageError. Exact modulo t where x lifts.
+    1 round, however many tokens.
     """
-    contents = pad.take()
     t, bits = np.uint64(parameters.plain_prime), parameters.plain_bits
+    first, *others = (np.stack(parts) for parts in zip(*(p.take() for p in pads), strict=True))
+    client = channel.party is Party.CLIENT
+    width = first.shape[1] if client else _owned(weights).shape[0]
+    if x.shape != (len(pads), width):
+        raise UsageError(
+            f"prepared rows: input of shape {x.shape}; the pads are for {(len(pads), width)}"
+        )
     lifted = _lifted(x, parameters)
     channel.next_round()
-    if channel.party is Party.CLIENT:
-        rho, share = contents
-        if x.shape != rho.shape:
-            raise UsageError(f"prepared rows: input of shape {x.shape}, pad of {rho.shape}")
-        channel.send(pack_bits((lifted + t - rho) % t, bits))
+    if client:
+        channel.send(pack_bits((lifted + t - first) % t, bits))
+        (share,) = others
         return share
-    (mask,) = contents
-    weights = _owned(weights)
-    if (*x.shape, *mask.shape) != weights.shape:
-        raise UsageError(
-            f"prepared rows: input of shape {x.shape}, pad of {mask.shape}, weights of "
-            f"{weights.shape}"
-        )
     opened = unpack_bits(channel.recv(packed_bytes(x.size, bits)), x.size, bits)
     if opened.max() >= t:
         raise FrameError("prepared rows: a word exceeds the plain prime; the frame is corrupt")
-    product = weights.row_times((opened + lifted) % t, parameters.plain_prime)
-    result: RingArray = (product + mask) % t
+    product = _owned(weights).rows_times((opened.reshape(x.shape) + lifted) % t, int(t))
+    result: RingArray = (product + first) % t
     return result
 
 
@@ -196,17 +195,21 @@ def check_rows_range(
 
 
 def rows_online_cost(
-    d_in: int, d_out: int, parameters: SlotParameters, input_rms: float, fraction_bits: int
+    shape: tuple[int, int, int],
+    parameters: SlotParameters,
+    input_rms: float,
+    fraction_bits: int,
 ) -> Cost:
-    """Of `rows_product_online` and `rows_result` together, for one token: 2 rounds.
+    """Of `rows_product_online` and `rows_result` together, shape (tokens, in, out): 2 rounds.
 
     input_rms: of the input, a real number with `fraction_bits`: its lift fails with |x| / 2^64.
     Integer products are counted, but not in a unit that `hybrid calibrate` prices yet.
     """
-    failure = d_in * input_rms * 2.0 ** (fraction_bits - RING_BITS)
-    counts = units(short_multiply_add=d_in * d_out)
-    product = Cost.of(rows_product_traffic(d_in, parameters), counts=counts)
-    return replace(product, failure_probability=failure) + from_prime_cost(d_out)
+    tokens, d_in, d_out = shape
+    failure = tokens * d_in * input_rms * 2.0 ** (fraction_bits - RING_BITS)
+    counts = units(short_multiply_add=tokens * d_in * d_out)
+    product = Cost.of(rows_product_traffic(d_in, parameters, tokens), counts=counts)
+    return replace(product, failure_probability=failure) + from_prime_cost(tokens * d_out)
 
 
 def _lifted(x: RingArray, parameters: SlotParameters) -> RingArray:
