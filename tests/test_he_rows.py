@@ -28,7 +28,7 @@ from he_linear.kernels import sampling
 from he_linear.kernels.fused_sums import (
     MAX_FUSED_INNER,
     PANEL,
-    key_product,
+    key_products,
     multiply_blocks,
     panel_shape,
 )
@@ -40,6 +40,7 @@ from he_linear.kernels.wide_words import (
     rounded_multiple,
     subtract_wide,
 )
+from he_linear.kernels.workers import Workers
 from he_linear.packings.exact_rows import ExactRowsPacking, Room
 from tests.he_setup import looks_uniform
 from transport.errors import FrameError, ParameterError, UsageError
@@ -131,6 +132,19 @@ def test_rows_of_extreme_weights_are_exact(value):
     weights = np.full((150, 140), value)
     rho, own, other, _ = trip(packing, weights)
     assert (((own + other) % np.uint64(T)).astype(np.int64) == product(rho, weights)).all()
+
+
+def test_threads_change_nothing():
+    packing = ExactRowsPacking(P, 64, 288, 480)
+    client, server = made_keys(packing.galois_steps)
+    message, _ = slot_encrypt(packing.input_ciphertexts, client, SecureRandom())
+    ciphertexts = slot_parse(message, packing.input_ciphertexts, P)
+    matrix = IntegerMatrix.from_integers(rng.integers(-(2**15), 2**15, (288, 480)))
+    one, two = (
+        np.concatenate(list(packing.stream(ciphertexts, matrix, keys, Room())))
+        for keys in (server, replace(server, workers=Workers(2)))
+    )
+    assert (one == two).all()
 
 
 def test_working_memory_is_bounded_and_used_again():
@@ -488,13 +502,15 @@ def test_fused_sums_are_exact_at_the_extremes(inner):
 
 def test_key_products_are_exact():
     for k, p in enumerate(P.all_primes):
-        digits = np.rint(rng.uniform(-p / 2, p / 2, (4, 64)))
-        key = np.full((4, 2, 5, 64), float(p // 2))
-        body, out = np.rint(rng.uniform(-p / 2, p / 2, 64)), np.empty(64)
-        key_product(digits, key, (1, k), body, (p, P.all_primes[-1]), out)
-        expected = (whole(digits) * whole(key[:, 1, k])).sum(axis=0)
-        expected = expected + whole(body) * P.all_primes[-1]
-        assert ((whole(out) - expected) % p == 0).all()
+        digits = np.rint(rng.uniform(-p / 2, p / 2, (4, 5, 64)))
+        ends = np.full((4, 2, 5, 64), float(p // 2))
+        keys = (ends, -ends, np.rint(rng.uniform(-p / 2, p / 2, ends.shape)))
+        body, out = np.rint(rng.uniform(-p, p, 64)), np.empty((3, 64))
+        key_products(digits, keys, (1, k), body, p, out)
+        for key, row in zip(keys, out, strict=True):
+            expected = (whole(digits[:, k]) * whole(key[:, 1, k])).sum(axis=0) + whole(body)
+            assert ((whole(row) - expected) % p == 0).all()
+            assert np.abs(row).max() < 0.51 * p
 
 
 def test_slots_and_coefficients():

@@ -103,7 +103,7 @@ def _gather(values, order, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _gather_add(values, order, addend, p, out):  # type: ignore[no-untyped-def]
+def gather_add(values, order, addend, p, out):  # type: ignore[no-untyped-def]
     """Out = values in this order + addend, modulo p."""
     inv = 1.0 / p
     for j in range(order.size):
@@ -243,6 +243,13 @@ class KeySwitcher:
             _divide(extended[k], remainder[0], inverses[k], self._moduli[k], other, out[k])
         return out
 
+    def extended(self, polynomial: Floats) -> Floats:
+        """P times a polynomial (primes, N), modulo the data primes."""
+        out = np.zeros(polynomial.shape)
+        for k, special in enumerate(self._special):
+            _add_scaled(out[k], polynomial[k], special, self._moduli[k])
+        return out
+
     def rotations(self, ciphertext: Floats, keys: Sequence[SwitchingKey | None]) -> Floats:
         """(2, primes, N) under every key's automorphism: (keys, 2, primes, N); None copies."""
         out = np.empty((len(keys), *ciphertext.shape))
@@ -281,20 +288,7 @@ class KeySwitcher:
             switched = self.divide(extended[1])
             second = np.empty(switched.shape)
             for k in range(primes):
-                _gather_add(switched[k], key.order, row[1, k], moduli[k], second[k])
-        return np.stack([self.divide(total), second])
-
-    def horner_extended(self, rows: Floats, key: SwitchingKey) -> Floats:
-        """`horner` of rows that are multiples of P: (count, 2, primes + 1, N); spoils them."""
-        total, second = rows[-1, 0], self.divide(rows[-1, 1])
-        for row in rows[-2::-1]:
-            extended = self.switch(self.decompose(second), key)
-            extended[0] += total
-            moved = np.empty(row.shape)
-            for half in range(2):
-                for k, p in enumerate(self._moduli):
-                    _gather_add(extended[half, k], key.order, row[half, k], p, moved[half, k])
-            total, second = moved[0], self.divide(moved[1])
+                gather_add(switched[k], key.order, row[1, k], moduli[k], second[k])
         return np.stack([self.divide(total), second])
 
     @property

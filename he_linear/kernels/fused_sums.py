@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from he_linear.kernels.ntt_butterflies import ModularCode
-from he_linear.kernels.scalars import Floats, centre, centred, fma, times
+from he_linear.kernels.scalars import Floats, centred
 from he_linear.kernels.vectors import LANES, VECTOR, data_of
 
 MAX_FUSED_PRIME_BITS = 43
@@ -145,37 +145,94 @@ def multiply_blocks(x: Floats, matrices: Floats, used: int, p: int, k: int, out:
     _multiply_blocks(x, matrices, used, float(p), factor, k, out)
 
 
+def _key_vector_maker() -> Any:
+    """Out, 8 numbers from `at` on = sum over digits times key, plus body, modulo p.
+
+    Arguments: digits and key as one row each, the index of number 0 of the first digit and the
+    step between digits, for both; body (N), out (N), at, p, 1 / p, 2^43 mod p, that over p.
+    """
+
+    def vector(  # noqa: PLR0913
+        _typing: Any,
+        digits: Any,
+        _digits_at: Any,
+        _digits_step: Any,
+        key: Any,
+        _key_at: Any,
+        _key_step: Any,
+        body: Any,
+        out: Any,
+        _at: Any,
+        _p: Any,
+        _inverse: Any,
+        _factor: Any,
+        _factor_over_p: Any,
+    ) -> Any:
+        i64, f64 = types.int64, types.float64
+        index, numbers = [i64] * 2, [f64] * 4
+        signature = types.void(digits, *index, key, *index, body, out, i64, *numbers)
+
+        def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            ds, ks, bodies, outs = (data_of(context, b, signature, args, k) for k in (0, 3, 6, 7))
+            code, at = ModularCode(b, args[9], args[10]), args[8]
+            big, shrink, low = (code.splat(ir.DoubleType()(c)) for c in (_BIG, _SHRINK, 0.0))
+            place, start, high = b.add(args[1], at), b.add(args[4], at), big
+            for _ in range(DIGITS):
+                x, y = code.load(ds, place), code.load(ks, start)
+                after = code.fma(x, y, high)
+                low = b.fadd(low, code.fma(x, y, b.fsub(high, after)))
+                high, place, start = after, b.add(place, args[2]), b.add(start, args[5])
+            factor = code.splat(args[11]), code.splat(args[12])
+            value = code.times(b.fmul(b.fsub(high, big), shrink), factor)
+            value = b.fadd(value, b.fadd(low, code.load(bodies, at)))
+            code.store(code.centre(value), outs, at)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return intrinsic(vector)
+
+
+_key_vector = _key_vector_maker()
+
+
 @njit(cache=True, nogil=True)
-def _key_product(digits, key, half, k, body, constants, out):  # type: ignore[no-untyped-def]
-    special, p, f = constants
-    inv = 1.0 / p
-    f_inv, s_inv, big, shrink = f * inv, special * inv, _BIG, _SHRINK
-    d0, d1, d2, d3 = digits[0], digits[1], digits[2], digits[3]
-    k0, k1, k2, k3 = key[0, half, k], key[1, half, k], key[2, half, k], key[3, half, k]
-    for j in range(out.size):
-        a = fma(d0[j], k0[j], big)
-        low = fma(d0[j], k0[j], big - a)
-        b = fma(d1[j], k1[j], a)
-        low += fma(d1[j], k1[j], a - b)
-        a = fma(d2[j], k2[j], b)
-        low += fma(d2[j], k2[j], b - a)
-        b = fma(d3[j], k3[j], a)
-        low += fma(d3[j], k3[j], a - b)
-        y = times((b - big) * shrink, f, f_inv, p) + centre(low, p, inv)
-        out[j] = centre(y + times(body[j], special, s_inv, p), p, inv)
+def _key_products(digits, keys, half, k, body, constants, out):  # type: ignore[no-untyped-def]
+    p, f = constants
+    _, primes, n = digits.shape
+    flat, inv = digits.reshape(-1), 1.0 / p
+    from_digit, digit_step = k * n, primes * n
+    from_key, key_step = (half * primes + k) * n, 2 * primes * n
+    for i in range(len(keys)):
+        key, row = keys[i].reshape(-1), out[i]
+        for j in range(0, n, LANES):
+            _key_vector(
+                flat,
+                from_digit,
+                digit_step,
+                key,
+                from_key,
+                key_step,
+                body,
+                row,
+                j,
+                p,
+                inv,
+                f,
+                f / p,
+            )
 
 
-def key_product(
-    digits: Floats, key: Floats, place: tuple[int, int], body: Floats, modulus: tuple[int, int],
+def key_products(
+    digits: Floats, keys: tuple[Floats, ...], place: tuple[int, int], body: Floats, p: int,
     out: Floats,
 ) -> None:  # fmt: skip
-    """Out (N) = sum of `DIGITS` digits (4, N) times a key (4, 2, primes, N), plus P times body.
+    """Out (keys, N) = sum of digits times each key, plus body, modulo p.
 
-    place: which polynomial of the key, which prime; modulus: that prime and P.
+    digits (DIGITS, primes, N), keys (DIGITS, 2, primes, N); place: which polynomial of the keys,
+    and the prime p's number; body (N): centred residues, or twice as large.
     """
-    p, special = modulus
-    factors = centred(special, p), float(p), centred(1 << _SHIFT, p)
-    _key_product(digits, key, *place, body, factors, out)
+    _key_products(digits, keys, *place, body, (float(p), centred(1 << _SHIFT, p)), out)
 
 
 @njit(cache=True, nogil=True)

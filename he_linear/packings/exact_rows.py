@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from he_linear.ckks.key_switching import gather_add
 from he_linear.ckks.keys import ServerKeys
 from he_linear.ckks.noise import ROUNDING_VARIANCE, NoiseModel
 from he_linear.exact.plain_slots import ROWS, slots_of
@@ -25,7 +26,7 @@ from he_linear.exact.slot_encryption import slot_encrypted_bytes, slot_masked_by
 from he_linear.exact.slot_parameters import DROPPED_BITS, SlotParameters
 from he_linear.kernels.fused_sums import (
     PANEL,
-    key_product,
+    key_products,
     multiply_blocks,
     panel_shape,
     spread,
@@ -262,21 +263,21 @@ class ExactRowsPacking:
         """One input (2, primes, N) by all baby steps, in the basis Q P, to its place."""
         primes, switcher, n = self.parameters.all_primes, keys.switcher, ciphertext.shape[-1]
         zero, rows = np.zeros(n), np.empty((_SIDE, n))
-        digits = switcher.decompose(ciphertext[1])
         for start in range(0, self._babies, _SIDE):
-            if start and start % _HOISTED == 0:
-                ciphertext = switcher.rotations(ciphertext, [keys.rotation_key(_HOISTED)])[0]
+            if start % _HOISTED == 0:
+                if start:
+                    group = [keys.rotation_key(_HOISTED)]
+                    ciphertext = switcher.rotations(ciphertext, group)[0]
                 digits = switcher.decompose(ciphertext[1])
+                # Bodies times P, which leaves nothing modulo P.
+                bodies = [*switcher.extended(ciphertext[0]), zero]
             first = start % _HOISTED + 1 - self._columns
             steps = [keys.rotation_key(step) for step in range(first, first + _SIDE)]
-            orders = np.stack([key.order for key in steps]).astype(np.int32)
+            orders = np.stack([key.order for key in steps])
+            residues = tuple(key.residues for key in steps)
             for k, p in enumerate(primes):
-                part = np.ascontiguousarray(digits[:, k])
-                for half in range(2):
-                    # Bodies are multiplied by P, which leaves nothing modulo P.
-                    body = zero if half or k == len(primes) - 1 else ciphertext[0, k]
-                    for key, row in zip(steps, rows, strict=True):
-                        key_product(part, key.residues, (half, k), body, (p, primes[-1]), row)
+                for half, body in enumerate((bodies[k], zero)):
+                    key_products(digits, residues, (half, k), body, p, rows)
                     spread(rows, orders, moved[k], half, index * self._babies + start)
 
     def _encode(
@@ -296,7 +297,21 @@ class ExactRowsPacking:
         list(keys.workers.map(encode, range(count)))
 
     def _end(self, rows: Floats, keys: ServerKeys) -> Floats:
-        """Extended sums (giants, 2, primes + 1, N) to one result (2, primes, N)."""
+        """Extended sums (giants, 2, primes + 1, N) to one result (2, primes, N), by Horner's rule.
+
+        The first polynomial needs no digits, so it stays a multiple of P until the end.
+        """
+        switcher, primes = keys.switcher, self.parameters.all_primes
+        total, second = rows[-1, 0], switcher.divide(rows[-1, 1])
         if self._giants == 1:
-            return np.stack([keys.switcher.divide(half) for half in rows[0]])
-        return keys.switcher.horner_extended(rows, keys.rotation_key(self._babies))
+            return np.stack([switcher.divide(total), second])
+        key = keys.rotation_key(self._babies)
+        zero, switched = np.zeros(total.shape), np.empty((1, rows.shape[-1]))
+        for row in rows[-2::-1]:
+            digits, moved = switcher.decompose(second), np.empty(row.shape)
+            for half, bodies in enumerate((total, zero)):
+                for k, p in enumerate(primes):
+                    key_products(digits, (key.residues,), (half, k), bodies[k], p, switched)
+                    gather_add(switched[0], key.order, row[half, k], float(p), moved[half, k])
+            total, second = moved[0], switcher.divide(moved[1])
+        return np.stack([switcher.divide(total), second])
