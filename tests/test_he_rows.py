@@ -1,4 +1,4 @@
-"""Rows in exact slots: parameters, kernels, encryption, the packing, noise, masks, SEAL."""
+"""Rows in exact slots: the packing, noise, parameters, untrusted bytes, masks."""
 
 import math
 import pickle
@@ -7,14 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-import tenseal.sealapi as seal
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from he_linear.ckks.ciphertexts import parse_seeded
-from he_linear.ckks.keys import ClientKeys, ServerKeys, galois_element
+from he_linear.ckks.keys import ClientKeys, ServerKeys
 from he_linear.exact import slot_encryption
-from he_linear.exact.plain_slots import coefficients_of, slots_of
 from he_linear.exact.slot_encryption import (
     slot_encrypt,
     slot_encrypted_bytes,
@@ -25,89 +21,24 @@ from he_linear.exact.slot_encryption import (
 )
 from he_linear.exact.slot_parameters import DROPPED_BITS, SLOT_SETS, SlotParameters
 from he_linear.kernels import sampling
-from he_linear.kernels.fused_sums import (
-    MAX_FUSED_INNER,
-    PANEL,
-    key_products,
-    multiply_blocks,
-    panel_shape,
-)
-from he_linear.kernels.residues import add, from_centred, intt, multiply, ntt, to_centred
 from he_linear.kernels.row_products import IntegerMatrix
-from he_linear.kernels.wide_words import (
-    add_wide,
-    raised,
-    rounded_multiple,
-    subtract_wide,
-)
 from he_linear.kernels.workers import Workers
 from he_linear.packings.exact_rows import ExactRowsPacking, Room
 from tests.he_setup import looks_uniform
+from tests.rows_setup import (
+    ROOM,
+    N,
+    P,
+    T,
+    evaluated,
+    made_keys,
+    messages_and_noise,
+    product,
+    rng,
+    trip,
+)
 from transport.errors import FrameError, ParameterError, UsageError
 from transport.randomness import SecureRandom
-
-P = SLOT_SETS["n8192_t44"]
-T, N = P.plain_prime, P.poly_degree
-ROOM = Room()
-rng = np.random.default_rng(5)
-
-
-@lru_cache(maxsize=8)
-def made_keys(steps):
-    client = ClientKeys.generate(P, steps, False, SecureRandom())
-    return client, ServerKeys.parse(P, client.public_bytes(), steps, False)
-
-
-def evaluated(packing, weights):
-    """Rows rho and the result's ciphertexts, before they are masked."""
-    client, server = made_keys(packing.galois_steps)
-    message, drawn = slot_encrypt(packing.input_ciphertexts, client, SecureRandom())
-    assert len(message) == packing.upload_bytes
-    ciphertexts = slot_parse(message, packing.input_ciphertexts, P)
-    matrix = IntegerMatrix.from_integers(weights)
-    groups = packing.stream(ciphertexts, matrix, server, ROOM)
-    return packing.rows_in(drawn), np.concatenate(list(groups)), client, server
-
-
-def trip(packing, weights):
-    """Rows, both shares of their products, and the message that went back."""
-    rho, results, client, server = evaluated(packing, weights)
-    assert len(results) == packing.output_ciphertexts
-    message, own = slot_mask_for_client([results], server, SecureRandom())
-    assert len(message) == packing.download_bytes
-    other = slot_unmask(message, packing.output_ciphertexts, client)
-    return rho, packing.rows_out(own), packing.rows_out(other), message
-
-
-def product(rho, weights):
-    """rho W modulo t, by two limbs of 22 bits over 64-bit integers."""
-    high, low = (rho >> np.uint64(22)).astype(np.int64), (rho & np.uint64(2**22 - 1)).astype(int)
-    w = weights.astype(np.int64)
-    return (((high @ w % T << 11) % T << 11) % T + low @ w) % T
-
-
-def phase(ciphertexts, client):
-    """C0 + c1 s, coefficients modulo Q as Python integers, of centred NTT (n, 2, primes, N)."""
-    primes = P.primes
-    residues = from_centred(ciphertexts, primes)
-    total = add(residues[:, 0], multiply(residues[:, 1], client.secret_residues, primes), primes)
-    return combined(intt(total, primes))
-
-
-def combined(residues):
-    q, total = P.modulus, 0
-    for k, p in enumerate(P.primes):
-        total = total + residues[:, k].astype(object) * (q // p * pow(q // p, -1, p))
-    return total % q
-
-
-def messages_and_noise(ciphertexts, client):
-    """Polynomials modulo t, and noises: phase = round(Q m / t) + noise."""
-    q, values = P.modulus, phase(ciphertexts, client)
-    m = (2 * T * values + q) // (2 * q)
-    noise = values - (2 * q * m + T) // (2 * T)
-    return (m % T).astype(np.uint64), noise.astype(float)
-
 
 # -- the packing -------------------------------------------------------------------------------
 
@@ -408,168 +339,3 @@ def test_bodies_near_the_edge_are_drawn_again(monkeypatch):
     assert inside(np.array([limit - 1, -limit]), limit)
     assert not inside(np.array([limit]), limit)
     assert not inside(np.array([-limit - 1]), limit)
-
-
-# -- kernels -----------------------------------------------------------------------------------
-
-wide = st.integers(0, 2**128 - 1)
-
-
-def halves(values):
-    return (np.array([v >> 64 for v in values], np.uint64),
-            np.array([v & (2**64 - 1) for v in values], np.uint64))  # fmt: skip
-
-
-def joined(pair):
-    return [int(h) << 64 | int(low) for h, low in zip(*pair, strict=True)]
-
-
-@given(st.lists(st.tuples(wide, wide), min_size=1, max_size=8), st.integers(0, 127))
-@settings(deadline=None)
-def test_wide_words(pairs, bits):
-    a, b = zip(*pairs, strict=True)
-    one, two, full = halves(a), halves(b), 1 << 128
-    assert joined(add_wide(one, two)) == [(x + y) % full for x, y in pairs]
-    assert joined(subtract_wide(one, two)) == [(x - y) % full for x, y in pairs]
-    assert joined(raised(one, bits)) == [(x << bits) % full for x in a]
-    # Products are taken to 2^-64 before they are rounded.
-    for x, got in zip(a, rounded_multiple(one, T), strict=True):
-        near = (T * x + (full >> 1) + far for far in (-(1 << 65), 0, 1 << 65))
-        assert int(got) in {m // full % T for m in near}
-
-
-def test_multiples_near_a_half():
-    for k in (0, 1, 77, T - 1):
-        half = (2 * k + 1) * (1 << 127) // T
-        # One unit of the word is t / 2^128 of the product.
-        below, above = rounded_multiple(halves([half - (1 << 25), half + (1 << 25)]), T)
-        assert (int(below), int(above)) == (k, (k + 1) % T)
-
-
-@given(st.data())
-@settings(deadline=None, max_examples=25)
-def test_row_products(data):
-    d_in, d_out = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 7))
-    values = st.sampled_from([-(2**15), 2**15 - 1, 0, 1, -77])
-    w = np.array([[data.draw(values) for _ in range(d_out)] for _ in range(d_in)])
-    row = [data.draw(st.sampled_from([0, 1, T - 1, T // 2, T // 2 + 1])) for _ in range(d_in)]
-    matrix = IntegerMatrix.from_integers(w)
-    got = matrix.rows_times(np.array([row], np.uint64), T)[0]
-    assert [int(y) for y in got] == [int(y) % T for y in np.array(row, object) @ w.astype(object)]
-
-
-def test_matrices_in_chunks():
-    w = rng.integers(-(2**15), 2**15, (40, 2500))
-    matrix = IntegerMatrix.from_integers(w)
-    assert matrix.nbytes == 2 * 40 * 3 * 1024
-    assert matrix.shape == w.shape
-    for start, stop in ((0, 2500), (1000, 1100), (1024, 2048), (2400, 2600), (2499, 2500)):
-        columns = matrix.columns(start, stop)
-        assert columns.shape == (40, stop - start)
-        assert (columns[:, : 2500 - start] == w[:, start:stop]).all()
-        assert not columns[:, 2500 - start :].any()
-    row = SecureRandom().uint64(40) % np.uint64(T)
-    assert (matrix.rows_times(row[None], T)[0].astype(np.int64) == product(row[None], w)[0]).all()
-
-
-def whole(values):
-    """Floats as Python integers."""
-    return values.astype(np.int64).astype(object)
-
-
-@pytest.mark.parametrize("inner", [1, 31, MAX_FUSED_INNER, MAX_FUSED_INNER + 41])
-def test_fused_sums_are_exact_at_the_extremes(inner):
-    blocks, n, p = 8, 512, P.all_primes[-1]
-    half = float(p // 2)
-    for sign in (1.0, -1.0, 0.0):
-        x = np.full(panel_shape(blocks, inner, n), half)
-        w = np.full((blocks, 4, inner), sign * half)
-        if not sign:
-            x = np.rint(rng.uniform(-half, half, x.shape))
-            w = np.rint(rng.uniform(-half, half, w.shape))
-        out = np.zeros((4, 2, 5, n))
-        multiply_blocks(x, w, 3, p, 4, out)
-        panel = whole(x[5].transpose(1, 0, 2).reshape(inner, -1))
-        expected = whole(w[5, :3]) @ panel
-        run = n // (2 * blocks)
-        first = out[:3, :, 4, 5 * run : 6 * run]
-        mirrored = out[:3, :, 4, (2 * blocks - 6) * run : (2 * blocks - 5) * run]
-        got = np.concatenate([first, mirrored], axis=1).reshape(3, -1)
-        assert x.shape[-1] == PANEL
-        assert ((whole(got) - expected) % p == 0).all()
-        assert np.abs(got).max() <= p
-
-
-def test_key_products_are_exact():
-    for k, p in enumerate(P.all_primes):
-        digits = np.rint(rng.uniform(-p / 2, p / 2, (4, 5, 64)))
-        ends = np.full((4, 2, 5, 64), float(p // 2))
-        keys = (ends, -ends, np.rint(rng.uniform(-p / 2, p / 2, ends.shape)))
-        body, out = np.rint(rng.uniform(-p, p, 64)), np.empty((3, 64))
-        key_products(digits, keys, (1, k), body, p, out)
-        for key, row in zip(keys, out, strict=True):
-            expected = (whole(digits[:, k]) * whole(key[:, 1, k])).sum(axis=0) + whole(body)
-            assert ((whole(row) - expected) % p == 0).all()
-            assert np.abs(row).max() < 0.51 * p
-
-
-def test_slots_and_coefficients():
-    x = SecureRandom().uint64((2, N)) % np.uint64(T)
-    assert (coefficients_of(slots_of(x, T), T) == x).all()
-
-
-# -- SEAL --------------------------------------------------------------------------------------
-
-
-def test_slots_are_seals():
-    literal = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
-    literal.set_poly_modulus_degree(N)
-    literal.set_coeff_modulus([seal.Modulus(p) for p in P.all_primes])
-    literal.set_plain_modulus(seal.Modulus(T))
-    context = seal.SEALContext(literal, True, seal.SEC_LEVEL_TYPE.TC128)
-    assert context.parameters_set()
-    values = SecureRandom().uint64(N) % np.uint64(T)
-    plain = seal.Plaintext()
-    seal.BatchEncoder(context).encode(values.tolist(), plain)
-    ours = coefficients_of(values.reshape(1, 2, -1), T)[0]
-    assert [plain.__getitem__(i) if hasattr(plain, "__getitem__") else plain.data(i)
-            for i in range(0, N, 97)] == ours[::97].tolist()  # fmt: skip
-
-
-def test_seal_decrypts_rows():
-    client, _ = made_keys(())
-    message, drawn = slot_encrypt(1, client, SecureRandom())
-    ciphertexts = slot_parse(message, 1, P)
-    plain = seal.Plaintext()
-    loaded = client.seal.to_ciphertext(from_centred(ciphertexts, P.primes)[0])
-    seal.Decryptor(client.seal.context, client.seal_secret_key).decrypt(loaded, plain)
-    values = combined(intt(client.seal.from_plaintext(plain)[None], P.primes))
-    assert (values == phase(ciphertexts, client)).all()
-    q = P.modulus
-    assert ((2 * T * values + q) // (2 * q) % T == drawn.astype(object)).all()
-
-
-def test_seal_rotates_rows():
-    step = 5
-    client, server = made_keys((step,))
-    message, drawn = slot_encrypt(1, client, SecureRandom())
-    loaded = server.seal.to_ciphertext(from_centred(slot_parse(message, 1, P), P.primes)[0])
-    element = galois_element(step, N)
-    server.seal.evaluator.apply_galois_inplace(loaded, element, server.seal_galois_keys())
-    turned = to_centred(server.seal.from_ciphertext(loaded)[None], P.primes)
-    values, _ = messages_and_noise(turned, client)
-    assert (slots_of(values, T) == np.roll(slots_of(drawn, T), -step, axis=2)).all()
-
-
-def test_we_decrypt_what_seal_encrypts():
-    client, _ = made_keys(())
-    context, public = client.seal, seal.PublicKey()
-    seal.KeyGenerator(context.context, client.seal_secret_key).create_public_key(public)
-    message = SecureRandom().uint64((1, N)) % np.uint64(T)
-    scaled = (2 * P.modulus * message.astype(object) + T) // (2 * T)
-    residues = np.stack([(scaled % p).astype(np.uint64) for p in P.primes], axis=1)
-    plain = context.to_plaintext(ntt(residues, P.primes)[0])
-    ciphertext = seal.Ciphertext()
-    seal.Encryptor(context.context, public).encrypt(plain, ciphertext)
-    ours = to_centred(context.from_ciphertext(ciphertext)[None], P.primes)
-    assert (messages_and_noise(ours, client)[0] == message).all()
