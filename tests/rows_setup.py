@@ -61,7 +61,11 @@ def phase(ciphertexts, client):
     """C0 + c1 s, coefficients modulo Q as Python integers, of centred NTT (n, 2, primes, N)."""
     primes = P.primes
     residues = from_centred(ciphertexts, primes)
-    total = add(residues[:, 0], multiply(residues[:, 1], client.secret_residues, primes), primes)
+    total = add(
+        residues[:, 0],
+        multiply(residues[:, 1], np.stack([client.secret_residues] * len(residues)), primes),
+        primes,
+    )
     return combined(intt(total, primes))
 
 
