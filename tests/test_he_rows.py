@@ -23,7 +23,7 @@ from he_linear.exact.slot_parameters import DROPPED_BITS, SLOT_SETS, SlotParamet
 from he_linear.kernels import sampling
 from he_linear.kernels.row_products import IntegerMatrix
 from he_linear.kernels.workers import Workers
-from he_linear.packings.exact_rows import ExactRowsPacking, Room
+from he_linear.packings.exact_rows import ExactRowsPacking, Room, shared_galois_steps
 from tests.he_setup import looks_uniform
 from tests.rows_setup import (
     ROOM,
@@ -98,9 +98,21 @@ def test_declared_sizes():
     names = {name for part in (packing.work.arriving, packing.work.between, packing.work.leaving)
              for name, _ in part}  # fmt: skip
     assert {"fused_multiply_add", "extended_rotation/8192x4", "horner_extended/8192x4"} <= names
-    # All layers of one batch size share keys.
-    steps = [set(ExactRowsPacking(P, 64, *s).galois_steps) for s in ((576, 960), (1536, 576))]
-    assert len(set.union(*steps)) <= 19
+
+
+def test_layers_of_one_batch_size_share_keys():
+    shapes = [(576, 960), (576, 3072), (1536, 576), (576, 49152)]
+    assert len(shared_galois_steps(ExactRowsPacking(P, 64, *shape) for shape in shapes)) <= 19
+    packings = [ExactRowsPacking(P, 3, 40, 33), ExactRowsPacking(P, 64, 5, 300)]
+    client, server = made_keys(shared_galois_steps(packings))
+    for packing in packings:
+        weights = rng.integers(-(2**15), 2**15, (packing.d_in, packing.d_out))
+        message, drawn = slot_encrypt(packing.input_ciphertexts, client, SecureRandom())
+        ciphertexts = slot_parse(message, packing.input_ciphertexts, P)
+        groups = packing.stream(ciphertexts, IntegerMatrix.from_integers(weights), server, ROOM)
+        values, _ = messages_and_noise(np.concatenate(list(groups)), client)
+        rho = packing.rows_in(drawn)
+        assert (packing.rows_out(values).astype(np.int64) == product(rho, weights)).all()
 
 
 def test_wrong_shapes_are_refused():

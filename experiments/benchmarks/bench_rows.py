@@ -1,11 +1,10 @@
 """Rows rho W by exact slots for SmolLM2-135M's matrices: both parties' time and bytes a row.
 
 Both parties' computation in one thread, no channel, in processor time, which other programs on the
-machine disturb less than the clock: client (encryption,
-decryption, slots), server (parsing, moving the inputs, encoding weights, products, giant steps,
-fresh zero and mask), and the online product of one token. Best of several runs after a warm-up;
-every batch is checked against rho W modulo t. One JSON line a matrix on standard output, a table
-on standard error.
+machine disturb less than the clock: client (encryption, decryption, slots), server (parsing, moving
+the inputs, encoding weights, products, giant steps, fresh zero and mask), and the online product of
+one token. Best of several runs after a warm-up; one row of every batch is checked against rho W
+modulo t. One JSON line a matrix on standard output, a table on standard error.
 
     python experiments/benchmarks/bench_rows.py
     python experiments/benchmarks/bench_rows.py --tokens 128 --shapes 576x960
@@ -33,7 +32,11 @@ from he_linear.exact.slot_encryption import (  # noqa: E402
 )
 from he_linear.exact.slot_parameters import SLOT_SETS  # noqa: E402
 from he_linear.kernels.row_products import IntegerMatrix  # noqa: E402
-from he_linear.packings.exact_rows import ExactRowsPacking, Room  # noqa: E402
+from he_linear.packings.exact_rows import (  # noqa: E402
+    ExactRowsPacking,
+    Room,
+    shared_galois_steps,
+)
 from hybrid.operators.exact_rows import rows_product_traffic  # noqa: E402
 from transport.randomness import SecureRandom  # noqa: E402
 
@@ -46,7 +49,7 @@ class Bench:
     """Keys and memory of both parties, for all shapes of one batch size."""
 
     def __init__(self, packings: list[ExactRowsPacking]) -> None:
-        steps = sorted({step for packing in packings for step in packing.galois_steps})
+        steps = shared_galois_steps(packings)
         self.client = ClientKeys.generate(PARAMETERS, steps, False, SecureRandom())
         public = self.client.public_bytes()
         self.server = ServerKeys.parse(PARAMETERS, public, steps, False)

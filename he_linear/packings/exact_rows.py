@@ -13,7 +13,7 @@ Weights are encoded for a batch, output by output, used and forgotten.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -315,3 +315,8 @@ class ExactRowsPacking:
                     gather_add(switched[0], key.order, row[half, k], float(p), moved[half, k])
             total, second = moved[0], switcher.divide(moved[1])
         return np.stack([switcher.divide(total), second])
+
+
+def shared_galois_steps(packings: Iterable[ExactRowsPacking]) -> tuple[int, ...]:
+    """Rotation steps that need keys for all of these layers: at most 19 for one batch size."""
+    return tuple(sorted({step for packing in packings for step in packing.galois_steps}))
