@@ -12,6 +12,7 @@ from he_linear.exact.slot_encryption import (
     slot_encrypt,
     slot_parse,
 )
+from he_linear.kernels import sampling
 from he_linear.kernels.fused_sums import (
     MAX_FUSED_INNER,
     PANEL,
@@ -19,7 +20,7 @@ from he_linear.kernels.fused_sums import (
     multiply_blocks,
     panel_shape,
 )
-from he_linear.kernels.residues import from_centred, intt, ntt, to_centred
+from he_linear.kernels.residues import add, from_centred, intt, ntt, to_centred
 from he_linear.kernels.row_products import IntegerMatrix
 from he_linear.kernels.wide_words import (
     add_wide,
@@ -185,11 +186,14 @@ def test_we_decrypt_what_seal_encrypts():
     client, _ = made_keys(())
     context, public = client.seal, seal.PublicKey()
     seal.KeyGenerator(context.context, client.seal_secret_key).create_public_key(public)
+    plain, ciphertext = seal.Plaintext(), seal.Ciphertext()
+    seal.CKKSEncoder(context.context).encode(0.0, 2.0**20, plain)
+    seal.Encryptor(context.context, public).encrypt(plain, ciphertext)
     message = SecureRandom().uint64((1, N)) % np.uint64(T)
     scaled = (2 * P.modulus * message.astype(object) + T) // (2 * T)
     residues = np.stack([(scaled % p).astype(np.uint64) for p in P.primes], axis=1)
-    plain = context.to_plaintext(ntt(residues, P.primes)[0])
-    ciphertext = seal.Ciphertext()
-    seal.Encryptor(context.context, public).encrypt(plain, ciphertext)
-    ours = to_centred(context.from_ciphertext(ciphertext)[None], P.primes)
-    assert (messages_and_noise(ours, client)[0] == message).all()
+    encrypted = context.from_ciphertext(ciphertext)[None]
+    encrypted[:, 0] = add(encrypted[:, 0], ntt(residues, P.primes), P.primes)
+    values, noise = messages_and_noise(to_centred(encrypted, P.primes), client)
+    assert (values == message).all()
+    assert noise.std() < 2 * (sampling.NOISE_VARIANCE * 4 * N / 3) ** 0.5

@@ -1,6 +1,6 @@
-"""Plain RLWE on integers modulo 2^l: parameters, keys, encryption and the masked way back.
+"""Plain RLWE on integers, exact: modulo 2^l in coefficients (`ring_*`), modulo a prime in slots.
 
-Belongs here: what is exact and knows no scale and no slots. May use: `ckks`, whose key switching
-and prime sets serve both schemes, and `kernels`. Used by the exact packings, and by `hybrid`
-wherever it has parameters or keys of exact products.
+Belongs here: parameters, keys, encryption and the masked way back of what knows no scale. May use:
+`ckks`, whose keys, key switching and prime sets serve these schemes too, and `kernels`. Used by the
+exact packings, and by `hybrid` wherever it has parameters or keys of exact products.
 """
