@@ -2,7 +2,8 @@
 
 import pytest
 
-from hybrid.config.loading import load_config
+from hybrid.config.loading import checked, load_config
+from hybrid.config.overrides import overrides_of
 from transport.errors import ConfigError
 
 
@@ -73,3 +74,50 @@ def test_a_missing_model_folder_is_named(tiny_config):
     loaded = load_config(changed(tiny_config, "path: model", "path: nowhere"))
     with pytest.raises(ConfigError, match="'nowhere' does not exist; run `hybrid fetch"):
         _ = loaded.model_folder
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: 2020-99-99",
+        "name: 0x_",
+        "name: !!float abc",
+        "name: !!bool x",
+        "a: &a {b: *a}",
+        "a: &a [1]\nb: [*a, *a]",
+        "a: " + "[" * 5000,
+        "? [1]\n: 2",
+    ],
+)
+def test_yaml_that_is_none_is_one_line(text, tmp_path):
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"odd.yaml") as error:
+        load_config(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("value", ["a\0b", "~nosuchuser/x", "x" * 5000])
+def test_words_that_are_no_path_are_named(value, tiny_config):
+    config = load_config(tiny_config)
+    with pytest.raises(ConfigError, match="is no path"):
+        config.resolve(value)
+
+
+def test_a_table_within_itself_is_refused(tiny_config):
+    endless: dict[str, object] = {}
+    endless["a"] = endless
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        checked(endless, tiny_config)
+
+
+def test_numbers_that_yaml_takes_for_words_are_explained(tiny_config):
+    with pytest.raises(ConfigError, match=r"YAML wants 1.0e-9"):
+        load_config(tiny_config, overrides_of(["ranges.margin=1e1"]))
+
+
+def test_wrong_values_are_shown_in_part(tiny_config):
+    with pytest.raises(ConfigError, match="got") as error:
+        load_config(changed(tiny_config, "tokens: 8", f"tokens: {'x' * 1000}"))
+    assert len(str(error.value)) < 400

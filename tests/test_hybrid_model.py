@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.numpy import load_file, save_file
 
-from hybrid.config.loading import load_config
+from hybrid.config.loading import checked, load_config
 from hybrid.models.bert import Bert, BertArchitecture
 from hybrid.models.graph import Graph, GraphInput, Node
 from hybrid.models.heads import MeanPooling
@@ -21,6 +22,7 @@ from hybrid.models.ranges import (
 )
 from hybrid.models.tokenizing import FileTokenizer
 from tests.model_parts import folder_model, read_folder
+from tests.tiny_model import write_tiny_config
 from transport.errors import ConfigError, UsageError
 
 SENTENCES = ["Hello", "How do I reset my online banking password?", "zx 77 ##! é"]
@@ -181,6 +183,23 @@ def test_untrusted_architecture_is_checked():
 def test_untrusted_models_are_checked(data, tiny_config):
     with pytest.raises(ConfigError, match="handshake"):
         public_model(load_config(tiny_config), data)
+
+
+def test_a_servers_sizes_are_shown_in_part_and_held_to_the_clients_shape(tmp_path):
+    raw = yaml.safe_load(write_tiny_config(tmp_path).read_text())
+    raw["model"].pop("path")
+    raw["model"]["shape"] = {"hidden": 24, "layers": 1, "heads": 3, "intermediate": 40}
+    raw["ranges"].pop("sentences")
+    config = checked(raw, tmp_path / "shape.yaml")
+    data = load_model(config).public.to_public()
+    assert public_model(config, data).graph.nodes
+    data["architecture"]["intermediate"] = 80
+    with pytest.raises(ConfigError, match="not of the shape"):
+        public_model(config, data)
+    data["architecture"]["intermediate"] = "x" * 100_000
+    with pytest.raises(ConfigError, match="intermediate is") as error:
+        public_model(config, data)
+    assert len(str(error.value)) < 200
 
 
 def test_what_a_model_says_of_itself_comes_back(tiny_config):

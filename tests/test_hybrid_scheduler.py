@@ -171,6 +171,8 @@ GOOD = {"correlations": "ferret", "steps": {"a": ["x", "ot", False]}, "why": {"a
         {"steps": {str(i): ["x", "ot", True] for i in range(5000)}},
         {"why": {"a": "b" * 1000}},
         {"why": {"a": 1}},
+        {"why": {"a": "\x1b]0;owned\x07"}},
+        {"why": {"a": "a line\nanother"}},
         {"extra": 1},
     ],
 )

@@ -198,7 +198,7 @@ def test_wrong_schedule_files_are_named(change, message, scheduled, model, tmp_p
         ("layer0.softmax", "prepared", True, "layer0.softmax: prepared: True would be ignored"),
         ("layer0.scores", "prepared", True, "layer0.scores: prepared: True would be ignored"),
         ("pool", "prepared", True, "pool: prepared: True would be ignored"),
-        ("layer0.softmax", "multiply", "none_such", "no product is called 'none_such'"),
+        ("layer0.softmax", "multiply", "none_such", "no engine of products is called 'none_such'"),
     ],
 )
 def test_a_schedule_says_nothing_that_would_be_ignored(
@@ -317,7 +317,7 @@ def test_the_old_name_of_ranges_is_read_with_a_warning(tiny_config):
     assert "calibration is now called ranges" in " ".join(output.split())
     both = text + "\ncalibration: {margin: 2.0}\n"
     tiny_config.write_text(both)
-    with pytest.raises(ConfigError, match="unknown key 'calibration'"):
+    with pytest.raises(ConfigError, match="calibration and ranges: the first is the old name"):
         load_config(tiny_config)
 
 

@@ -258,6 +258,37 @@ def test_requests_of_several_calls_are_told_apart():
     assert np.abs(first[0] - both[1]).max() < 5e-3
 
 
+@pytest.mark.parametrize("texts", [None, 3, {"a": 1}, b"a", [1]])
+def test_what_is_no_list_of_texts_is_said(texts):
+    with pytest.raises(hybrid.UsageError, match="embed: "):
+        hybrid.local(TINY).embed(texts)
+
+
+def test_a_server_ends_with_its_parent(tmp_path):
+    """Killed before any client came, the parent leaves no server that waits for one."""
+    script = """
+import sys
+from hybrid.config.loading import load_config
+from hybrid.runtime.child import Task
+from hybrid.runtime.local import LocalSession
+session = LocalSession(load_config(__import__("pathlib").Path(sys.argv[1])))
+pipe = session._start("server", Task(session.config))
+session._await(pipe, "endpoint")
+print(session._children[pipe].process.pid, flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", script, str(TINY)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    parent = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
+    with ended(parent):
+        server = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        parent.wait(GUARD_S)
+        psutil.wait_procs([server], GUARD_S)
+        assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+
+
 def test_a_session_whose_client_died_in_between_says_so():
     with pytest.raises(hybrid.HybridError, match="client process ended"), hybrid.local(TINY):
         (client,) = [

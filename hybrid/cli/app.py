@@ -176,8 +176,13 @@ def main() -> None:
     try:
         app()
     except HybridError as error:
-        print(f"hybrid: {error}", file=sys.stderr)  # noqa: T201
+        print(f"hybrid: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+def _one_line(text: str) -> str:
+    """Words from files and peers, without what could steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

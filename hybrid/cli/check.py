@@ -17,6 +17,8 @@ from hybrid.cli.progress import make_console
 from hybrid.config.loading import Config, load_config
 from hybrid.config.plugins import import_plugins
 from hybrid.models.ranges import Bound
+from hybrid.planning.binding import operator_for
+from hybrid.planning.catalog import load_catalog
 from hybrid.testing.contracts import (
     ContractError,
     InsecureLocalParties,
@@ -69,14 +71,13 @@ def _entries(module: str) -> list[Any]:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
-        (found,) = import_plugins([module])
-    except ConfigError:
-        raise
-    except Exception as error:
-        kind = type(error).__name__
-        raise ConfigError(f"check: module {module!r} fails on import: {kind}: {error}") from error
+    (found,) = import_plugins([module])
+    # What a plan would refuse of them is refused here too: names, kinds.
+    load_catalog([module])
     entries = [*getattr(found, "PROTOCOLS", ()), *getattr(found, "PACKINGS", ())]
+    for entry in entries:
+        if entry.op != "correlations":
+            operator_for(entry)
     if not entries:
         raise ConfigError(
             f"check: module {module!r} has neither PROTOCOLS nor PACKINGS; families of models "

@@ -22,7 +22,7 @@ from hybrid.machine.prices import (
     cache_file,
     needs_prices,
 )
-from hybrid.reports.comparison.configs import Options
+from hybrid.reports.comparison.configs import Options, slug
 from hybrid.reports.comparison.run import Hooks, run_comparison
 from hybrid.reports.comparison.summary import failures
 from hybrid.reports.comparison.words import summary_sentences
@@ -45,7 +45,7 @@ def run(config: Config, texts: list[str], out: Path | None, truncate: bool) -> N
     calibrated(config, console)
     session = LocalSession(config)
     ids = [session.encode(text, truncate=truncate) for text in texts]
-    out = out or Path("runs") / config.run.name
+    out = out or Path("runs") / slug(config.run.name)
     writable(out)
     with displayed(console, session, len(batches(texts, config.run.model.batch))):
         reports = measured_reports(session, ids)
@@ -161,7 +161,13 @@ def plan(config: Config, save: Path | None, as_json: bool) -> None:
     if save is not None:
         made.save(save)
     if as_json:
-        sys.stdout.write(json.dumps(made.to_dict(), indent=1) + "\n")
+        try:
+            sys.stdout.write(json.dumps(made.to_dict(), indent=1) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise ConfigError(f"--json: cannot be written ({error.strerror})") from None
         return
     made.print_to(console)
     if save is not None:

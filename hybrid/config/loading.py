@@ -21,6 +21,8 @@ from transport.errors import ConfigError
 
 _TYPES = tuple(kind.__name__ for kind in (CustomLink, ShapeConfig, PinConfig))
 _EXAMPLE = "configs/minilm.yaml"
+_SHOWN = 120
+"""Characters of a wrong value."""
 
 
 class Config:
@@ -39,7 +41,15 @@ class Config:
 
     def resolve(self, relative: str) -> Path:
         """A path written in the config, relative to the config file."""
-        return (self._folder / Path(relative).expanduser()).resolve()
+        try:
+            found = (self._folder / Path(relative).expanduser()).resolve()
+            found.exists()
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(
+                f"{self.path}: {relative[:64]!r} is no path ({reason}); name a file or folder"
+            ) from None
+        return found
 
     @property
     def model_folder(self) -> Path:
@@ -80,7 +90,10 @@ def load_config(path: Path, overrides: Sequence[Override] = ()) -> Config:
 
 def checked(raw: Mapping[str, Any], path: Path, overrides: Sequence[Override] = ()) -> Config:
     """Check plain data as if it stood in the file `path`."""
-    changed = apply_overrides(_current(raw, path), overrides, RunConfig)
+    try:
+        changed = apply_overrides(_current(raw, path), overrides, RunConfig)
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply; no key has more than four levels") from None
     try:
         return Config(RunConfig.model_validate(changed), path)
     except ValidationError as error:
@@ -90,7 +103,12 @@ def checked(raw: Mapping[str, Any], path: Path, overrides: Sequence[Override] = 
 def _current(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Old keys under their present names."""
     found = dict(raw)
-    if "calibration" in found and "ranges" not in found:
+    if "calibration" in found:
+        if "ranges" in found:
+            raise ConfigError(
+                f"{path}: calibration and ranges: the first is the old name of the second; keep "
+                "ranges"
+            )
         message = "calibration is now called ranges; the old key is read until version 0.3"
         warnings.warn(f"{path}: {message}", FutureWarning, stacklevel=4)
         found["ranges"] = found.pop("calibration")
@@ -101,12 +119,16 @@ def read_yaml(path: Path, place: str = "") -> dict[str, Any]:
     """A YAML file with a mapping at top level; `place` prefixes errors."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else _no_text(error)
         raise ConfigError(
             f"{place}{path}: cannot be read ({reason}); name an existing YAML file"
         ) from None
     return parse_yaml(text, path, place)
+
+
+def _no_text(error: ValueError) -> str:
+    return "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 def parse_yaml(text: str, path: Path, place: str = "") -> dict[str, Any]:
@@ -116,9 +138,8 @@ def parse_yaml(text: str, path: Path, place: str = "") -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(
-            f"{place}{where}: not valid YAML; {getattr(error, 'problem', error)}"
-        ) from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{place}{where}: not valid YAML; {problem}") from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise ConfigError(f"{place}{path}: expected a mapping of keys at top level; see {_EXAMPLE}")
     return raw
@@ -145,7 +166,11 @@ def _explain(error: ValidationError, path: Path, overrides: Sequence[Override]) 
         return f"{place}: missing; add it, see {_EXAMPLE} for every key"
     if first["type"] == "value_error":
         return f"{place}: {first['ctx']['error']}"
-    return f"{place}: {first['msg'].lower()}, got {first.get('input')!r}"
+    given = repr(first.get("input"))
+    given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}.."
+    # YAML has its own idea of numbers.
+    hint = "; YAML wants 1.0e-9 for 1e-9" if first["type"] == "float_type" else ""
+    return f"{place}: {first['msg'].lower()}, got {given}{hint}"
 
 
 def _within(dotted: str, key: str) -> bool:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from hybrid.config.yaml_text import parsed
-from transport.errors import ConfigError
+from transport.errors import ConfigError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def parse_override(text: str) -> Override:
     try:
         found = parsed(value)
     except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or "not YAML"
+        problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"--set {text}: {problem}; quote the value or mend it") from None
     return Override(key.strip(), found, f"--set {text}")
 
@@ -46,7 +46,9 @@ def overrides_of(
     sets: Sequence[str] = (), tokens: int | None = None, link: str | None = None
 ) -> list[Override]:
     """From the options of a command; --tokens and --link are shorter words for two keys."""
-    found = [parse_override(text) for text in sets]
+    if isinstance(sets, str) or not all(isinstance(text, str) for text in sets or ()):
+        raise UsageError("set: give a list of KEY=VALUE strings")
+    found = [parse_override(text) for text in sets or ()]
     if tokens is not None:
         found.append(Override("model.tokens", tokens, f"--tokens {tokens}"))
     if link is not None:

@@ -23,11 +23,14 @@ def import_plugins(names: Iterable[str]) -> list[ModuleType]:
                 f"plugins: module {name!r} cannot be imported ({error}); "
                 "put its folder on PYTHONPATH"
             ) from None
-        except Exception as error:  # Whatever a module of somebody else's does.
+        except (Exception, SystemExit) as error:  # Whatever a module of somebody else's does.
             raise ConfigError(
                 f"plugins: module {name!r} fails on import ({type(error).__name__}: {error}); mend "
                 "it"
             ) from error
+        for kind in TUPLES:
+            if not isinstance(getattr(module, kind, ()), tuple | list):
+                raise ConfigError(f"plugins: module {name!r}: {kind} is no tuple; make it one")
         if not any(getattr(module, kind, ()) for kind in TUPLES):
             raise ConfigError(f"plugins: module {name!r} has no {', '.join(TUPLES)} tuple")
         modules.append(module)

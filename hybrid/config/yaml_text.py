@@ -21,7 +21,22 @@ class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
 
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """No aliases: nothing is inherited, and few lines cannot stand for many."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"alias {event.anchor!r}; write the value out", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
 
 def parsed(text: str) -> Any:
     """Plain data; `yaml.YAMLError` for what is no YAML."""
-    return yaml.load(text, Loader=_UniqueKeys)
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        # Words that look like a date or a number and are none.
+        raise yaml.YAMLError(f"a value that is none of its kind ({error}); quote it") from None

@@ -63,7 +63,7 @@ class Architecture:
             largest = _MAX_DIMENSION if kind is int else math.inf
             if type(value) is not kind or not 0 < value <= largest or not math.isfinite(value):
                 raise ConfigError(
-                    f"{place}: {key} is {value!r}; expected a positive {kind.__name__}"
+                    f"{place}: {key} is {repr(value)[:64]}; expected a positive {kind.__name__}"
                 )
         found = cls(**data)
         if found.hidden % found.heads:

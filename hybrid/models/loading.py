@@ -59,7 +59,13 @@ def public_model(config: Config, data: object) -> PublicModel:
     """The client's view of the server's model, from untrusted plain data."""
     families, model = known_families(config.run.plugins), config.run.model
     heads = partial(head_of, config)
-    return PublicModel.from_public(data, families, heads, model.tokens, model.batch)
+    found = PublicModel.from_public(data, families, heads, model.tokens, model.batch)
+    if model.shape is not None and found.architecture != _source(config).architecture():
+        raise ConfigError(
+            "handshake: the server's model is not of the shape that model.shape says; use the same "
+            "config at both parties"
+        )
+    return found
 
 
 def text_encoder(config: Config) -> TextEncoder:

@@ -25,6 +25,17 @@ class TextEncoder(Protocol):
         """Token ids, special tokens included, at most `model.tokens`."""
 
 
+def _checked(text: str) -> str:
+    """The text, once it has words and can be written down."""
+    if not text.strip():
+        raise ConfigError("text: empty; give at least one word")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError("text: holds characters that are no Unicode text; mend it") from None
+    return text
+
+
 def _too_long(text: str, found: int, tokens: int) -> ConfigError:
     return ConfigError(
         f"text: {text[:30]!r}... has {found} tokens, model.tokens is {tokens}; "
@@ -55,9 +66,7 @@ class FileTokenizer:
 
     def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
         """Token ids, special tokens included, at most the limit."""
-        if not text.strip():
-            raise ConfigError("text: empty; give at least one word")
-        ids = np.array(self._tokenizer.encode(text).ids, np.int64)
+        ids = np.array(self._tokenizer.encode(_checked(text)).ids, np.int64)
         if len(ids) <= self._tokens:
             return ids
         if truncate:
@@ -79,9 +88,7 @@ class WordTokenizer:
 
     def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
         """Token ids, one more at either end, at most the limit."""
-        words = text.split()
-        if not words:
-            raise ConfigError("text: empty; give at least one word")
+        words = _checked(text).split()
         room = self._tokens - SPECIAL_TOKENS
         if len(words) > room and not truncate:
             raise _too_long(text, len(words) + SPECIAL_TOKENS, self._tokens)

@@ -127,7 +127,7 @@ class PlanContext:
         """Of a step that multiplies by this engine; `ConfigError` where there is none."""
         if multiply not in self.products:
             raise ConfigError(
-                f"protocols.multiply: no product is called {multiply!r}; "
+                f"multiply: no engine of products is called {multiply!r}; "
                 f"known: {', '.join(self.products)}"
                 + ("; 'dealer' needs mpc.correlations: dealer" if multiply == "dealer" else "")
             )

@@ -19,7 +19,7 @@ from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.cost import OtCount
 from mpc_nonlinear.fixed_point import FixedPoint
-from transport.errors import ConfigError
+from transport.errors import ConfigError, HybridError
 
 _MANY_OTS = OtCount(1 << 20, 1 << 20)
 
@@ -47,7 +47,12 @@ class Binder:
     def bind(self, node: Node, choice: Choice) -> Operator:
         """The operator of a node; `HybridError` where the choice does not fit it."""
         entry = self._catalog[node.key, choice.protocol]
-        return operator_for(entry)(node, entry, choice, self.context)
+        try:
+            return operator_for(entry)(node, entry, choice, self.context)
+        except HybridError as error:
+            if node.name in str(error):
+                raise
+            raise type(error)(f"{node.name}: {error}") from error
 
     def choices(self, node: Node) -> Iterator[Choice]:
         """All that the catalog has for a node, fitting or not."""

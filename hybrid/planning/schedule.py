@@ -56,9 +56,7 @@ class Schedule:
             if not (_named(protocol) and _named(multiply) and isinstance(prepared, bool)):
                 raise malformed
             choices[name] = Choice(protocol, multiply, prepared)
-        if not all(
-            _named(k) and isinstance(v, str) and len(v) <= _LINE_LENGTH for k, v in why.items()
-        ):
+        if not all(_named(k) and _named(v, _LINE_LENGTH) for k, v in why.items()):
             raise malformed
         return cls(correlations, choices, why)
 
@@ -103,8 +101,9 @@ class Schedule:
             )
 
 
-def _named(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= _NAME_LENGTH and value.isprintable()
+def _named(value: object, length: int = _NAME_LENGTH) -> bool:
+    """Words that may be shown: short, and nothing that could steer a terminal."""
+    return isinstance(value, str) and len(value) <= length and value.isprintable()
 
 
 def _choice_in_file(place: str, data: object) -> Choice:

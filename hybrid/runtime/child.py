@@ -10,7 +10,9 @@ from hybrid.machine.environment import limit_threads, settle
 
 limit_threads()
 
+import os  # noqa: E402
 import sys  # noqa: E402
+import threading  # noqa: E402
 from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from contextlib import contextmanager, suppress  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
@@ -113,6 +115,12 @@ def _dealer_channel(task: Task, party: Party) -> Iterator[Channel | None]:
         channel.close()
 
 
+def _end_with_parent(pipe: Connection) -> None:
+    with suppress(OSError, EOFError):
+        pipe.recv()
+    os._exit(1)
+
+
 def _progress(pipe: Connection) -> Callable[[str, int], None]:
     return lambda step, layer: pipe.send(("progress", (step, layer)))
 
@@ -126,6 +134,9 @@ def main(arguments: Sequence[str]) -> None:
     pipe = Connection(int(descriptor))
     task: Task = pipe.recv()
     settle(task.core)
+    if role != "client":
+        # Nothing more comes; where the parent goes away, waiting for a peer would never end.
+        threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     with _reporting(pipe):
         ROLES[role](task, pipe)
 

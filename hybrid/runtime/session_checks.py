@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from transport.errors import UsageError
 
@@ -11,6 +11,8 @@ def checked_texts(texts: Sequence[str]) -> Sequence[str]:
     """The texts, once they are a list of at least one and nothing else."""
     if isinstance(texts, str):
         raise UsageError("embed: give a list of texts, not one string")
+    if not isinstance(texts, Iterable) or isinstance(texts, Mapping | bytes):
+        raise UsageError(f"embed: {type(texts).__name__}; give a list of texts")
     found = list(texts)
     if not found:
         raise UsageError("embed: no text; give at least one")

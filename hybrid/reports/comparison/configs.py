@@ -90,8 +90,8 @@ def plan_runs(paths: Sequence[Path], options: Options) -> list[PlannedRun]:
     runs: list[PlannedRun] = []
     for over, configs in zip(links, sources, strict=True):
         for name, source in zip(names, configs, strict=True):
-            slug = _unused(_slug(f"{name}.{over}" if over else name), {r.slug for r in runs})
-            path = options.out / "configs" / f"{slug}.yaml"
+            stem = _unused(slug(f"{name}.{over}" if over else name), {r.slug for r in runs})
+            path = options.out / "configs" / f"{stem}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(resolved(source, name), sort_keys=False), "utf-8")
             config = load_config(path)
@@ -130,7 +130,8 @@ def unique_names(candidates: Sequence[tuple[str, str]]) -> list[str]:
     return names
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A name as that of a file or folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-") or "run"
 
 
