@@ -10,12 +10,15 @@ from typing import Any, Self
 
 from transport.errors import ConfigError
 
-_MAX_DIMENSION = 1 << 20
+_LARGEST: Mapping[type, float] = {int: 1 << 20, float: 1e9}
+_KINDS: Mapping[str, type] = {"float": float, "bool": bool}
+"""Types of sizes that are no int, by annotation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """What every family has; a family's own class adds what it needs besides, all positive."""
+    """What every family has; a family's own class adds what it needs besides, all positive or
+    true or false."""
 
     hidden: int
     layers: int
@@ -53,21 +56,26 @@ class Architecture:
     @classmethod
     def from_public(cls, data: object, place: str) -> Self:
         """Rebuild from untrusted plain data; `place` prefixes errors."""
-        wanted = {f.name: float if f.type == "float" else int for f in fields(cls)}
+        wanted = {f.name: _KINDS.get(str(f.type), int) for f in fields(cls)}
         if not isinstance(data, dict) or set(data) != set(wanted):
             raise ConfigError(f"{place}: not a model architecture; are both parties one version?")
         for key, value in data.items():
             kind = wanted[key]
-            if type(value) is not kind or not 0 < value <= _MAX_DIMENSION:
+            if type(value) is not kind or not (kind is bool or 0 < value <= _LARGEST[kind]):
                 raise ConfigError(
-                    f"{place}: {key} is {value!r}; expected a positive {kind.__name__}"
+                    f"{place}: {key} is {value!r}; expected {'a' if kind is bool else 'a positive'}"
+                    f" {kind.__name__}"
                 )
         found = cls(**data)
-        if found.hidden % found.heads:
-            raise ConfigError(
-                f"{place}: hidden size {found.hidden} is not a multiple of {found.heads} heads"
-            )
+        found.check_sizes(place)
         return found
+
+    def check_sizes(self, place: str) -> None:
+        """`ConfigError` when sizes do not go together."""
+        if self.hidden % self.heads:
+            raise ConfigError(
+                f"{place}: hidden size {self.hidden} is not a multiple of {self.heads} heads"
+            )
 
 
 def read_model_config(folder: Path) -> Mapping[str, Any]:
