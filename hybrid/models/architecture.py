@@ -10,15 +10,21 @@ from typing import Any, Self
 
 from transport.errors import ConfigError
 
-_LARGEST: Mapping[type, float] = {int: 1 << 20, float: 1e9}
-_KINDS: Mapping[str, type] = {"float": float, "bool": bool}
+_LIMITS: Mapping[type[int | float | bool], tuple[float, float]] = {
+    int: (1, 1 << 20),
+    float: (1e-30, 1e9),
+    bool: (False, True),
+}
+_KINDS: Mapping[str, type[int | float | bool]] = {"float": float, "bool": bool}
 """Types of sizes that are no int, by annotation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """What every family has; a family's own class adds what it needs besides, all positive or
-    true or false."""
+    """What every family has; a family's own class adds what it needs besides.
+
+    Numbers are positive.
+    """
 
     hidden: int
     layers: int
@@ -61,7 +67,8 @@ class Architecture:
             raise ConfigError(f"{place}: not a model architecture; are both parties one version?")
         for key, value in data.items():
             kind = wanted[key]
-            if type(value) is not kind or not (kind is bool or 0 < value <= _LARGEST[kind]):
+            smallest, largest = _LIMITS[kind]
+            if type(value) is not kind or not smallest <= value <= largest:
                 raise ConfigError(
                     f"{place}: {key} is {value!r}; expected {'a' if kind is bool else 'a positive'}"
                     f" {kind.__name__}"

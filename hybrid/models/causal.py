@@ -47,14 +47,14 @@ class CausalPass(PlainPass):
     cache: Cache
 
     def rms_norm(self, name: str, x: Tensor, gain: Array, epsilon: float) -> Tensor:
-        """x / rms(x) * gain [Zhang and Sennrich, arXiv 1910.07467].
+        """Rows over their root mean square, times a gain [Zhang and Sennrich, arXiv 1910.07467].
 
         Shows the rows that come in, their mean square, and the normalised rows before the gain,
         which the private graph folds into the map that follows.
         """
         mean_square = (x**2).mean(-1, keepdim=True)
         normalised = x / torch.sqrt(mean_square + epsilon)
-        self.see(f"{name}.input", x)
+        self.see(f"{name}.sum", x)
         self.see(f"{name}.mean_square", mean_square)
         self.see(f"{name}.normalised", normalised)
         return normalised * self.tensor(gain)
@@ -63,9 +63,7 @@ class CausalPass(PlainPass):
         """(heads, tokens, size) from rows (tokens, heads * size)."""
         return rows.reshape(len(rows), -1, size).transpose(0, 1)
 
-    def attention(
-        self, name: str, layer: int, query: Tensor, key: Tensor, value: Tensor
-    ) -> Tensor:
+    def attention(self, name: str, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Contexts (tokens, heads * size) from query (heads, tokens, size), key and value.
 
         Key and value have kv_heads, each for heads / kv_heads queries that stand side by side.

@@ -50,8 +50,8 @@ class Decoder(ABC, Generic[A, W]):
         """From config.json; `ConfigError` for what is not computed as it asks."""
 
     @abstractmethod
-    def read_weights(self, folder: Path, raw: Mapping[str, Any], architecture: A) -> W:
-        """Every tensor of a folder, checked; raw: its config.json."""
+    def read_weights(self, folder: Path, architecture: A) -> W:
+        """Every tensor of a folder, checked."""
 
     @abstractmethod
     def read_gguf_architecture(self, file: GgufFile) -> A:

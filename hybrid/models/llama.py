@@ -181,9 +181,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         values["tied"] = raw.get("tie_word_embeddings", False)
         return LlamaArchitecture.from_public(values, place)
 
-    def read_weights(
-        self, folder: Path, raw: Mapping[str, Any], architecture: LlamaArchitecture
-    ) -> LlamaWeights:
+    def read_weights(self, folder: Path, architecture: LlamaArchitecture) -> LlamaWeights:
         """`model.safetensors` or its shards, every tensor checked against the architecture."""
         a = architecture
         # Old checkpoints keep the angles' frequencies, which follow from rope_theta.
