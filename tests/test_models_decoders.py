@@ -51,10 +51,10 @@ def test_logits_agree_with_transformers(variant, tmp_path):
         wanted = reference(model, IDS[:count])
         assert np.ptp(wanted) > 3
         # transformers turns and normalises LLaMA in float32 whatever it is asked for.
-        tolerance, largest = 1e-12 if kind == "gpt2" else 2e-6, np.abs(wanted).max()
+        tolerance, largest = 1e-12 if kind == "gpt2" else 1e-5, np.abs(wanted).max()
         found = ours.logits(IDS[:count], dtype=torch.float64)
         assert np.abs(found - wanted).max() < tolerance * largest
-        assert np.abs(ours.logits(IDS[:count]) - wanted).max() < 5e-6 * largest
+        assert np.abs(ours.logits(IDS[:count]) - wanted).max() < 1e-5 * largest
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
