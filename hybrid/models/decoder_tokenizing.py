@@ -63,6 +63,8 @@ class DecoderTokenizer:
         added = tokenizer.get_added_tokens_decoder().values()
         control = sorted({t.content for t in added if t.special}, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, control))) if control else None
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        self._unknown = None if unknown is None else tokenizer.token_to_id(unknown)
         self._sayable: set[str] = set()
 
     @property
@@ -80,6 +82,10 @@ class DecoderTokenizer:
     def decode(self, token_ids: Sequence[int] | Ids) -> str:
         """The text, without control tokens; bytes that are no character come as U+FFFD."""
         return str(self._tokenizer.decode([int(i) for i in token_ids], skip_special_tokens=True))
+
+    def stream(self) -> TextStream:
+        """Decodes an answer while it comes."""
+        return TextStream(self)
 
     def _encode(self, text: str, *, start: bool = False, as_text: bool = False) -> Ids:
         self._tokenizer.encode_special_tokens = as_text
@@ -103,8 +109,12 @@ class DecoderTokenizer:
     def _can_say(self, character: str) -> bool:
         if 0xD800 <= ord(character) < 0xE000:
             return False
-        found = self.decode(self._encode(f"x{character}x"))
-        return found != "xx" and ("\ufffd" not in found or character == "\ufffd")
+        ids = self._encode(f"x{character}x")
+        if self._unknown is not None and self._unknown in ids:
+            return False
+        found = self.decode(ids)
+        whole = "\ufffd" not in found or character == "\ufffd"
+        return whole and found != self.decode(self._encode("xx"))
 
     # -- prompts --------------------------------------------------------------------------------
 
