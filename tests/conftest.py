@@ -88,3 +88,13 @@ def minilm() -> Path:
         [sys.executable, "-m", "hybrid.models.fetching", str(folder)], check=True, cwd=ROOT
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct, fetched as `minilm` is."""
+    from hybrid.models.smollm2 import FOLDER, fetch
+
+    folder = ROOT / "models" / FOLDER
+    fetch(folder)
+    return folder
