@@ -53,6 +53,11 @@ def test_draws_have_these_probabilities():
     assert sampling.choose(logits, np.nextafter(1, 0)) == possible[-1]
 
 
+def test_the_cumulative_probability_has_to_exceed_the_number():
+    assert Sampling().choose(np.zeros(2), 0.5) == 1
+    assert Sampling(top_k=1).choose(np.array([0.0, 1.0]), 0.0) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

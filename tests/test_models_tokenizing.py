@@ -124,6 +124,27 @@ def test_characters_that_would_be_lost_are_refused(text):
         tokenizer.completion(text)
 
 
+def byte_level(*, missing: str = "", unknown: str | None = None, prefix_space: bool = False):
+    """Bytes as tokens and two line ends as one, but for the missing characters."""
+    alphabet = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set(missing))
+    tokens = [*alphabet, "\u010a\u010a", *([] if unknown is None else [unknown])]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    model = models.BPE(vocabulary, [("\u010a", "\u010a")], unk_token=unknown)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(prefix_space, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+@pytest.mark.parametrize("unknown", [None, "?unknown?"])
+def test_a_missing_byte_is_refused_and_not_left_out(unknown):
+    # The last byte of the euro sign, and of few other characters.
+    tokenizer = DecoderTokenizer(byte_level(missing="\u00ac", unknown=unknown), None, [], "small")
+    assert tokenizer.decode(tokenizer.encode("caf\u00e9")) == "caf\u00e9"
+    with pytest.raises(ConfigError, match=r"U\+20AC is not in the model's vocabulary"):
+        tokenizer.encode("3 \u20ac")
+
+
 # -- rules of GGUF ----------------------------------------------------------------------------
 
 
@@ -183,6 +204,17 @@ def test_gguf_says_what_starts_and_ends_a_text(tmp_path):
     assert tokenizer.encode("a")[0] == 0 and len(tokenizer.encode("a")) == 2
     prompt = tokenizer.completion("a share")
     assert prompt.prefix.tolist() == [0] and tokenizer.decode(prompt.private) == "a share"
+
+
+def test_gguf_says_which_tokens_are_control_tokens(tmp_path):
+    types = [3, 3, 4] + [1] * 509
+    path = write_gguf(
+        tmp_path / "t.gguf", "llama", {"x": np.ones(1)}, gguf_settings(token_type=types)
+    )
+    tokenizer = read_tokenizer(path)
+    ids = tokenizer.encode(f"a{START}b{END}c")
+    assert [i for i in ids if i < 3] == [1, 2]
+    assert tokenizer.decode(ids) == f"ab{END}c"
 
 
 # -- prompts ----------------------------------------------------------------------------------
@@ -267,6 +299,7 @@ def test_templates_that_cannot_be_used_are_refused(template, message, tmp_path):
 def test_templates_are_run_as_transformers_runs_them(tmp_path):
     template = (
         "{%- for m in messages %}\n    {%- if m.role == 'tool' %}{% continue %}{% endif %}\n"
+        "   {% if m.role == 'none' %}no{% endif %}\n"
         "{{ bos_token }}{{ m | tojson(indent=1) }}{% generation %}!{% endgeneration %}\n"
         "{%- endfor %}\n{% if strftime_now is defined %}now{% endif %}"
         "{{ eos_token }}{{ add_generation_prompt }}"
@@ -319,18 +352,19 @@ def test_prompts_without_a_user_are_refused(tiny):
         tiny.completion("")
 
 
-def test_white_space_that_grows_into_the_prefix_leaves_it_alone(tmp_path):
-    """Two line ends are one token of this tokenizer: the prefix ends with one all the same."""
-    raw = json.loads((TINY / "tokenizer.json").read_text())
-    raw["pre_tokenizer"] = json.loads(
-        pre_tokenizers.ByteLevel(False, use_regex=False).__getstate__()
-    )
-    raw["model"]["merges"].append(["\u010a", "\u010a"])
-    raw["model"]["vocab"]["\u010a\u010a"] = 512
-    shutil.copytree(TINY, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
-    tokenizer = read_tokenizer(tmp_path)
-    assert tokenizer.encode("\n\n").tolist() == [512]
-    plain, odd = tokenizer.chat(chat("a")), tokenizer.chat(chat("\na"))
+@pytest.mark.parametrize("prefix_space", [False, True])
+def test_white_space_that_grows_into_the_prefix_leaves_it_alone(prefix_space):
+    """Two line ends are one token here, and the prefix ends with one line end all the same."""
+    template = ChatTemplate("user\n{{ messages[0].content }}!", {}, "test")
+    tokenizer = DecoderTokenizer(byte_level(prefix_space=prefix_space), template, [], "test")
+    assert len(tokenizer.encode("\n\n")) == 1 + prefix_space
+    plain = tokenizer.chat(chat("a"))
+    assert tokenizer.decode(plain.prefix).strip() == "user"
+    if prefix_space:
+        # What stands at a start gets a space, so tokens apart would be another text.
+        with pytest.raises(ConfigError, match="cannot be told from the public prefix"):
+            tokenizer.chat(chat("\na"))
+        return
+    odd = tokenizer.chat(chat("\na"))
     assert np.array_equal(plain.prefix, odd.prefix)
-    assert tokenizer.decode(odd.private) == "\na\nassistant\n"
+    assert tokenizer.decode(odd.private) == "\na!"
