@@ -58,6 +58,21 @@ def test_every_text_it_can_say_comes_back(tokenizer):
 
 
 @pytest.mark.slow
+def test_its_tokens_are_those_of_transformers(smollm2, tokenizer):
+    import transformers
+
+    name = next(iter(published.FILES))
+    theirs = transformers.AutoTokenizer.from_pretrained(smollm2, gguf_file=name)
+    for text in (
+        "Hello world, it's na\u00efve \u4e2d\u6587\n\n  x <|im_end|> 1234",
+        "def f(x):\n\treturn x**2  # \U0001f600",
+    ):
+        assert tokenizer.encode(text).tolist() == theirs.encode(text)
+    wanted = theirs.apply_chat_template(FRANCE, add_generation_prompt=True, return_dict=False)
+    assert tokenizer.chat(FRANCE).ids.tolist() == wanted
+
+
+@pytest.mark.slow
 def test_the_outlier_is_at_position_0(model, tokenizer):
     prompt = with_answer(model, tokenizer.chat(FRANCE), 24, tokenizer.end_ids)
     largest = largest_by_position(model, [prompt])
