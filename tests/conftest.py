@@ -86,3 +86,13 @@ def minilm() -> Path:
     folder = ROOT / "models" / "all-MiniLM-L6-v2"
     fetching.fetch(fetching.PUBLISHED["minilm"], folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct, fetched as `minilm` is."""
+    from hybrid.models.smollm2 import FOLDER, fetch
+
+    folder = ROOT / "models" / FOLDER
+    fetch(folder)
+    return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,12 +10,19 @@ from typing import Any, Self, get_type_hints
 
 from transport.errors import ConfigError
 
-_MAX_DIMENSION = 1 << 20
+_LIMITS: Mapping[type[int | float | bool], tuple[float, float]] = {
+    int: (1, 1 << 20),
+    float: (1e-30, 1e9),
+    bool: (False, True),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """What every family has; a family's own class adds what it needs besides, all positive."""
+    """What every family has; a family's own class adds what it needs besides.
+
+    Numbers are positive.
+    """
 
     hidden: int
     layers: int
@@ -60,17 +66,20 @@ class Architecture:
             raise ConfigError(f"{place}: not a model architecture; are both parties one version?")
         for key, value in data.items():
             kind = wanted[key]
-            largest = _MAX_DIMENSION if kind is int else math.inf
-            if type(value) is not kind or not 0 < value <= largest or not math.isfinite(value):
-                raise ConfigError(
-                    f"{place}: {key} is {repr(value)[:64]}; expected a positive {kind.__name__}"
-                )
+            smallest, largest = _LIMITS[kind]
+            if type(value) is not kind or not smallest <= value <= largest:
+                what = "a bool" if kind is bool else f"a positive {kind.__name__}"
+                raise ConfigError(f"{place}: {key} is {repr(value)[:64]}; expected {what}")
         found = cls(**data)
-        if found.hidden % found.heads:
-            raise ConfigError(
-                f"{place}: hidden size {found.hidden} is not a multiple of {found.heads} heads"
-            )
+        found.check_sizes(place)
         return found
+
+    def check_sizes(self, place: str) -> None:
+        """`ConfigError` when sizes do not go together."""
+        if self.hidden % self.heads:
+            raise ConfigError(
+                f"{place}: hidden size {self.hidden} is not a multiple of {self.heads} heads"
+            )
 
 
 def read_model_config(folder: Path) -> Mapping[str, Any]:

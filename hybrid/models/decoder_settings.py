@@ -1,0 +1,83 @@
+"""Settings of decoders: what config.json and GGUF files say of sizes and of how to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hybrid.models.checkpoint import Checkpoint
+from hybrid.models.gguf_file import GgufFile
+from hybrid.models.weights import Array
+from transport.errors import ConfigError
+
+
+def require(raw: Mapping[str, Any], place: str, key: str, *allowed: Any) -> None:
+    """`ConfigError` unless the setting is one of those allowed; None allows a missing one."""
+    if raw.get(key) not in allowed:
+        raise ConfigError(
+            f"{place}: {key} is {raw.get(key)!r}; only {allowed[0]!r} is supported: use a model "
+            "that was trained with it"
+        )
+
+
+def read_sizes(raw: Mapping[str, Any], place: str, names: Mapping[str, str]) -> dict[str, Any]:
+    """Values by our names of sizes, from settings of these names; not checked yet."""
+    missing = [key for key in names.values() if key not in raw]
+    if missing:
+        raise ConfigError(f"{place}: missing {', '.join(missing)}; is this a decoder?")
+    return {ours: raw[key] for ours, key in names.items()}
+
+
+def as_float(value: Any) -> Any:
+    """A number that JSON has without a decimal point."""
+    return float(value) if type(value) is int else value
+
+
+def even_split(values: Mapping[str, Any], place: str) -> int:
+    """Head size where nothing says otherwise."""
+    hidden, heads = values["hidden"], values["heads"]
+    if type(hidden) is not int or type(heads) is not int or heads < 1 or hidden % heads:
+        raise ConfigError(f"{place}: hidden size {hidden!r} is not a multiple of {heads!r} heads")
+    return hidden // heads
+
+
+@dataclass(frozen=True, slots=True)
+class GgufNames:
+    """Settings of one architecture in GGUF files, below its name."""
+
+    sizes: Mapping[str, str]
+    """Our names of sizes to theirs."""
+    optional: tuple[str, ...]
+    """Others that are read."""
+    harmless: Mapping[str, Any]
+    """Others that may be there with this value alone."""
+
+    def read(self, file: GgufFile) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Sizes by our names, and all settings; `ConfigError` where one would be ignored."""
+        settings, place = file.settings_below(f"{file.architecture}."), str(file.path)
+        known = {*self.sizes.values(), *self.optional}
+        for key in sorted(settings.keys() - known):
+            if key not in self.harmless or settings[key] != self.harmless[key]:
+                raise ConfigError(
+                    f"{place}: {file.architecture}.{key} is {settings[key]!r}, which is not "
+                    "computed; use a model without it"
+                )
+        values = read_sizes(settings, place, self.sizes)
+        values["vocabulary"] = file.shape("token_embd.weight")[0]
+        require(settings, place, "vocab_size", values["vocabulary"], None)
+        return values, settings
+
+
+def head_table(file: Checkpoint | GgufFile, name: str, words: Array, tied: bool) -> Array:
+    """The head (vocabulary, hidden); a tied one may be in the file once more, if it is the same."""
+    if not tied:
+        return file.take(name, words.shape)
+    if name in file and not np.array_equal(file.take(name, words.shape), words):
+        raise ConfigError(
+            f"{file}: {name} is not the embedding, but the settings say that the head is; set "
+            "tie_word_embeddings to false"
+        )
+    return words
