@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from hybrid.machine.environment import describe
 from hybrid.models.loading import load_model
 from hybrid.planning.plan import OFFLINE, ONLINE, Plan
 from hybrid.planning.planner import make_plan
+from hybrid.reports.comparison.run import Hooks
 from hybrid.reports.run_report import add_phases, phase_row, step_rows, totals, trust_model
+from hybrid.runtime.local import LocalSession
 from hybrid.runtime.runner import Measured
 from tests.tiny_model import write_tiny_config
 from transport.traffic import Traffic
@@ -27,6 +30,12 @@ def write_pair(folder: Path) -> list[Path]:
     second = folder / "ring.yaml"
     second.write_text(text)
     return [first, second]
+
+
+def quiet_hooks(measure: Any, said: list[str] | None = None) -> Hooks:
+    """Shows nothing; sessions start no process."""
+    say = (said if said is not None else []).append
+    return Hooks(LocalSession, lambda *_: nullcontext(), say, measure)
 
 
 def made_reports(

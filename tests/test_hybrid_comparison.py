@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-from contextlib import nullcontext
 
 import pytest
 import yaml
@@ -16,22 +15,15 @@ from hybrid.cli.app import app
 from hybrid.config.loading import load_config
 from hybrid.reports.comparison.configs import Options, plan_runs, unique_names
 from hybrid.reports.comparison.groups import GROUPS, by_group, group_of, sent
-from hybrid.reports.comparison.run import Hooks, run_comparison
+from hybrid.reports.comparison.run import run_comparison
 from hybrid.reports.comparison.summary import failures, finished, spread
 from hybrid.reports.comparison.words import megabytes, seconds, summary_sentences
-from hybrid.runtime.local import LocalSession
 from mpc_nonlinear import PROTOCOLS
-from tests.comparison_data import made_reports, write_pair
+from tests.comparison_data import made_reports, quiet_hooks, write_pair
 from tests.processes import run
 from transport.errors import ConfigError, PeerLostError
 
 OPERATORS = {"linear", "prepared", "attention", "softmax", "activation", "norm", "pool"}
-
-
-def hooks(measure, said=None):
-    """Shows nothing; sessions start no process."""
-    say = (said if said is not None else []).append
-    return Hooks(LocalSession, lambda *_: nullcontext(), say, measure)
 
 
 def recorded(paths, options, *, broken=(), predicted=True):
@@ -45,7 +37,7 @@ def recorded(paths, options, *, broken=(), predicted=True):
         return made_reports(session.config, len(ids), slowness=slowness, predicted=predicted)
 
     first, said = plan_runs(paths, options)[0].name, []
-    made = run_comparison(paths, options, hooks(measure, said))
+    made = run_comparison(paths, options, quiet_hooks(measure, said))
     assert any(line.startswith("run 1 of ") for line in said)
     return made
 
@@ -258,7 +250,7 @@ def test_what_is_known_is_written_after_every_run(tmp_path):
         return made_reports(session.config, len(ids))
 
     with pytest.raises(KeyboardInterrupt):
-        run_comparison(write_pair(tmp_path), options, hooks(measure))
+        run_comparison(write_pair(tmp_path), options, quiet_hooks(measure))
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     assert not written["complete"]
     assert [row["name"] for row in written["runs"]] == ["tiny"]

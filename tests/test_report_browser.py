@@ -11,7 +11,7 @@ import pytest
 
 from hybrid.reports.comparison.configs import Options
 from hybrid.reports.comparison.run import run_comparison
-from tests.comparison_data import made_reports, write_pair
+from tests.comparison_data import made_reports, quiet_hooks, write_pair
 from tests.waiting import GUARD_S
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -38,10 +38,10 @@ def dom(page, profile, *, width: int = 1200) -> str:
 def test_every_declared_figure_is_drawn_and_nothing_is_loaded(tmp_path, width):
     options = Options(tmp_path / "out", links=("none", "wan1"), repetitions=2)
 
-    def prepare(loaded, texts, title):
-        return lambda: made_reports(loaded, len(texts), slowness=len(title) / 20)
+    def measure(session, ids):
+        return made_reports(session.config, len(ids), slowness=len(session.config.run.name) / 5)
 
-    run_comparison(write_pair(tmp_path), options, prepare, lambda text: None)  # noqa: ARG005
+    run_comparison(write_pair(tmp_path), options, quiet_hooks(measure))
     declared = json.loads((tmp_path / "out" / "report.json").read_text())["figures"]
     seen = dom(tmp_path / "out" / "report.html", tmp_path / "profile", width=width)
     body = re.search(r"<body[^>]*>", seen)
