@@ -235,7 +235,9 @@ def test_packings_of_a_plugin_are_checked(tmp_path, monkeypatch):
     (tmp_path / "plugin_packings.py").write_text(
         "from he_linear.packings.halevi_shoup import HaleviShoupPacking\n"
         "from he_linear.packings.rotated_slots import RotatedSlotsPacking\n"
-        "PACKINGS = (HaleviShoupPacking, RotatedSlotsPacking)\n"
+        "class MyLinear(HaleviShoupPacking):\n    name = 'my_linear'\n"
+        "class MyAttention(RotatedSlotsPacking):\n    name = 'my_attention'\n"
+        "PACKINGS = (MyLinear, MyAttention)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -244,4 +246,4 @@ def test_packings_of_a_plugin_are_checked(tmp_path, monkeypatch):
     output = " ".join(result.output.split())
     assert result.exit_code == 0, output
     assert "2 rows, 5 to 7, with the scaled input" in output
-    assert "attention/rotated_slots: skipped, there is no contract for its kind" in output
+    assert "attention/my_attention: skipped, there is no contract for its kind" in output

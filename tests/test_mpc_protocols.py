@@ -261,7 +261,8 @@ def test_plugins_that_collide_or_miss_are_explained(plugin):
     name = plugin("outside_protocols", PROTOCOLS=(SameNameAsBuiltIn,))
     with pytest.raises(ConfigError, match=f"two implementations are called gelu/{GELU.name}"):
         load_catalog([name])
-    with pytest.raises(
+    nothing = "'nothing_here' has no PROTOCOLS, PACKINGS, MODELS tuple"
+    with pytest.raises(ConfigError, match=nothing):
         ConfigError, match="'nothing_here' has no PROTOCOLS, PACKINGS, MODELS tuple"
     ):
         load_catalog([plugin("nothing_here")])
