@@ -263,8 +263,6 @@ def test_plugins_that_collide_or_miss_are_explained(plugin):
         load_catalog([name])
     nothing = "'nothing_here' has no PROTOCOLS, PACKINGS, MODELS tuple"
     with pytest.raises(ConfigError, match=nothing):
-        ConfigError, match="'nothing_here' has no PROTOCOLS, PACKINGS, MODELS tuple"
-    ):
         load_catalog([plugin("nothing_here")])
     with pytest.raises(ConfigError, match="'absent_module' cannot be imported"):
         load_catalog(["absent_module"])
