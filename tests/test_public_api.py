@@ -242,61 +242,10 @@ def test_a_session_answers_again_and_again(tmp_path):
             action()
 
 
-@pytest.mark.long
-@pytest.mark.long
-def test_requests_of_several_calls_are_told_apart():
-    """With two texts a request, every call starts a request of its own."""
-    config = hybrid.load(TINY, set=["model.batch=2"])
-    with hybrid.local(config) as session:
-        first = session.embed([TEXT])
-        both = session.embed([OTHER, TEXT])
-        with pytest.raises(hybrid.UsageError, match="no text"):
-            session.embed([])
-    reports = session.reports()
-    assert [len(report["outputs"]) for report in reports] == [1, 2]
-    assert all(report["accuracy"]["cosine"] > 0.999 for report in reports)
-    assert np.abs(first[0] - both[1]).max() < 5e-3
-
-
 @pytest.mark.parametrize("texts", [None, 3, {"a": 1}, b"a", [1]])
 def test_what_is_no_list_of_texts_is_said(texts):
     with pytest.raises(hybrid.UsageError, match="embed: "):
         hybrid.local(TINY).embed(texts)
-
-
-def test_a_server_ends_with_its_parent(tmp_path):
-    """Killed before any client came, the parent leaves no server that waits for one."""
-    script = """
-import sys
-from hybrid.config.loading import load_config
-from hybrid.runtime.child import Task
-from hybrid.runtime.local import LocalSession
-session = LocalSession(load_config(__import__("pathlib").Path(sys.argv[1])))
-pipe = session._start("server", Task(session.config))
-session._await(pipe, "endpoint")
-print(session._children[pipe].process.pid, flush=True)
-sys.stdin.read()
-"""
-    command = [sys.executable, "-c", script, str(TINY)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    parent = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
-    with ended(parent):
-        server = psutil.Process(int(parent.stdout.readline()))
-        parent.kill()
-        parent.wait(GUARD_S)
-        psutil.wait_procs([server], GUARD_S)
-        assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
-
-
-def test_a_session_whose_client_died_in_between_says_so():
-    with pytest.raises(hybrid.HybridError, match="client process ended"), hybrid.local(TINY):
-        (client,) = [
-            child for child in psutil.Process().children(recursive=True)
-            if child.cmdline()[4:5] == ["client"]
-        ]  # fmt: skip
-        client.kill()
-        client.wait(GUARD_S)
 
 
 def test_a_party_that_dies_is_one_sentence_and_leaves_nothing_behind():
