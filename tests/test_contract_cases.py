@@ -216,6 +216,7 @@ def test_lowered_scores_may_be_given(parties):
         check_protocol(Unclipped(bound=4.0), lowered, parties)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("multiply", ["ot", "ckks"])
 def test_a_softmax_that_takes_bits_of_the_mask_passes(multiply):
     check = check_protocol(TakesBits(bound=4.0), parties=InsecureLocalParties(multiply))

@@ -19,7 +19,6 @@ TEXT, OTHER = "a small test of private inference", "another"
 
 
 @pytest.mark.long
-@pytest.mark.long
 def test_requests_of_several_calls_are_told_apart():
     """With two texts a request, every call starts a request of its own."""
     config = hybrid.load(TINY, set=["model.batch=2"])
@@ -34,6 +33,7 @@ def test_requests_of_several_calls_are_told_apart():
     assert np.abs(first[0] - both[1]).max() < 5e-3
 
 
+@pytest.mark.long
 def test_a_server_ends_with_its_parent(tmp_path):
     """Killed before any client came, the parent leaves no server that waits for one."""
     script = """
@@ -59,6 +59,7 @@ sys.stdin.read()
         assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.long
 def test_a_session_whose_client_died_in_between_says_so():
     with pytest.raises(hybrid.HybridError, match="client process ended"), hybrid.local(TINY):
         (client,) = [

@@ -321,6 +321,7 @@ def test_the_old_name_of_ranges_is_read_with_a_warning(tiny_config):
         load_config(tiny_config)
 
 
+@pytest.mark.long
 def test_a_pinned_schedule_between_two_processes(scheduled, tmp_path):
     sets = ["--set", "scheduler.pin.gelu=bolt", "--set", "model.tokens=5"]
     code, output = run("run", scheduled, *sets, "--truncate", "--out", "out", cwd=tmp_path)

@@ -61,6 +61,7 @@ def test_layers_are_multiplied_and_the_rest_is_not():
     assert same["total"]["seconds"] == pytest.approx(sum(s["measured"]["seconds"] for s in STEPS))
 
 
+@pytest.mark.long
 def test_a_report_without_layers_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no step of a layer"):
         experiment("projection").projected(STEPS[:1], 12)

@@ -248,6 +248,7 @@ def test_what_is_no_list_of_texts_is_said(texts):
         hybrid.local(TINY).embed(texts)
 
 
+@pytest.mark.long
 def test_a_party_that_dies_is_one_sentence_and_leaves_nothing_behind():
     before = set(psutil.Process().children(recursive=True))
     with hybrid.local(TINY) as session:
