@@ -321,12 +321,14 @@ def test_mistakes_end_with_one_line_and_exit_code_2(tmp_path, arguments, message
     assert message in output
 
 
-def test_plan_and_doctor(tmp_path):
+def test_plan_and_doctor(tmp_path, monkeypatch):
     config = write_tiny_config(tmp_path)
     code, output = run("plan", config, cwd=tmp_path)
     assert code == 0
     for word in ("layer0.qkv", "token_periodic", "sum of failure probabilities", "plan hash"):
         assert word in output
+    monkeypatch.setenv("MKL_NUM_THREADS", "[/red]1")
     code, output = run("doctor", cwd=tmp_path)
     assert code == 0
     assert output.count(" ok: ") == 3
+    assert "MKL_NUM_THREADS=[/red]1" in output

@@ -201,7 +201,7 @@ def calibrate() -> None:
     console = make_console()
     prices = measure(console)
     for line in prices.lines():
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
     console.print(f"kept in {cache_file()}", highlight=False, markup=False)
 
 

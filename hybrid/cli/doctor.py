@@ -34,11 +34,11 @@ class SelfTestError(HybridError):
 def report(console: Console) -> None:
     """Print versions and features, run the self tests; `SelfTestError` when one fails."""
     for key, value in describe().items():
-        console.print(f"{key:<20} {value}", highlight=False)
+        console.print(f"{key:<20} {value}", highlight=False, markup=False)
     console.print(f"{'parameter sets':<20} {', '.join(PARAMETER_SETS)}", highlight=False)
     console.print(f"{'correlations':<20} {', '.join(s.name for s in SOURCES)}", highlight=False)
     for line in _calibration_lines():
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
     tests: tuple[tuple[str, Callable[[], str]], ...] = (
         ("SEAL interchange", seal_interchange),
         ("conversions", conversion_round_trip),
