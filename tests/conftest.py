@@ -91,8 +91,9 @@ def minilm() -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The folder of SmolLM2-135M-Instruct, fetched as `minilm` is."""
-    from hybrid.models.smollm2 import FOLDER, fetch
+    from hybrid.models import fetching
+    from hybrid.models.smollm2 import SMOLLM2
 
-    folder = ROOT / "models" / FOLDER
-    fetch(folder)
+    folder = ROOT / "models" / SMOLLM2.folder
+    fetching.fetch(SMOLLM2, folder)
     return folder

@@ -113,6 +113,7 @@ import os, pathlib, shutil, sys, time
 assert sys.argv[1:3] == ["--disable-pip-version-check", "download"]
 here, there = pathlib.Path(__file__).parent, sys.argv[sys.argv.index("--dest") + 1]
 assert os.environ["TMPDIR"] == there
+assert "--no-deps" in sys.argv
 with (here / "calls").open("a") as calls:
     calls.write(sys.argv[-1] + "\\n")
 if not (here / "package.whl").exists():
