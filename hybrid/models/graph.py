@@ -12,8 +12,31 @@ from dataclasses import dataclass, field
 from hybrid.models.ranges import Bound, Ranges
 from transport.errors import ConfigError, UsageError
 
-_SHARED_KEYS = {"scores": "attention", "context": "attention"}
+_SHARED_KEYS = {
+    "scores": "attention",
+    "context": "attention",
+    "cached_scores": "cached_attention",
+    "cached_context": "cached_attention",
+}
 """Operations that the same implementations carry."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlace:
+    """Where the rows of a pass stand in a decoder's cache; all of it public."""
+
+    prefix: int
+    """Positions of the public prefix; they come first."""
+    past: int
+    """Private positions before this pass."""
+    capacity: int
+    """Private positions that the cache has room for."""
+    kv_heads: int
+    """Heads of keys and values; heads / kv_heads queries that stand side by side share one."""
+
+    def keys(self, rows: int) -> int:
+        """Positions that the last of `rows` rows sees, its own among them."""
+        return self.prefix + self.past + rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +51,8 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shape: tuple[int, ...]
-    """linear: (rows, in, out); scores, context: (heads, rows, inner, columns); softmax:
+    """linear: (rows, in, out); scores, context: (heads, rows, inner, columns), with a cache too,
+    where columns of scores and inner of context are all positions so far; softmax:
     (heads, tokens, tokens); otherwise the shape of the first input. Rows are the tokens of all
     texts of a batch, one text after the other, and heads those of all texts."""
     bounds: Mapping[str, Bound] = field(default_factory=dict)
@@ -41,6 +65,8 @@ class Node:
     """Public numbers of the operation: the epsilon of a normalisation."""
     residuals: int = 0
     """How many of the inputs, the second one first, are added to the first before the operation."""
+    cache: CachePlace | None = None
+    """Of attention over a cache, and of its softmax."""
 
     @property
     def key(self) -> str:
@@ -61,6 +87,8 @@ class GraphInput:
     shape: tuple[int, ...]
     is_bits: bool = False
     """Bits, shared modulo two, instead of fixed-point numbers."""
+    is_integers: bool = False
+    """Integers modulo 2^64 without fraction bits."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from he_linear.exact.ring_parameters import RingParameters
 from hybrid.models.folding import FloatArray, LinearMap
 from hybrid.models.graph import Node
 from hybrid.operators.exact_products import RingParty
+from hybrid.operators.exact_rows import RowsParty
 from hybrid.operators.homomorphic import HomomorphicParty
 from hybrid.operators.pads import LinearPad
 from mpc_nonlinear.blocks.session import Context, Products, Session
@@ -77,6 +79,15 @@ class RunState:
     """Engines of elementwise products with this party's keys, by name."""
     pads: dict[str, LinearPad] = field(default_factory=dict)
     """Of linear layers prepared offline, by node."""
+    slots: RowsParty | None = None
+    """This party's keys for integers modulo a prime in slots."""
+    rows: dict[str, deque[LinearPad]] = field(default_factory=dict)
+    """Prepared rows of linear layers for tokens to come, by node."""
+    caches: dict[str, Any] = field(default_factory=dict)
+    """What a conversation keeps, by node: shares of keys and values, correlations."""
+    prefix: Mapping[str, FloatArray] = field(default_factory=dict)
+    """Server only: keys and values of the public prefix, (kv_heads, positions, size), by the node
+    that reads them."""
 
     @property
     def is_client(self) -> bool:
@@ -122,6 +133,8 @@ class PlanContext:
     exact: bool = False
     """Whether the lifts of homomorphic results never fail."""
     output_bits: int = 6
+    batch_rows: int = 64
+    """Rows of linear layers that are prepared at once."""
 
     def mpc(self, multiply: str) -> Context:
         """Of a step that multiplies by this engine; `ConfigError` where there is none."""
@@ -205,6 +218,22 @@ class Operator(ABC):
     def uses_ckks(self) -> bool:
         """Whether it takes CKKS keys."""
         return False
+
+    def batch_cost(self) -> Cost:
+        """Of one batch of what serves `batch_rows` rows of any pass; nothing for most."""
+        return NO_COST
+
+    def prepare_batch(self, state: RunState) -> None:  # noqa: ARG002
+        """Work that `batch_cost` declares; called where that is not nothing."""
+        raise UsageError(f"{self.node.name}: declares no batches, and was asked for one")
+
+    def conversation_cost(self) -> Cost:
+        """Of what serves all passes of one conversation; nothing for most."""
+        return NO_COST
+
+    def prepare_conversation(self, state: RunState) -> None:  # noqa: ARG002
+        """Work that `conversation_cost` declares; called where that is not nothing."""
+        raise UsageError(f"{self.node.name}: declares nothing for a conversation, and was asked")
 
     def prepare(self, state: RunState) -> None:  # noqa: ARG002
         """Work that `offline_cost` declares; called where that is not nothing."""
