@@ -65,6 +65,20 @@ class Config:
             )
         return found
 
+    @property
+    def decoder_place(self) -> Path:
+        """A decoder's GGUF file or folder, or the fetched model of its name."""
+        path = self.run.model.path or ""
+        place = self.resolve(path or ".")
+        fetched = models_folder() / place.name
+        found = next((p for p in (place, fetched) if path and p.exists()), None)
+        if found is None:
+            raise ConfigError(
+                f"{self.path}: model.path: {path!r} does not exist; run `hybrid fetch smollm2` for "
+                "SmolLM2-135M-Instruct, or name a GGUF file or a folder in Hugging Face layout"
+            )
+        return found
+
     def with_run(self, run: RunConfig) -> Config:
         """The same file with other values; nothing is read again."""
         other = copy(self)

@@ -49,20 +49,71 @@ class ModelConfig(Strict):
     of this folder's name that `hybrid fetch` keeps for all configs."""
     shape: str | ShapeConfig | None = None
     """Instead of a path: random weights of this shape, for studies of cost."""
-    tokens: int = Field(ge=1, le=512)
-    """Every input is padded to this many tokens; longer ones are refused."""
+    tokens: int = Field(default=0, ge=1, le=512)
+    """Encoders: every input is padded to this many tokens; longer ones are refused."""
     batch: int = Field(default=1, ge=1, le=64)
     """Texts of one request; one with fewer repeats its first, which the server cannot tell."""
-    embedding: Literal["public_table"]
-    pooling: str
-    """A head that the family allows."""
-    normalize: bool
-    """Whether the client scales the opened embedding to unit length."""
+    embedding: Literal["public_table", "private"] = "private"
+    """Whether the client has the embedding table. Private ones are for decoders, where it is the
+    default."""
+    pooling: str = ""
+    """Encoders: a head that the family allows."""
+    normalize: bool = False
+    """Encoders: whether the client scales the opened embedding to unit length."""
 
     @model_validator(mode="after")
     def _one_model(self) -> ModelConfig:
         if (self.path is None) == (self.shape is None):
             raise ValueError("give either path, a model folder, or shape, for random weights")
+        return self
+
+
+class GenerationConfig(Strict):
+    """Makes the run one of a decoder that answers prompts."""
+
+    positions: int = Field(ge=2, le=2048)
+    """Private positions of a conversation: prompts and answers together."""
+    max_new_tokens: int = Field(ge=1, le=2048)
+    """Most tokens of an answer."""
+    temperature: float = Field(default=0.0, ge=0, le=1024)
+    """Of sampling; 0: greedy."""
+    top_k: int | None = Field(default=None, ge=1, le=256)
+    """Sampling: among the k largest."""
+    top_p: float | None = None
+    """Refused: sorting all probabilities on shares is not there."""
+    chat: bool = True
+    """Whether prompts are messages of the model's chat template; else they are continued."""
+    system: str | None = None
+    """Chat: message before the first prompt, public; none: what the template says by itself."""
+    stop_early: bool = True
+    """Whether an answer ends with the model's end token, which shows its length to the server; else
+    every answer runs to `max_new_tokens`."""
+    rows: int = Field(default=64, ge=1, le=256)
+    """Rows of linear layers that are prepared at once; what is left serves later prompts."""
+
+    @model_validator(mode="after")
+    def _sampling(self) -> GenerationConfig:
+        if self.top_p is not None:
+            raise ValueError(
+                f"top_p {self.top_p:g} is not supported: the smallest set of that mass is not "
+                "found exactly on shares; use top_k"
+            )
+        if self.temperature == 0 and self.top_k is not None:
+            raise ValueError(
+                "top_k would be ignored, since temperature 0 is greedy; remove it or give a "
+                "temperature"
+            )
+        if 0 < self.temperature < 2.0**-10:
+            raise ValueError(
+                f"temperature {self.temperature:g} is too small; use 2^-10 or more, or 0 for greedy"
+            )
+        if self.system is not None and not self.chat:
+            raise ValueError("system would be ignored without chat; remove it or set chat: true")
+        if self.max_new_tokens >= self.positions:
+            raise ValueError(
+                f"max_new_tokens {self.max_new_tokens} leaves no position for a prompt; positions "
+                f"is {self.positions}"
+            )
         return self
 
 
@@ -86,8 +137,9 @@ class MpcConfig(Strict):
 
     fraction_bits: int = Field(ge=16, le=16)
     """Fraction bits of every share; the protocols' error tables hold for 16."""
-    output_bits: int = Field(ge=2, le=6)
-    """Fraction bits that survive in the opened sum; the others carry the ciphertexts' noise."""
+    output_bits: int = Field(default=6, ge=2, le=6)
+    """Encoders: fraction bits that survive in the opened sum; the others carry the ciphertexts'
+    noise."""
     correlations: str | None = None
     """With `protocols`: source of correlated randomness."""
 
@@ -166,7 +218,9 @@ class RunConfig(Strict):
     model: ModelConfig
     texts: str | None = None
     """Text file, one text a line, relative to the config; only the client opens it."""
-    ckks: CkksConfig
+    generation: GenerationConfig | None = None
+    """Given: a decoder answers prompts, which are the lines of `texts`."""
+    ckks: CkksConfig = CkksConfig(parameters="n8192_q88", baby_steps="auto")
     mpc: MpcConfig
     protocols: dict[str, str] | None = None
     """Which registered implementation carries each operation, under the policy `fixed`."""
@@ -180,14 +234,44 @@ class RunConfig(Strict):
     runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
+    def _one_kind(self) -> RunConfig:
+        """Keys of encoders are all there, or none of them beside `generation`."""
+        of_encoders = {
+            "model.tokens": "tokens" in self.model.model_fields_set,
+            "model.pooling": "pooling" in self.model.model_fields_set,
+            "model.normalize": "normalize" in self.model.model_fields_set,
+            "model.embedding": "embedding" in self.model.model_fields_set,
+            "ckks": "ckks" in self.model_fields_set,
+            "mpc.output_bits": "output_bits" in self.mpc.model_fields_set,
+        }
+        if self.generation is None:
+            missing = [key for key, given in of_encoders.items() if not given]
+            if missing:
+                raise ValueError(
+                    f"{missing[0]}: missing; add it, see configs/minilm.yaml for every key, or "
+                    "generation for a decoder"
+                )
+            if self.model.embedding == "private":
+                raise ValueError(
+                    "model.embedding: 'private' is for decoders; use public_table, or add "
+                    "generation"
+                )
+            return self
+        del of_encoders["ckks"], of_encoders["model.embedding"]
+        of_encoders["model.batch"] = self.model.batch != 1
+        of_encoders["ckks.linear_phase"] = self.ckks.linear_phase is not None
+        given = [key for key, is_given in of_encoders.items() if is_given]
+        if given:
+            raise ValueError(f"{given[0]} would be ignored beside generation; remove it")
+        return self
+
+    @model_validator(mode="after")
     def _nothing_is_ignored(self) -> RunConfig:
         """One of protocols, schedule and policy says what runs; the others have no say."""
         policy = self.scheduler.policy
-        named = {
-            "protocols": self.protocols,
-            "mpc.correlations": self.mpc.correlations,
-            "ckks.linear_phase": self.ckks.linear_phase,
-        }
+        named = {"protocols": self.protocols, "mpc.correlations": self.mpc.correlations}
+        if self.generation is None:
+            named["ckks.linear_phase"] = self.ckks.linear_phase
         if policy == "fixed" and self.schedule is None:
             missing = [key for key, value in named.items() if value is None]
             if missing:

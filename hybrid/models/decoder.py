@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -14,9 +14,13 @@ from torch import Tensor
 
 from hybrid.models.architecture import Architecture
 from hybrid.models.causal import Cache
+from hybrid.models.decoder_graph import Pass
+from hybrid.models.folding import LinearMap
 from hybrid.models.gguf_file import GgufFile
-from hybrid.models.ranges import Observer
+from hybrid.models.graph import Graph
+from hybrid.models.ranges import Observer, Ranges
 from hybrid.models.token_table import TokenTable
+from hybrid.models.weights import Array
 
 
 class DecoderWeights(Protocol):
@@ -44,6 +48,8 @@ class Decoder(ABC, Generic[A, W]):
     """Sizes by the names that `model.shape` may use."""
     shape_sizes: ClassVar[tuple[str, ...]]
     """Sizes that a written-out shape must give."""
+    optional_sizes: ClassVar[tuple[str, ...]] = ()
+    """Sizes that it may give."""
 
     @abstractmethod
     def read_architecture(self, raw: Mapping[str, Any], place: str) -> A:
@@ -68,6 +74,44 @@ class Decoder(ABC, Generic[A, W]):
     @abstractmethod
     def random_weights(self, architecture: A) -> W:
         """Always the same ones."""
+
+    @abstractmethod
+    def graph(self, architecture: A, ranges: Ranges, what: Pass) -> Graph:
+        """The operations of one pass, in execution order."""
+
+    @abstractmethod
+    def fold(self, weights: W, architecture: A) -> Iterator[tuple[str, LinearMap]]:
+        """What every node that has weights multiplies with and adds, one after the other."""
+
+    @property
+    @abstractmethod
+    def learns_positions(self) -> bool:
+        """Whether a token's row depends on its position."""
+
+    def public_shapes(self, architecture: A) -> tuple[tuple[int, ...], ...]:
+        """Of the arrays of the public table, in wire order."""
+        words = (architecture.vocabulary, architecture.hidden)
+        positions = (architecture.positions, architecture.hidden)
+        return (words, positions) if self.learns_positions else (words,)
+
+    def public_table(self, arrays: Sequence[Array], architecture: A) -> TokenTable:
+        """The table of these arrays."""
+        del architecture
+        return TokenTable.from_arrays(arrays)
+
+    def one_hot(
+        self, architecture: A, token_ids: NDArray[np.int64], first: int
+    ) -> NDArray[np.uint64]:
+        """Rows (tokens, table rows) of zeros and ones: of tokens from position `first` on.
+
+        A learned position is a second one in a row.
+        """
+        a, rows = architecture, np.arange(len(token_ids))
+        found = np.zeros((len(rows), sum(s[0] for s in self.public_shapes(a))), np.uint64)
+        found[rows, token_ids] = 1
+        if self.learns_positions:
+            found[rows, a.vocabulary + first + rows] = 1
+        return found
 
     @abstractmethod
     def plain_logits(

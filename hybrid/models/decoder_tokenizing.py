@@ -152,6 +152,25 @@ class DecoderTokenizer:
             )
         return self._split(head, whole)
 
+    def continuation(self, messages: Sequence[Message], text: str) -> Ids:
+        """Ids that follow an answer, the last of `messages`, when the user goes on with `text`.
+
+        Without a chat template, those of the text. What was said before keeps its ids.
+        """
+        self._check(text)
+        if self._template is None:
+            return self._encode_marked(self._marked(text))
+        marked = [{**m, "content": self._marked(m.get("content", ""))} for m in messages]
+        user = {"role": "user", "content": self._marked(text)}
+        said = self._template.render(marked[:-1]) + marked[-1]["content"]
+        whole = self._template.render([*marked, user])
+        if not whole.startswith(said):
+            raise ConfigError(
+                f"{self._place}: the chat template writes earlier turns otherwise when the user "
+                "goes on; start a new conversation"
+            )
+        return self._encode_marked(whole[len(said) :])
+
     def _head(self, template: ChatTemplate, before: Sequence[Message], user: Message) -> str:
         """What the template writes before the first user's text."""
         parts = template.render([*before, {**user, "content": _PLACE}]).split(_PLACE)

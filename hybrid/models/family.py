@@ -58,6 +58,8 @@ class Family(ABC, Generic[A, W, T]):
     """Sizes by the names that `model.shape` may use."""
     shape_sizes: ClassVar[tuple[str, ...]]
     """Sizes that a written-out shape must give."""
+    optional_sizes: ClassVar[tuple[str, ...]] = ()
+    """Sizes that it may give."""
 
     @abstractmethod
     def read_architecture(self, raw: Mapping[str, Any], place: str) -> A:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.models.weights import Affine
+from hybrid.models.weights import Affine, Array
 
 FloatArray = NDArray[np.float64]
 
@@ -52,3 +52,17 @@ def norm_alone(norm: Affine) -> LinearMap:
     """Gain and bias of a normalisation that no linear map reads."""
     gain, bias = norm.weight.astype(np.float64), norm.bias.astype(np.float64)
     return LinearMap(np.empty((0, 0)), np.empty(0), gain, bias)
+
+
+def gained(weights: Sequence[Array], gain: Array | None = None) -> LinearMap:
+    """Matrices of one input (in, out) side by side, behind a norm's gain (in,); no bias."""
+    whole = np.concatenate([w.astype(np.float64) for w in weights], axis=1)
+    if gain is not None:
+        whole *= gain.astype(np.float64)[:, None]
+    return LinearMap(whole, np.zeros(whole.shape[1]))
+
+
+def behind(part: Affine, norm: Affine) -> LinearMap:
+    """The map of rows before the gain and bias of `norm`; nothing reads those by themselves."""
+    whole = after_norm(linear_map(part), norm)
+    return LinearMap(whole.weight, whole.bias)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from hybrid.models.architecture import Architecture
 from hybrid.models.causal import Cache, CausalPass
 from hybrid.models.checkpoint import Checkpoint
 from hybrid.models.decoder import Decoder
+from hybrid.models.decoder_graph import EMBEDDING, LOGITS, DecoderGraphBuilder, Pass
 from hybrid.models.decoder_settings import GgufNames, as_float, head_table, read_sizes, require
+from hybrid.models.folding import LinearMap, behind, gained, linear_map
 from hybrid.models.gguf_file import GgufFile
+from hybrid.models.graph import Graph
 from hybrid.models.random_weights import RandomWeights
-from hybrid.models.ranges import Observer
+from hybrid.models.ranges import Observer, Ranges, widest
 from hybrid.models.token_table import TokenTable
 from hybrid.models.weights import Affine, Array
 
@@ -191,6 +194,61 @@ class Gpt2(Decoder[Gpt2Architecture, Gpt2Weights]):
             table, tuple(layer() for _ in range(a.layers)), draw.norm(a.hidden), head
         )
 
+    # -- graph ----------------------------------------------------------------------------------
+
+    learns_positions = True
+
+    def graph(self, architecture: Gpt2Architecture, ranges: Ranges, what: Pass) -> Graph:
+        """Layers, then the head on the last row; `ConfigError` where a range is missing."""
+        a, b = architecture, DecoderGraphBuilder(what, ranges)
+        sources: tuple[str, ...] = (b.embedding(a.vocabulary + a.positions, a.hidden),)
+        for layer in range(a.layers):
+            name, bound = f"layer{layer}", b.bound
+            place = (layer, "attention_norm")
+            edge, stream = b.norm(place, "layernorm", sources, a.hidden, a.epsilon)
+            parts = [bound(f"{name}.{part}") for part in ("query", "key", "value")]
+            ends = bound(f"{name}.attention_norm.normalised"), widest(parts)
+            qkv = b.map((layer, "qkv"), edge, (a.hidden, 3 * a.hidden), ends)
+            edge = b.attention(layer, qkv, (a.heads, a.head_size), a.heads)
+            ends = bound(f"{name}.context"), bound(f"{name}.attention_output")
+            edge = b.map((layer, "attention_output"), edge, (a.hidden, a.hidden), ends)
+            place = (layer, "feed_forward_norm")
+            edge, stream = b.norm(place, "layernorm", (stream, edge), a.hidden, a.epsilon)
+            sources = (stream, self._feed_forward_nodes(b, a, layer, edge))
+        last = b.last_row(sources, a.hidden)
+        edge, _ = b.norm((-1, "final"), "layernorm", (last,), a.hidden, a.epsilon)
+        return b.next_token(edge, a.hidden, a.vocabulary)
+
+    @staticmethod
+    def _feed_forward_nodes(
+        b: DecoderGraphBuilder, a: Gpt2Architecture, layer: int, edge: str
+    ) -> str:
+        name, bound, width = f"layer{layer}", b.bound, (a.hidden, a.intermediate)
+        ends = bound(f"{name}.feed_forward_norm.normalised"), bound(f"{name}.up")
+        edge = b.map((layer, "up"), edge, width, ends)
+        bounds = {"input": bound(f"{name}.up")}
+        edge = b.add((layer, "gelu"), "gelu_tanh", (edge,), (b.rows, a.intermediate), bounds)
+        ends = bound(f"{name}.gelu"), bound(f"{name}.down")
+        return b.map((layer, "down"), edge, width[::-1], ends)
+
+    def fold(
+        self, weights: Gpt2Weights, architecture: Gpt2Architecture
+    ) -> Iterator[tuple[str, LinearMap]]:
+        """Gain and bias of a norm in the maps that read it; 1/sqrt(head size) in the query."""
+        table, hidden = weights.embedding, architecture.hidden
+        factors = np.ones(3 * hidden)
+        factors[:hidden] = 1 / np.sqrt(architecture.head_size)
+        yield EMBEDDING, gained([np.concatenate(table.arrays())])
+        for index, part in enumerate(weights.layers):
+            name = f"layer{index}"
+            heads = behind(part.qkv, part.attention_norm)
+            yield f"{name}.qkv", LinearMap(heads.weight * factors, heads.bias * factors)
+            yield f"{name}.attention_output", linear_map(part.attention_output)
+            yield f"{name}.up", behind(part.up, part.feed_forward_norm)
+            yield f"{name}.down", linear_map(part.down)
+        no_bias = np.zeros(architecture.vocabulary, np.float32)
+        yield LOGITS, behind(Affine(weights.head.T, no_bias), weights.norm)
+
     # -- plain reference ------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -209,6 +267,7 @@ class Gpt2(Decoder[Gpt2Architecture, Gpt2Weights]):
         x = plain.tensor(table.words[token_ids])
         assert table.positions is not None
         x = x + plain.tensor(table.positions[cache.length : cache.length + len(token_ids)])
+        see(EMBEDDING, x)
         for index, layer in enumerate(weights.layers):
             x = plain.layer(index, layer, x)
         x = plain.norm("final", x, weights.norm)

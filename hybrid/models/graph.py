@@ -135,12 +135,19 @@ class GraphBuilder:
         """Tokens of all texts."""
         return self.tokens * self.batch
 
-    def input(self, name: str, shape: tuple[int, ...], *, is_bits: bool = False) -> str:
+    def input(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        *,
+        is_bits: bool = False,
+        is_integers: bool = False,
+    ) -> str:
         """An edge of the client's own."""
-        self._inputs.append(GraphInput(name, shape, is_bits))
+        self._inputs.append(GraphInput(name, shape, is_bits, is_integers))
         return name
 
-    def add(
+    def add(  # noqa: PLR0913
         self,
         place: tuple[int, str],
         op: str,
@@ -151,14 +158,17 @@ class GraphBuilder:
         kept: str | None = None,
         constants: Mapping[str, float] | None = None,
         residuals: int = 0,
+        also: tuple[str, ...] = (),
+        cache: CachePlace | None = None,
     ) -> str:
         """One node, named after its layer and part; the edge of its (first) result.
 
-        kept: the edge of a linear node's scaled input, where the residual branch reads it.
+        kept: the edge of a linear node's scaled input, where the residual branch reads it; also:
+        edges of further results.
         """
         layer, part = place
         name = part if layer < 0 else f"layer{layer}.{part}"
-        outputs = (name,) if kept is None else (name, kept)
+        outputs = (name, *also) if kept is None else (name, kept)
         self._nodes.append(
             Node(
                 name,
@@ -172,6 +182,7 @@ class GraphBuilder:
                 self.batch,
                 constants or {},
                 residuals,
+                cache,
             )
         )
         return name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,30 @@ from hybrid.models.architecture import Architecture
 from hybrid.models.causal import Cache, CausalPass
 from hybrid.models.checkpoint import Checkpoint
 from hybrid.models.decoder import Decoder
+from hybrid.models.decoder_graph import EMBEDDING, LOGITS, DecoderGraphBuilder, Pass
 from hybrid.models.decoder_settings import (
-    GgufNames,
     as_float,
     even_split,
     head_table,
     read_sizes,
     require,
 )
+from hybrid.models.folding import LinearMap, gained
 from hybrid.models.gguf_file import GgufFile
+from hybrid.models.graph import Graph
+from hybrid.models.llama_names import (
+    GGUF,
+    GGUF_LINEAR,
+    GGUF_NORMS,
+    HF_LINEAR,
+    HF_NORMS,
+    LINEAR,
+    NORMS,
+    ROPE_THETA,
+    SIZES,
+)
 from hybrid.models.random_weights import RandomWeights
-from hybrid.models.ranges import Observer
+from hybrid.models.ranges import Observer, Ranges, widest
 from hybrid.models.rotary import angles, halves_from_neighbours, rotate
 from hybrid.models.token_table import TokenTable
 from hybrid.models.weights import Array
@@ -90,47 +103,8 @@ class LlamaWeights:
     """(vocabulary, hidden); the embedding's words where it is tied."""
 
 
-_SIZES = {
-    "hidden": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "intermediate": "intermediate_size",
-    "vocabulary": "vocab_size",
-    "positions": "max_position_embeddings",
-    "epsilon": "rms_norm_eps",
-}
-_GGUF = GgufNames(
-    sizes={
-        "hidden": "embedding_length",
-        "layers": "block_count",
-        "heads": "attention.head_count",
-        "intermediate": "feed_forward_length",
-        "positions": "context_length",
-        "epsilon": "attention.layer_norm_rms_epsilon",
-    },
-    optional=(
-        "attention.head_count_kv", "attention.key_length", "attention.value_length",
-        "rope.freq_base", "rope.dimension_count", "vocab_size",
-    ),
-    harmless={
-        "rope.scaling.type": "none", "expert_count": 0, "expert_used_count": 0,
-        "attention.causal": True,
-    },
-)  # fmt: skip
-_ROPE_THETA = 10000.0
-"""Where nothing says otherwise, in both kinds of file."""
-_LINEAR = ("query", "key", "value", "attention_output", "gate", "up", "down")
-_NORMS = ("attention_norm", "feed_forward_norm")
-_HF_LINEAR = tuple(f"self_attn.{n}_proj" for n in ("q", "k", "v", "o")) + tuple(
-    f"mlp.{n}_proj" for n in ("gate", "up", "down")
-)
-_HF_NORMS = ("input_layernorm", "post_attention_layernorm")
-_GGUF_LINEAR = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-_GGUF_NORMS = ("attn_norm", "ffn_norm")
-
-
 def _shapes(a: LlamaArchitecture) -> tuple[tuple[int, int], ...]:
-    """(in, out) of the linear maps of a layer, as `_LINEAR` names them."""
+    """(in, out) of the linear maps of a layer, as `LINEAR` names them."""
     queries, keys = a.heads * a.head_size, a.kv_heads * a.head_size
     into = (a.hidden, keys), (a.hidden, keys), (queries, a.hidden)
     wide = (a.hidden, a.intermediate), (a.hidden, a.intermediate), (a.intermediate, a.hidden)
@@ -155,6 +129,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         },
     }  # fmt: skip
     shape_sizes = ("hidden", "layers", "heads", "intermediate")
+    optional_sizes = ("kv_heads", "head_size")
 
     # -- Hugging Face folders -------------------------------------------------------------------
 
@@ -172,11 +147,11 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
             require(rope, f"{place}: rope_parameters", key, "default", None)
         for table in (raw, rope):
             require(table, place, "partial_rotary_factor", 1, None)
-        values = read_sizes(raw, place, _SIZES)
+        values = read_sizes(raw, place, SIZES)
         heads, size = raw.get("num_key_value_heads"), raw.get("head_dim")
         values["kv_heads"] = values["heads"] if heads is None else heads
         values["head_size"] = even_split(values, place) if size is None else size
-        values["rope_theta"] = as_float(rope.get("rope_theta", raw.get("rope_theta", _ROPE_THETA)))
+        values["rope_theta"] = as_float(rope.get("rope_theta", raw.get("rope_theta", ROPE_THETA)))
         values["epsilon"] = as_float(values["epsilon"])
         values["tied"] = raw.get("tie_word_embeddings", False)
         return LlamaArchitecture.from_public(values, place)
@@ -188,7 +163,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         file = Checkpoint(folder, "model.", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
         def layer(index: int) -> LlamaLayer:
-            names = [f"layers.{index}.{name}" for name in (*_HF_LINEAR, *_HF_NORMS)]
+            names = [f"layers.{index}.{name}" for name in (*HF_LINEAR, *HF_NORMS)]
             shapes = _shapes(a)
             linear = [file.matrix(n, *s) for n, s in zip(names, shapes, strict=False)]
             norms = [file.take(f"{n}.weight", (a.hidden,)) for n in names[len(shapes) :]]
@@ -205,14 +180,14 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
 
     def read_gguf_architecture(self, file: GgufFile) -> LlamaArchitecture:
         """From a file's settings; refuses those that it does not know."""
-        values, settings = _GGUF.read(file)
+        values, settings = GGUF.read(file)
         place = str(file.path)
         values["kv_heads"] = settings.get("attention.head_count_kv", values["heads"])
         size = settings.get("attention.key_length") or even_split(values, place)
         for key in ("attention.value_length", "rope.dimension_count"):
             require(settings, place, key, size, None)
         values["head_size"] = size
-        values["rope_theta"] = settings.get("rope.freq_base", _ROPE_THETA)
+        values["rope_theta"] = settings.get("rope.freq_base", ROPE_THETA)
         values["tied"] = "output.weight" not in file
         return LlamaArchitecture.from_public(values, place)
 
@@ -229,9 +204,9 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
 
         def layer(index: int) -> LlamaLayer:
             at = f"blk.{index}."
-            shapes = zip(_GGUF_LINEAR, _shapes(a), strict=True)
+            shapes = zip(GGUF_LINEAR, _shapes(a), strict=True)
             linear = [matrix(at + n, *shape) for n, shape in shapes]
-            norms = [file.take(f"{at}{n}.weight", (a.hidden,)) for n in _GGUF_NORMS]
+            norms = [file.take(f"{at}{n}.weight", (a.hidden,)) for n in GGUF_NORMS]
             return _layer(linear, norms)
 
         words = file.take("token_embd.weight", (a.vocabulary, a.hidden))
@@ -245,7 +220,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
 
     def shape_architecture(self, sizes: Mapping[str, int], place: str) -> LlamaArchitecture:
         """As many key/value heads as heads unless given, tied, the usual epsilon."""
-        values = {"epsilon": 1e-5, "rope_theta": _ROPE_THETA, "tied": True, **sizes}
+        values = {"epsilon": 1e-5, "rope_theta": ROPE_THETA, "tied": True, **sizes}
         values.setdefault("kv_heads", sizes["heads"])
         if "head_size" not in values:
             values["head_size"] = even_split(values, place)
@@ -271,6 +246,69 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         layers = tuple(layer() for _ in range(a.layers))
         return LlamaWeights(TokenTable(words), layers, gain(), head)
 
+    # -- graph ----------------------------------------------------------------------------------
+
+    learns_positions = False
+
+    def graph(self, architecture: LlamaArchitecture, ranges: Ranges, what: Pass) -> Graph:
+        """Layers, then the head on the last row; `ConfigError` where a range is missing."""
+        a, b = architecture, DecoderGraphBuilder(what, ranges)
+        sources: tuple[str, ...] = (b.embedding(a.vocabulary, a.hidden),)
+        for layer in range(a.layers):
+            place = (layer, "attention_norm")
+            edge, stream = b.norm(place, "rmsnorm", sources, a.hidden, a.epsilon)
+            edge = self._attention_nodes(b, a, layer, edge)
+            place = (layer, "feed_forward_norm")
+            edge, stream = b.norm(place, "rmsnorm", (stream, edge), a.hidden, a.epsilon)
+            sources = (stream, self._feed_forward_nodes(b, a, layer, edge))
+        last = b.last_row(sources, a.hidden)
+        edge, _ = b.norm((-1, "final"), "rmsnorm", (last,), a.hidden, a.epsilon)
+        return b.next_token(edge, a.hidden, a.vocabulary)
+
+    @staticmethod
+    def _attention_nodes(
+        b: DecoderGraphBuilder, a: LlamaArchitecture, layer: int, edge: str
+    ) -> str:
+        name, bound, size = f"layer{layer}", b.bound, a.head_size
+        width = (a.heads + 2 * a.kv_heads) * size
+        parts = [bound(f"{name}.{part}") for part in ("query", "key_projection", "value")]
+        ends = bound(f"{name}.attention_norm.normalised"), widest(parts)
+        qkv = b.map((layer, "qkv"), edge, (a.hidden, width), ends)
+        qkv = b.rotary(layer, qkv, a.heads + a.kv_heads, (width, size, a.rope_theta))
+        context = b.attention(layer, qkv, (a.heads, size), a.kv_heads)
+        ends = bound(f"{name}.context"), bound(f"{name}.attention_output")
+        return b.map((layer, "attention_output"), context, (a.heads * size, a.hidden), ends)
+
+    @staticmethod
+    def _feed_forward_nodes(
+        b: DecoderGraphBuilder, a: LlamaArchitecture, layer: int, edge: str
+    ) -> str:
+        name, bound, inner = f"layer{layer}", b.bound, a.intermediate
+        parts = [bound(f"{name}.{part}") for part in ("gate", "up")]
+        ends = bound(f"{name}.feed_forward_norm.normalised"), widest(parts)
+        both = b.map((layer, "gate_up"), edge, (a.hidden, 2 * inner), ends)
+        gate, up = b.halves(layer, both, ("gate", "up"), inner)
+        bounds = {"input": bound(f"{name}.gate")}
+        active = b.add((layer, "silu"), "silu", (gate,), (b.rows, inner), bounds)
+        edge = b.gated(layer, (active, up), inner)
+        ends = bound(f"{name}.gated"), bound(f"{name}.down")
+        return b.map((layer, "down"), edge, (inner, a.hidden), ends)
+
+    def fold(
+        self, weights: LlamaWeights, architecture: LlamaArchitecture
+    ) -> Iterator[tuple[str, LinearMap]]:
+        """Gains of a norm in the maps that read it; 1/sqrt(head size) in the query."""
+        shrink = np.float32(1 / np.sqrt(architecture.head_size))
+        yield EMBEDDING, gained([weights.embedding.words])
+        for index, part in enumerate(weights.layers):
+            name = f"layer{index}"
+            heads = [part.query * shrink, part.key, part.value]
+            yield f"{name}.qkv", gained(heads, part.attention_norm)
+            yield f"{name}.attention_output", gained([part.attention_output])
+            yield f"{name}.gate_up", gained([part.gate, part.up], part.feed_forward_norm)
+            yield f"{name}.down", gained([part.down])
+        yield LOGITS, gained([weights.head.T], weights.norm)
+
     # -- plain reference ------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -288,6 +326,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         turns = angles(cache.length, len(token_ids), a.head_size, a.rope_theta)
         plain = _Plain(see, dtype, cache, a, turns)
         x = plain.tensor(weights.embedding.words[token_ids])
+        see(EMBEDDING, x)
         for index, layer in enumerate(weights.layers):
             x = plain.layer(index, layer, x)
         x = plain.rms_norm("final", x, weights.norm, a.epsilon)
@@ -297,7 +336,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
 
 
 def _layer(linear: list[Array], norms: list[Array]) -> LlamaLayer:
-    parts = dict(zip(_LINEAR, linear, strict=True)) | dict(zip(_NORMS, norms, strict=True))
+    parts = dict(zip(LINEAR, linear, strict=True)) | dict(zip(NORMS, norms, strict=True))
     return LlamaLayer(**parts)
 
 

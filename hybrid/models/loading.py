@@ -146,47 +146,12 @@ class _Shape:
 
     @cached_property
     def family(self) -> AnyFamily:
-        families, shape = known_families(self.config.run.plugins), self.shape
-        if shape.like is not None and shape.family is not None:
-            raise ConfigError(
-                f"{self.config.path}: model.shape.family would be ignored beside like, which names "
-                "one; remove it"
-            )
-        if shape.like is None:
-            if (name := shape.family or _DEFAULT_FAMILY) in families:
-                return families[name]
-            raise ConfigError(
-                f"{self.config.path}: model.shape.family: {shape.family!r}; known: "
-                f"{', '.join(families)}"
-            )
-        for family in families.values():
-            if shape.like in family.shapes:
-                return family
-        known = [name for family in families.values() for name in family.shapes]
-        close = difflib.get_close_matches(shape.like, known, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(
-            f"{self.config.path}: model.shape: no shape is called {shape.like!r}; {hint}known: "
-            f"{', '.join(known)}"
-        )
+        families = known_families(self.config.run.plugins)
+        found: AnyFamily = shape_family(self.config, self.shape, families, _DEFAULT_FAMILY)
+        return found
 
     def architecture(self) -> Architecture:
-        family, place = self.family, "model.shape"
-        given, known = self.shape.sizes(), (*family.shape_sizes, *_DEFAULT_SIZES)
-        for key in given:
-            if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-                raise ConfigError(f"{self.config.path}: {place}: unknown key {key!r}; {hint}")
-        sizes = {**_DEFAULT_SIZES, **family.shapes.get(self.shape.like or "", {}), **given}
-        missing = [n for n in family.shape_sizes if n not in sizes]
-        if missing:
-            raise ConfigError(
-                f"{place}: {', '.join(missing)} missing; give all of "
-                f"{', '.join(family.shape_sizes)}, or `like: {next(iter(family.shapes))}`"
-            )
-        found: Architecture = family.shape_architecture(sizes, place)
-        return found
+        return shape_architecture(self.config, self.shape, self.family)
 
     def weights(self, architecture: Architecture) -> Weights:
         found: Weights = self.family.random_weights(architecture)
@@ -199,6 +164,53 @@ class _Shape:
         if self.config.run.ranges.sentences is None:
             return random_samples(architecture.vocabulary, self.config.run.model.tokens)
         return _encoded_sentences(self.config, self.encoder())
+
+
+def shape_family(
+    config: Config, shape: ShapeConfig, families: Mapping[str, Any], default: str
+) -> Any:
+    """The family that `model.shape` means; default: of a shape that is like no other."""
+    if shape.like is not None and shape.family is not None:
+        raise ConfigError(
+            f"{config.path}: model.shape.family would be ignored beside like, which names one; "
+            "remove it"
+        )
+    if shape.like is None:
+        if (name := shape.family or default) in families:
+            return families[name]
+        raise ConfigError(
+            f"{config.path}: model.shape.family: {shape.family!r}; known: {', '.join(families)}"
+        )
+    for family in families.values():
+        if shape.like in family.shapes:
+            return family
+    known = [name for family in families.values() for name in family.shapes]
+    close = difflib.get_close_matches(shape.like, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise ConfigError(
+        f"{config.path}: model.shape: no shape is called {shape.like!r}; {hint}known: "
+        f"{', '.join(known)}"
+    )
+
+
+def shape_architecture(config: Config, shape: ShapeConfig, family: Any) -> Architecture:
+    """Sizes that the family names, and those that are given instead."""
+    place, given = "model.shape", shape.sizes()
+    known = (*family.shape_sizes, *family.optional_sizes, *_DEFAULT_SIZES)
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+            raise ConfigError(f"{config.path}: {place}: unknown key {key!r}; {hint}")
+    sizes = {**_DEFAULT_SIZES, **family.shapes.get(shape.like or "", {}), **given}
+    missing = [n for n in family.shape_sizes if n not in sizes]
+    if missing:
+        raise ConfigError(
+            f"{place}: {', '.join(missing)} missing; give all of "
+            f"{', '.join(family.shape_sizes)}, or `like: {next(iter(family.shapes))}`"
+        )
+    found: Architecture = family.shape_architecture(sizes, place)
+    return found
 
 
 def _source(config: Config) -> _Folder | _Shape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -36,6 +36,19 @@ class Bound:
 
 Ranges = Mapping[str, Bound]
 """By edge."""
+
+
+def widest(bounds: Sequence[Bound]) -> Bound:
+    """Of edges that are one array."""
+    low = min(bound.low for bound in bounds)
+    rms, max_abs = (max(getattr(b, part) for b in bounds) for part in ("rms", "max_abs"))
+    return Bound(low, rms, max_abs)
+
+
+def weight_bound(weight: NDArray[np.float64]) -> Bound:
+    """Of a matrix: public powers of two, by which its integers are scaled."""
+    largest = _power(float(np.abs(weight).max()), math.ceil)
+    return Bound(SMALLEST, largest, largest)
 
 
 def default_sentences() -> list[str]:

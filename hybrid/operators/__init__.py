@@ -16,8 +16,22 @@ from hybrid.operators.dealt_layers import (
     DealtAttentionOperator,
     DealtLinearOperator,
 )
+from hybrid.operators.elementwise import EngineProduct, ProductOperator
 from hybrid.operators.exact_layers import ExactAttentionOperator, ExactLinearOperator
+from hybrid.operators.exact_rows_layers import (
+    ExactRowsEmbedding,
+    ExactRowsLinear,
+    ExactRowsOperator,
+)
 from hybrid.operators.linear import LinearOperator
+from hybrid.operators.local_steps import (
+    Halves,
+    LastRow,
+    LocalOperator,
+    Rotary,
+    RotaryOperator,
+)
+from hybrid.operators.next_token import ChosenOnShares, NextTokenOperator
 from hybrid.operators.nonlinear import NonlinearOperator
 from hybrid.operators.pool import MaskedSum, PoolOperator
 
@@ -30,10 +44,26 @@ OPERATORS: tuple[type[Operator], ...] = (
     DealtAttentionOperator,
     NonlinearOperator,
     PoolOperator,
+    ExactRowsOperator,
+    RotaryOperator,
+    LocalOperator,
+    ProductOperator,
+    NextTokenOperator,
 )
 """Each serves the catalog entries that derive from its `entries`."""
 
-ENTRIES: tuple[type[Any], ...] = (BeaverLinear, BeaverAttention, MaskedSum)
+ENTRIES: tuple[type[Any], ...] = (
+    BeaverLinear,
+    BeaverAttention,
+    MaskedSum,
+    ExactRowsLinear,
+    ExactRowsEmbedding,
+    Rotary,
+    Halves,
+    LastRow,
+    EngineProduct,
+    ChosenOnShares,
+)
 """Catalog entries that need nothing but their operator."""
 
 __all__ = ["ENTRIES", "OPERATORS"]

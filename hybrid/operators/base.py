@@ -164,6 +164,8 @@ class Operator(ABC):
     """Whether a choice names an engine of elementwise products."""
     takes_prepared: ClassVar[bool] = False
     """Whether a choice may say that it is prepared."""
+    encodes_for_any_rows: ClassVar[bool] = False
+    """Of weights: whether those encoded for one pass of a decoder serve passes of other lengths."""
 
     def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
         """`HybridError` where entry or choice does not fit the node."""
@@ -243,6 +245,11 @@ class Operator(ABC):
     def galois_steps(self) -> tuple[int, ...]:
         """Rotations that need keys."""
         return ()
+
+    @property
+    def slot_steps(self) -> tuple[int, ...] | None:
+        """Rotations of slots modulo a prime that need keys; None: it takes no such keys."""
+        return None
 
     @property
     def ring_keys(self) -> RingKeySet | None:

@@ -75,6 +75,7 @@ class DealtLinearOperator(WeightedOperator):
     engine = "mpc_nonlinear"
     entries = BeaverLinear
     takes_prepared = True
+    encodes_for_any_rows = True
 
     @classmethod
     def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:

@@ -62,19 +62,22 @@ class NonlinearOperator(Operator):
         return self._protocol.cost(self.node.shape, self._mpc)
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
-        """Same shape as the first input."""
+        """Same shape as the first input; then, where the node has one, the sum itself."""
         x, *others = inputs
         for residual in others[: self.node.residuals]:
             x = x + residual
+        return [self._computed(x, others, state), *[x] * (len(self.node.outputs) - 1)]
+
+    def _computed(self, x: RingArray, others: list[RingArray], state: RunState) -> RingArray:
         session = state.session.with_products(state.products[self.multiply])
         masks = others[self.node.residuals :]
         if self._protocol.takes_mask:
             mask = self._per_row(masks[0], x) if masks else _nothing_hidden(x, state)
-            return [self._protocol.run_masked(x, mask, session)]
+            return self._protocol.run_masked(x, mask, session)
         if not masks:
-            return [self._protocol.run(x, session)]
+            return self._protocol.run(x, session)
         mask = self._per_row(masks[0], x)
-        return [self._protocol.run(self._lowered(x, mask, state), session)]
+        return self._protocol.run(self._lowered(x, mask, state), session)
 
     def _per_row(self, mask: RingArray, x: RingArray) -> RingArray:
         """(batch, columns) to (heads of all texts, 1, columns)."""

@@ -1,0 +1,183 @@
+"""Graphs of decoders: one pass over the rows that follow those of a cache.
+
+A prompt is one pass of several rows, every further token one of a single row. Nodes have the same
+names in all passes, so that what is prepared for a node serves any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hybrid.models.graph import CachePlace, Graph, GraphBuilder
+from hybrid.models.ranges import Bound, Ranges
+
+EMBEDDING, ONE_HOT = "embedding", "one_hot"
+LOGITS, NEXT_TOKEN = "logits", "next_token"
+_PROBABILITY = Bound(2.0**-20, 1.0, 1.0)
+_ONE = Bound(1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How the next token is chosen."""
+
+    temperature: float = 0.0
+    """0: greedy."""
+    top_k: int | None = None
+
+    def constants(self) -> dict[str, float]:
+        """Of the node; a missing top_k is zero."""
+        return {"temperature": self.temperature, "top_k": float(self.top_k or 0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What is public of one pass."""
+
+    rows: int
+    prefix: int
+    """Positions of the public prefix."""
+    past: int
+    """Private positions before this pass."""
+    capacity: int
+    """Private positions of a conversation."""
+    private_embedding: bool
+    """Whether tokens enter as one-hot rows, else as rows of a table that the client has."""
+    decoding: Decoding
+
+
+class DecoderGraphBuilder(GraphBuilder):
+    """Collects the nodes of a pass."""
+
+    def __init__(self, what: Pass, ranges: Ranges) -> None:
+        super().__init__(what.rows, 1, ranges)
+        self.what = what
+
+    def embedding(self, table_rows: int, width: int) -> str:
+        """Rows of the table: of what the client looks up, or the product of one-hot rows."""
+        if not self.what.private_embedding:
+            return self.input(EMBEDDING, (self.rows, width))
+        tokens = self.input(ONE_HOT, (self.rows, table_rows), is_integers=True)
+        bounds = {"input": _ONE, "output": self.bound(EMBEDDING), **self._weight(EMBEDDING)}
+        shape = (self.rows, table_rows, width)
+        return self.add((-1, EMBEDDING), "embedding", (tokens,), shape, bounds)
+
+    def map(
+        self, place: tuple[int, str], source: str, sizes: tuple[int, int], ends: tuple[Bound, Bound]
+    ) -> str:
+        """A linear layer of all rows of an edge that has as many rows as `source`."""
+        name = self.name(place)
+        bounds = {"input": ends[0], "output": ends[1], **self._weight(name)}
+        rows = 1 if place[0] < 0 else self.rows
+        return self.add(place, "linear", (source,), (rows, *sizes), bounds)
+
+    def norm(
+        self,
+        place: tuple[int, str],
+        op: str,
+        sources: Sequence[str],
+        width: int,
+        epsilon: float,
+    ) -> tuple[str, str]:
+        """A normalisation of a sum without gain and bias: its edge, and that of the sum."""
+        name = self.name(place)
+        square = "mean_square" if op == "rmsnorm" else "variance"
+        bounds = {"input": self.bound(f"{name}.sum")}
+        bounds["square" if op == "rmsnorm" else "variance"] = self.bound(f"{name}.{square}")
+        rows = 1 if place[0] < 0 else self.rows
+        edge = self.add(
+            place,
+            op,
+            sources,
+            (rows, width),
+            bounds,
+            constants={"epsilon": epsilon},
+            residuals=len(sources) - 1,
+            also=() if len(sources) == 1 else (f"{name}.sum",),
+        )
+        return edge, sources[0] if len(sources) == 1 else f"{name}.sum"
+
+    def rotary(self, layer: int, source: str, turned: int, sizes: tuple[int, int, float]) -> str:
+        """Rotary positions on the first `turned` heads; sizes: columns in all, of a head, theta."""
+        columns, size, theta = sizes
+        name = f"layer{layer}"
+        parts = [self.bound(f"{name}.{part}") for part in ("query", "key")]
+        bounds = {"input": max(parts, key=lambda bound: bound.rms)}
+        constants = {"theta": theta, "size": size, "heads": turned}
+        constants["first"] = self.what.prefix + self.what.past
+        shape = (self.rows, columns)
+        return self.add((layer, "rotary"), "rotary", (source,), shape, bounds, constants=constants)
+
+    def halves(
+        self, layer: int, source: str, names: tuple[str, str], width: int
+    ) -> tuple[str, ...]:
+        """The left and the right `width` columns of an edge."""
+        other = f"layer{layer}.{names[1]}"
+        shape = (self.rows, 2 * width)
+        return self.add((layer, names[0]), "halves", (source,), shape, {}, also=(other,)), other
+
+    def gated(self, layer: int, sources: tuple[str, str], width: int) -> str:
+        """The product of two edges, element by element."""
+        name = f"layer{layer}"
+        names = ("left", "silu"), ("right", "up"), ("output", "gated")
+        bounds = {role: self.bound(f"{name}.{edge}") for role, edge in names}
+        return self.add((layer, "gated"), "product", sources, (self.rows, width), bounds)
+
+    def last_row(self, sources: Sequence[str], width: int) -> str:
+        """The newest row of a sum: the only one that the next token depends on."""
+        shape, residuals = (self.rows, width), len(sources) - 1
+        return self.add((-1, "last_row"), "last_row", sources, shape, {}, residuals=residuals)
+
+    def attention(self, layer: int, qkv: str, sizes: tuple[int, int], kv_heads: int) -> str:
+        """Contexts (rows, heads * size) of one edge of queries, keys and values, side by side."""
+        heads, size = sizes
+        name, bound = f"layer{layer}", self.bound
+        cache = CachePlace(self.what.prefix, self.what.past, self.what.capacity, kv_heads)
+        keys = cache.keys(self.rows)
+        query, key, value = (bound(f"{name}.{part}") for part in ("query", "key", "value"))
+        scores = bound(f"{name}.scores")
+        bounds = {"left": query, "right": key, "output": scores}
+        shape = (heads, self.rows, size, keys)
+        edge = self.add((layer, "scores"), "cached_scores", (qkv,), shape, bounds, cache=cache)
+        rows, bounds = (heads, self.rows, keys), {"input": scores}
+        edge = self.add((layer, "softmax"), "causal_softmax", (edge,), rows, bounds, cache=cache)
+        bounds = {"left": _PROBABILITY, "right": value, "output": bound(f"{name}.context")}
+        shape = (heads, self.rows, keys, size)
+        return self.add((layer, "context"), "cached_context", (edge,), shape, bounds, cache=cache)
+
+    def next_token(self, source: str, width: int, vocabulary: int) -> Graph:
+        """The head, the choice, and the whole graph."""
+        ends = self.bound("final.normalised"), self.bound(LOGITS)
+        logits = self.map((-1, LOGITS), source, (width, vocabulary), ends)
+        token = self.add(
+            (-1, NEXT_TOKEN),
+            "next_token",
+            (logits,),
+            (1, vocabulary),
+            {"input": self.bound(LOGITS)},
+            constants=self.what.decoding.constants(),
+        )
+        return self.graph((token, logits), self._disclosures())
+
+    def name(self, place: tuple[int, str]) -> str:
+        """Of the node at a place."""
+        layer, part = place
+        return part if layer < 0 else f"layer{layer}.{part}"
+
+    def _weight(self, name: str) -> Mapping[str, Bound]:
+        return {"weight": self.bound(f"{name}.weight")}
+
+    def _disclosures(self) -> list[str]:
+        table = (
+            "The embedding table is private: tokens enter as one-hot rows."
+            if self.what.private_embedding
+            else "The embedding table is public to the client, and a tied head with it; token ids "
+            "never leave the client."
+        )
+        return [
+            table,
+            f"The public prefix of {self.what.prefix} tokens is known to both parties.",
+            "Only the next token is opened, to the client alone; logits and probabilities never "
+            "are.",
+        ]

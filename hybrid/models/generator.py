@@ -1,0 +1,208 @@
+"""A decoder that answers privately: what both parties know of it, and what the server loads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.config.loading import Config
+from hybrid.config.schema import GenerationConfig, ShapeConfig
+from hybrid.models.architecture import Architecture
+from hybrid.models.causal import Cache
+from hybrid.models.decoder import AnyDecoder
+from hybrid.models.decoder_graph import Decoding, Pass
+from hybrid.models.decoder_tokenizing import Ids
+from hybrid.models.decoders import DECODERS, DecoderModel, read_decoder, read_tokenizer
+from hybrid.models.folding import FloatArray, LinearMap
+from hybrid.models.graph import Graph
+from hybrid.models.loading import shape_architecture, shape_family
+from hybrid.models.prompts import Prompts, ShapeTokenizer
+from hybrid.models.ranges import Ranges, ranges_from_public, ranges_to_public
+from transport.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PublicGenerator:
+    """What both parties know: family, sizes, ranges, the prefix, how answers are made."""
+
+    family: AnyDecoder
+    architecture: Architecture
+    ranges: Ranges
+    prefix: Ids
+    settings: GenerationConfig
+    private_embedding: bool
+
+    @property
+    def capacity(self) -> int:
+        """Private positions of a conversation."""
+        return self.settings.positions
+
+    def graph(self, rows: int, past: int) -> Graph:
+        """The operations of a pass over `rows` rows behind `past` private positions."""
+        found: Graph = self.family.graph(self.architecture, self.ranges, self._pass(rows, past))
+        return found
+
+    def _pass(self, rows: int, past: int) -> Pass:
+        s = self.settings
+        decoding = Decoding(s.temperature, s.top_k)
+        place = len(self.prefix), past, self.capacity
+        return Pass(rows, *place, self.private_embedding, decoding)
+
+    @property
+    def prefix_digest(self) -> str:
+        """By which parties see that they share it."""
+        return hashlib.sha256(self.prefix.astype("<i8").tobytes()).hexdigest()
+
+    def check_positions(self, place: str) -> None:
+        """`ConfigError` where the model has fewer positions than are announced."""
+        wanted = len(self.prefix) + self.capacity
+        if wanted > self.architecture.positions:
+            raise ConfigError(
+                f"{place}: generation.positions: {self.capacity} and {len(self.prefix)} of the "
+                f"public prefix exceed the model's {self.architecture.positions} positions; lower "
+                "it"
+            )
+
+    def to_public(self) -> dict[str, Any]:
+        """Plain data for the client, but for what its own config and tokenizer say."""
+        return {
+            "family": self.family.name,
+            "architecture": self.architecture.to_public(),
+            "ranges": ranges_to_public(self.ranges),
+        }
+
+    @classmethod
+    def from_public(cls, data: object, config: Config, prefix: Ids) -> PublicGenerator:
+        """From untrusted plain data, the own config and the own tokenizer's prefix."""
+        keys = {"family", "architecture", "ranges"}
+        if not isinstance(data, dict) or set(data) != keys or not isinstance(data["family"], str):
+            raise ConfigError("handshake: not a decoder; are both parties one version?")
+        families = {family.name: family for family in DECODERS}
+        family = families.get(data["family"])
+        if family is None:
+            raise ConfigError(
+                f"handshake: the server's decoder is of family {data['family'][:64]!r}, known "
+                f"here: {', '.join(families)}; update the older party"
+            )
+        architecture = family.architecture.from_public(data["architecture"], "handshake")
+        ranges = ranges_from_public(data["ranges"])
+        settings, private = settings_of(config), config.run.model.embedding == "private"
+        found = cls(family, architecture, ranges, prefix, settings, private)
+        found.check_positions("handshake")
+        return found
+
+    def __repr__(self) -> str:
+        return f"<PublicGenerator {self.family.name}: {self.architecture.line()}>"
+
+
+@dataclass(frozen=True)
+class Generator:
+    """What the server loads before any client comes."""
+
+    public: PublicGenerator
+    model: DecoderModel
+
+    def maps(self) -> Iterator[tuple[str, LinearMap]]:
+        """What every node that has weights multiplies with and adds, one after the other."""
+        maps: Iterator[tuple[str, LinearMap]] = self.public.family.fold(
+            self.model.weights, self.public.architecture
+        )
+        return maps
+
+    @cached_property
+    def prefix_cache(self) -> Cache:
+        """Keys and values of the public prefix, computed in the clear."""
+        cache = Cache()
+        if len(self.public.prefix):
+            self.model.logits(self.public.prefix, cache)
+        return cache
+
+    def prefix_rows(self) -> dict[str, FloatArray]:
+        """The same, (kv_heads, positions, size), by layer: `layer0.keys`, `layer0.values`."""
+        found = {}
+        for layer, pair in enumerate(self.prefix_cache.layers):
+            for part, rows in zip(("keys", "values"), pair, strict=True):
+                found[f"layer{layer}.{part}"] = rows.double().numpy()
+        return found
+
+    def plain_logits(self, private: Ids) -> FloatArray:
+        """Logits (positions, vocabulary) of the plain model at private ids behind the prefix."""
+        return self.model.logits(private, self.prefix_cache.copy())
+
+    @property
+    def line(self) -> str:
+        """What the report says of the model."""
+        return f"{self.model.origin}: {self.public.architecture.line()}"
+
+    def __repr__(self) -> str:
+        return f"<Generator: {self.line}>"
+
+
+def settings_of(config: Config) -> GenerationConfig:
+    """The config's table `generation`; `ConfigError` where it describes an encoder."""
+    if config.run.generation is None:
+        raise ConfigError(
+            f"{config.path}: generation: missing, so this is no run that answers prompts; see "
+            "configs/smollm2.yaml"
+        )
+    return config.run.generation
+
+
+def load_prompts(config: Config) -> Prompts:
+    """The client's: the model's tokenizer and chat template; it opens no weights."""
+    settings, shape = settings_of(config), config.run.model.shape
+    if shape is None:
+        return Prompts(read_tokenizer(config.decoder_place), settings)
+    architecture = _shape(config)[1]
+    return Prompts(ShapeTokenizer(architecture.vocabulary), settings)
+
+
+def load_bare(config: Config, prompts: Prompts) -> Generator:
+    """Weights and prefix; no ranges."""
+    if config.run.model.shape is None:
+        model = read_decoder(config.decoder_place)
+    else:
+        family, architecture = _shape(config)
+        weights = family.random_weights(architecture)
+        model = DecoderModel(family, architecture, weights, f"RANDOM weights, {family.name}")
+    private = config.run.model.embedding == "private"
+    settings, architecture = settings_of(config), model.architecture
+    public = PublicGenerator(model.family, architecture, {}, prompts.prefix, settings, private)
+    public.check_positions(str(config.path))
+    if prompts.tokenizer.vocabulary > architecture.vocabulary:
+        raise ConfigError(
+            f"{config.path}: the tokenizer has {prompts.tokenizer.vocabulary} tokens, the model "
+            f"{architecture.vocabulary}; use the files that belong together"
+        )
+    return Generator(public, model)
+
+
+def with_ranges(generator: Generator, ranges: Ranges) -> Generator:
+    """The same, able to build graphs."""
+    return replace(generator, public=replace(generator.public, ranges=ranges))
+
+
+def _shape(config: Config) -> tuple[AnyDecoder, Architecture]:
+    shape = config.run.model.shape
+    given = ShapeConfig(like=shape) if isinstance(shape, str) else shape
+    assert given is not None
+    families: Mapping[str, AnyDecoder] = {family.name: family for family in DECODERS}
+    family: AnyDecoder = shape_family(config, given, families, "llama")
+    return family, shape_architecture(config, given, family)
+
+
+def client_words(
+    public: PublicGenerator, ids: Sequence[int] | Ids, past: int
+) -> NDArray[np.uint64]:
+    """One-hot rows of a pass, all of them the client's share."""
+    first = len(public.prefix) + past
+    found: NDArray[np.uint64] = public.family.one_hot(
+        public.architecture, np.asarray(ids, np.int64), first
+    )
+    return found

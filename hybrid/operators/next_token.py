@@ -1,0 +1,68 @@
+"""The next token from shared logits, opened to the client alone: all that a pass opens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from hybrid.models.graph import Node
+from hybrid.operators.base import Choice, Operator, PlanContext, RunState
+from mpc_nonlinear.blocks.decoding import GreedyDecoding, TemperatureSampling
+from mpc_nonlinear.blocks.opening import open_to_client, open_to_client_cost
+from mpc_nonlinear.blocks.session import Products
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import RingArray
+
+
+class ChosenOnShares:
+    """Catalog entry: argmax, or inverse transform sampling, as the node's constants say."""
+
+    op: ClassVar[str] = "next_token"
+    name: ClassVar[str] = "on_shares"
+    source: ClassVar[str] = "tournament [Rathee20]; inverse transform [Devroye86] Chapter II.2"
+
+
+class NextTokenOperator(Operator):
+    """Greedy where the temperature is zero, else a draw among the k largest."""
+
+    engine = "mpc_nonlinear"
+    entries = ChosenOnShares
+    takes_multiply = True
+
+    @classmethod
+    def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
+        """With every engine of products."""
+        yield from (Choice(entry.name, multiply) for multiply in products)
+
+    @classmethod
+    def named_choice(cls, entry: Any, multiply: str, prepared: bool) -> Choice:
+        """With the engine that the config names."""
+        del prepared
+        return Choice(entry.name, multiply)
+
+    def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
+        super().__init__(node, entry, choice, context)
+        self.multiply = choice.multiply
+        self._mpc = context.mpc(choice.multiply)
+        bound, found = node.bounds["input"].max_abs, node.constants
+        self._top_k = int(found["top_k"]) or None
+        self._decoding: GreedyDecoding | TemperatureSampling = GreedyDecoding(bound)
+        if found["temperature"]:
+            self._decoding = TemperatureSampling(bound, found["temperature"], self._top_k)
+
+    def parameters(self) -> dict[str, float | int | str]:
+        """Bound on logits, and how the token is chosen."""
+        found = {"bound": self.node.bounds["input"].max_abs, **self.node.constants}
+        return dict(found)
+
+    def cost(self) -> Cost:
+        """The choice and the opening of one number."""
+        return self._decoding.cost(self.node.shape, self._mpc) + open_to_client_cost(1)
+
+    def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
+        """(1, vocabulary) to the token (1,) at the client, zero at the server."""
+        session = state.session.with_products(state.products[self.multiply])
+        opened = open_to_client(self._decoding.run(inputs[0], session), session)
+        return [np.zeros(1, np.uint64) if opened is None else opened]

@@ -1,0 +1,183 @@
+"""Plans of a session that answers prompts: one of every pass, one of what passes share.
+
+A pass over r rows behind p private positions has a plan of its own, bound when it comes; its steps
+have the names of every other pass's. What does not belong to one pass is prepared for a
+conversation (correlations of its cache) or in batches of rows (linear layers).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hybrid.config.loading import Config
+from hybrid.config.schema import RunConfig
+from hybrid.models.generator import PublicGenerator
+from hybrid.models.graph import Node
+from hybrid.operators.base import Choice, Operator, WeightedOperator
+from hybrid.planning.binding import Binder
+from hybrid.planning.catalog import Catalog, load_catalog
+from hybrid.planning.plan import (
+    MAX_FAILURE_PROBABILITY,
+    Plan,
+    Step,
+    traffic_row,
+)
+from hybrid.planning.schedule import Schedule, named_schedule
+from mpc_nonlinear.correlations.base import CorrelationSource
+from mpc_nonlinear.cost import NO_COST, Cost, OtCount
+from transport.errors import ConfigError
+from transport.traffic import Traffic
+
+CONVERSATION, BATCH = "conversation", "batch"
+
+
+@dataclass
+class GenerationPlan:
+    """What both parties will do, pass by pass."""
+
+    model: PublicGenerator
+    schedule: Schedule
+    binder: Binder
+    source: type[CorrelationSource]
+    _steps: dict[Any, Step] = field(default_factory=dict)
+
+    def of_pass(self, rows: int, past: int) -> Plan:
+        """The plan of one pass."""
+        graph = self.model.graph(rows, past)
+        steps = tuple(self._step(node) for node in graph.nodes)
+        needed = sum((step.cost.ots for step in steps), OtCount())
+        traffic = self.source.production_traffic(needed)
+        return Plan(graph, steps, self.binder.context, self.source, traffic, self.schedule)
+
+    def _step(self, node: Node) -> Step:
+        """Bound once for all passes in which the node is the same."""
+        first = node.constants.get("first")
+        key = node.name, node.shape, node.cache, first
+        if key not in self._steps:
+            operator = self.binder.bind(node, self.schedule.choices[node.name])
+            if isinstance(operator, WeightedOperator) and not operator.encodes_for_any_rows:
+                raise ConfigError(
+                    f"protocols.{node.key}: {operator.protocol!r} encodes weights for a fixed "
+                    "number of rows, and passes of a decoder differ; use exact_rows, or beaver "
+                    "with a dealer"
+                )
+            self._steps[key] = Step(operator, operator.cost(), operator.offline_cost())
+        return self._steps[key]
+
+    # -- what passes share ----------------------------------------------------------------------
+
+    @property
+    def one(self) -> Plan:
+        """Of a single row at the start: what is the same in all passes can be read off it."""
+        return self.of_pass(1, 0)
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows that one batch prepares."""
+        return self.binder.context.batch_rows
+
+    def batch(self) -> list[tuple[Operator, Cost]]:
+        """Operators that prepare rows, and what a batch of each costs."""
+        found = [(s.operator, s.operator.batch_cost()) for s in self.one.steps]
+        return [(operator, cost) for operator, cost in found if cost != NO_COST]
+
+    def conversation(self) -> list[tuple[Operator, Cost]]:
+        """Operators that prepare a conversation, and what that costs."""
+        found = [(s.operator, s.operator.conversation_cost()) for s in self.one.steps]
+        return [(operator, cost) for operator, cost in found if cost != NO_COST]
+
+    def conversation_cost(self) -> Cost:
+        """Of everything that a conversation prepares, the correlations it takes apart."""
+        return sum((cost for _, cost in self.conversation()), NO_COST)
+
+    def batch_cost(self) -> Cost:
+        """Of one batch of rows for all layers."""
+        return sum((cost for _, cost in self.batch()), NO_COST)
+
+    def passes(self, prompt: int, new_tokens: int) -> Iterator[Plan]:
+        """Of a prompt of so many rows and an answer of so many tokens."""
+        yield self.of_pass(prompt, 0)
+        for past in range(prompt, prompt + new_tokens - 1):
+            yield self.of_pass(1, past)
+
+    def failure_probability(self, prompt: int, new_tokens: int) -> float:
+        """Of a conversation of one prompt and its answer, rows and correlations included."""
+        passes = sum(plan.cost.failure_probability for plan in self.passes(prompt, new_tokens))
+        batches = -(-(prompt + new_tokens - 1) // self.batch_rows)
+        shared = self.conversation_cost() + self.batch_cost() * batches
+        return passes + shared.failure_probability
+
+    def digest(self) -> str:
+        """SHA-256 of the plan of one row at either end of the cache, and of what is shared."""
+        last = self.of_pass(1, self.model.capacity - 1)
+        shared = [
+            [operator.node.name, traffic_row(cost.traffic)]
+            for operator, cost in (*self.batch(), *self.conversation())
+        ]
+        agreed = [self.one.digest(), last.digest(), self.batch_rows, shared]
+        return hashlib.sha256(json.dumps(agreed).encode()).hexdigest()
+
+    @property
+    def needs_dealer(self) -> bool:
+        """Whether correlations come from a trusted third process."""
+        return self.one.needs_dealer
+
+    def offline_traffic(self, plan: Plan) -> Traffic:
+        """Of a pass: correlations, and what its steps prepare."""
+        return plan.offline_traffic + plan.prepared_traffic
+
+    def __repr__(self) -> str:
+        return f"<GenerationPlan of {self.model!r}>"
+
+
+def plan_generation(
+    config: Config, model: PublicGenerator, schedule: Schedule | None = None
+) -> GenerationPlan:
+    """Bound to what the config, or the schedule of the server, names.
+
+    Refused where a whole conversation would fail too often.
+    """
+    catalog = load_catalog(config.run.plugins)
+    nodes = model.graph(1, 0).nodes
+    chosen = schedule or _schedule(config, nodes, catalog)
+    chosen.check_complete(nodes)
+    source: type[CorrelationSource] = catalog["correlations", chosen.correlations]
+    plan = GenerationPlan(model, chosen, Binder(config.run, catalog, source), source)
+    check_failures(config.run, plan)
+    return plan
+
+
+def _schedule(config: Config, nodes: tuple[Node, ...], catalog: Catalog) -> Schedule:
+    if config.run.scheduler.policy != "fixed":
+        raise ConfigError(
+            f"{config.path}: scheduler.policy: {config.run.scheduler.policy!r} does not choose for "
+            "decoders yet; name protocols, or a schedule"
+        )
+    return _all_prepared(named_schedule(config, nodes, catalog))
+
+
+def _all_prepared(schedule: Schedule) -> Schedule:
+    """Products of a dealer's are made before the input, as rows are."""
+    choices = {
+        name: Choice(c.protocol, c.multiply, c.protocol == "beaver" and not c.multiply)
+        for name, c in schedule.choices.items()
+    }
+    return Schedule(schedule.correlations, choices, schedule.why)
+
+
+def check_failures(run: RunConfig, plan: GenerationPlan) -> None:
+    """`ConfigError` where one conversation of the announced size fails too often."""
+    settings = run.generation
+    assert settings is not None
+    new = min(settings.max_new_tokens, plan.model.capacity - 1)
+    prompt = max(1, plan.model.capacity - new)
+    found = plan.failure_probability(prompt, new + 1)
+    if found > MAX_FAILURE_PROBABILITY:
+        raise ConfigError(
+            f"plan: failure probability {found:.1e} of a conversation of {plan.model.capacity} "
+            f"positions exceeds {MAX_FAILURE_PROBABILITY:.1e}; lower generation.positions"
+        )
