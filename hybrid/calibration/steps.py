@@ -31,7 +31,7 @@ from hybrid.planning.pins import Pins
 from hybrid.planning.plan import Plan, Step
 from hybrid.planning.schedule import Schedule
 from hybrid.runtime.key_exchange import receive_keys, send_keys
-from hybrid.runtime.parties import run_state
+from hybrid.runtime.session_parts import run_state
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.correlations.softspoken import SoftSpokenSource

@@ -10,18 +10,31 @@ import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from hybrid.config.places import cache_folder
+from hybrid.models.architecture import Architecture
 from hybrid.models.family import PublicTable
-from hybrid.models.model import PublicModel
 from transport.channel import Channel
 from transport.errors import FrameError
 
 MAX_TABLE_BYTES = 1 << 30
 """A server that announces more is refused before anything is received."""
 _WANTED, _KNOWN = b"\x01", b"\x00"
+
+
+class HasTable(Protocol):
+    """A model whose family makes tables of arrays."""
+
+    @property
+    def family(self) -> Any:
+        """Has `public_shapes` and `public_table`."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """Public sizes."""
 
 
 def send_table(channel: Channel, table: PublicTable) -> None:
@@ -32,7 +45,7 @@ def send_table(channel: Channel, table: PublicTable) -> None:
         channel.send_array(array)
 
 
-def receive_table(channel: Channel, model: PublicModel, digest: str) -> PublicTable:
+def receive_table(channel: Channel, model: HasTable, digest: str) -> PublicTable:
     """Client: the table with this digest, from the cache or from the server."""
     path = cache_folder() / f"embedding-{digest}.bin"
     shapes = model.family.public_shapes(model.architecture)
@@ -57,7 +70,7 @@ def receive_table(channel: Channel, model: PublicModel, digest: str) -> PublicTa
     return table
 
 
-def _build(data: bytes, shapes: tuple[tuple[int, ...], ...], model: PublicModel) -> PublicTable:
+def _build(data: bytes, shapes: tuple[tuple[int, ...], ...], model: HasTable) -> PublicTable:
     arrays, start = [], 0
     for shape in shapes:
         count = math.prod(shape)

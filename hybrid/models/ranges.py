@@ -53,7 +53,12 @@ def weight_bound(weight: NDArray[np.float64]) -> Bound:
 
 def default_sentences() -> list[str]:
     """The sample sentences kept with the package."""
-    path = resources.files("hybrid.models").joinpath("data/sentences.txt")
+    return default_lines("sentences.txt")
+
+
+def default_lines(name: str) -> list[str]:
+    """Samples kept with the package, one a line."""
+    path = resources.files("hybrid.models").joinpath(f"data/{name}")
     return _lines(path.read_text(encoding="utf-8"))
 
 

@@ -11,13 +11,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from hybrid.config.loading import Config
 from hybrid.config.schema import RunConfig
 from hybrid.models.generator import PublicGenerator
 from hybrid.models.graph import Node
-from hybrid.operators.base import Choice, Operator, WeightedOperator
+from hybrid.operators.base import Operator, WeightedOperator
 from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog, load_catalog
 from hybrid.planning.plan import (
@@ -70,7 +71,7 @@ class GenerationPlan:
 
     # -- what passes share ----------------------------------------------------------------------
 
-    @property
+    @cached_property
     def one(self) -> Plan:
         """Of a single row at the start: what is the same in all passes can be read off it."""
         return self.of_pass(1, 0)
@@ -80,11 +81,13 @@ class GenerationPlan:
         """Rows that one batch prepares."""
         return self.binder.context.batch_rows
 
+    @cached_property
     def batch(self) -> list[tuple[Operator, Cost]]:
         """Operators that prepare rows, and what a batch of each costs."""
         found = [(s.operator, s.operator.batch_cost()) for s in self.one.steps]
         return [(operator, cost) for operator, cost in found if cost != NO_COST]
 
+    @cached_property
     def conversation(self) -> list[tuple[Operator, Cost]]:
         """Operators that prepare a conversation, and what that costs."""
         found = [(s.operator, s.operator.conversation_cost()) for s in self.one.steps]
@@ -92,11 +95,11 @@ class GenerationPlan:
 
     def conversation_cost(self) -> Cost:
         """Of everything that a conversation prepares, the correlations it takes apart."""
-        return sum((cost for _, cost in self.conversation()), NO_COST)
+        return sum((cost for _, cost in self.conversation), NO_COST)
 
     def batch_cost(self) -> Cost:
         """Of one batch of rows for all layers."""
-        return sum((cost for _, cost in self.batch()), NO_COST)
+        return sum((cost for _, cost in self.batch), NO_COST)
 
     def passes(self, prompt: int, new_tokens: int) -> Iterator[Plan]:
         """Of a prompt of so many rows and an answer of so many tokens."""
@@ -116,10 +119,17 @@ class GenerationPlan:
         last = self.of_pass(1, self.model.capacity - 1)
         shared = [
             [operator.node.name, traffic_row(cost.traffic)]
-            for operator, cost in (*self.batch(), *self.conversation())
+            for operator, cost in (*self.batch, *self.conversation)
         ]
         agreed = [self.one.digest(), last.digest(), self.batch_rows, shared]
         return hashlib.sha256(json.dumps(agreed).encode()).hexdigest()
+
+    @property
+    def slot_steps(self) -> tuple[int, ...] | None:
+        """Rotations of slots modulo a prime that need keys; None: no such keys are needed."""
+        wanted = [step.operator.slot_steps for step in self.one.steps]
+        given = [steps for steps in wanted if steps is not None]
+        return tuple(sorted({s for steps in given for s in steps})) if given else None
 
     @property
     def needs_dealer(self) -> bool:
@@ -157,16 +167,7 @@ def _schedule(config: Config, nodes: tuple[Node, ...], catalog: Catalog) -> Sche
             f"{config.path}: scheduler.policy: {config.run.scheduler.policy!r} does not choose for "
             "decoders yet; name protocols, or a schedule"
         )
-    return _all_prepared(named_schedule(config, nodes, catalog))
-
-
-def _all_prepared(schedule: Schedule) -> Schedule:
-    """Products of a dealer's are made before the input, as rows are."""
-    choices = {
-        name: Choice(c.protocol, c.multiply, c.protocol == "beaver" and not c.multiply)
-        for name, c in schedule.choices.items()
-    }
-    return Schedule(schedule.correlations, choices, schedule.why)
+    return named_schedule(config, nodes, catalog)
 
 
 def check_failures(run: RunConfig, plan: GenerationPlan) -> None:

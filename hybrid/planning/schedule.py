@@ -128,7 +128,8 @@ def named_schedule(config: Config, nodes: Sequence[Node], catalog: Catalog) -> S
     assert run.protocols is not None
     assert run.mpc.correlations is not None
     _check_keys(run.protocols, nodes, catalog, str(config.path))
-    prepared = run.ckks.linear_phase == "offline"
+    # What a decoder multiplies its next rows with is made before they are there.
+    prepared = run.ckks.linear_phase == "offline" or run.generation is not None
     multiply = run.protocols[_MULTIPLY]
 
     def chosen(node: Node) -> Choice:

@@ -6,7 +6,10 @@ from he_linear.ckks.keys import ClientKeys, ServerKeys, public_key_bytes
 from he_linear.exact.ring_keys import RingClientKeys, RingServerKeys, ring_public_key_bytes
 from he_linear.exact.ring_parameters import RingParameters
 from he_linear.kernels.workers import Workers
+from he_linear.packings.exact_rows import Room
 from hybrid.operators.exact_products import RingClient, RingParty, RingServer
+from hybrid.operators.exact_rows import RowsClient, RowsServer
+from hybrid.operators.exact_rows_layers import SLOT_SET
 from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicServer
 from hybrid.planning.plan import Plan
 from transport.channel import Channel
@@ -47,3 +50,21 @@ def receive_keys(
         parsed = RingServerKeys.parse(ring.parameters, data, ring.automorphisms)
         rings[ring.parameters] = RingServer(parsed, randomness)
     return HomomorphicServer(keys, randomness), rings
+
+
+def send_slot_keys(
+    steps: tuple[int, ...], channel: Channel, randomness: SecureRandom
+) -> RowsClient:
+    """Client: keys for integers modulo a prime in slots. One frame."""
+    keys = ClientKeys.generate(SLOT_SET, steps, False, randomness)
+    channel.send(keys.public_bytes())
+    return RowsClient(keys, randomness)
+
+
+def receive_slot_keys(
+    steps: tuple[int, ...], channel: Channel, randomness: SecureRandom, threads: int = 1
+) -> RowsServer:
+    """Server: what `send_slot_keys` sends, checked."""
+    data = channel.recv(public_key_bytes(SLOT_SET, len(steps), False))
+    keys = ServerKeys.parse(SLOT_SET, data, steps, False, Workers(threads))
+    return RowsServer(keys, randomness, Room())

@@ -8,10 +8,9 @@ Everything sent here is counted under the label "setup".
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,34 +22,25 @@ from hybrid.models.folding import FloatArray
 from hybrid.models.loading import public_model
 from hybrid.models.model import Model, PublicModel
 from hybrid.models.public_table import receive_table, send_table
-from hybrid.operators.base import RunState, WeightedOperator
-from hybrid.operators.homomorphic import HomomorphicParty
-from hybrid.operators.slot_products import CheapestProducts, CkksProducts
+from hybrid.operators.base import WeightedOperator
 from hybrid.planning.candidates import check_limits
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.plan import Plan, build_plan
 from hybrid.planning.schedule import Schedule, named_schedule
 from hybrid.runtime.key_exchange import receive_keys, send_keys
 from hybrid.runtime.runner import Measured, Progress, RequestResult, run_offline, run_request
-from mpc_nonlinear.blocks.session import Context, Products, Session
-from mpc_nonlinear.correlations.base import CorrelationSource
+from hybrid.runtime.session_parts import SessionParts, run_state
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
 from transport.errors import ConfigError, FrameError, UsageError
 from transport.handshake import handshake, recv_public, send_public
 from transport.randomness import SecureRandom
-from transport.traffic import Party
 
 _DESCRIPTION_BYTES = 1 << 20
 _DESCRIPTION_KEYS = {"model", "embedding", "schedule"}
 _ANOTHER, _FINISHED, _AHEAD = b"\x01", b"\x00", b"\x02"
 """The client's words: run a request, end, or run the offline phase of the next request."""
-_FACT_LENGTH = 120
-
-
-def _ignore(_step: str, _layer: int) -> None:
-    """No progress display."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,82 +53,26 @@ class Answer:
     seconds: float
 
 
-class _SessionParts:
-    """Set-up that both parties share."""
+class _EncoderParts(SessionParts):
+    """Set-up that both parties of an encoder's session share."""
+
+    plan: Plan
 
     def __init__(
         self, config: Config, catalog: Catalog, channel: Channel, progress: Progress | None = None
     ) -> None:
-        self.config = config
-        self.catalog = catalog
-        self.channel = channel
-        self.progress: Progress = progress or _ignore
-        self.plan: Plan
+        super().__init__(config, catalog, channel, progress)
         self._requests = 0
         self._ahead: list[Measured] | None = None
         """Offline steps of the next request, if they have run."""
 
-    def agree_on_config(self) -> None:
-        facts = self.config.agreed()
-        handshake(self.channel, {f"config key {key}": _fact(v) for key, v in facts.items()})
-
-    def agree_on_plan(self, model: PublicModel, schedule: Schedule) -> Plan:
+    def _agree_on_plan(self, model: PublicModel, schedule: Schedule) -> Plan:
         plan = build_plan(self.config.run, model.graph, self.catalog, schedule)
         handshake(self.channel, {"plan": f"sha256 {plan.digest()}"})
         return plan
 
-    def start_correlations(self, plan: Plan, dealer: Channel | None) -> CorrelationSource:
-        """Make this party's source of correlations and set it up."""
-        party, randomness = self.channel.party, SecureRandom(domain="correlations")
-        source: CorrelationSource
-        if issubclass(plan.source, TrustedDealer):
-            if dealer is None:
-                raise ConfigError(no_dealer(self.config))
-            source = plan.source(party, randomness, dealer)
-        else:
-            make: Callable[[Party, SecureRandom], CorrelationSource] = plan.source
-            source = make(party, randomness)
-        source.setup(self.channel)
-        return source
 
-
-def _fact(value: str) -> str:
-    """A value that may be shown whole, else its hash."""
-    if len(value) <= _FACT_LENGTH:
-        return value
-    return f"sha256 {hashlib.sha256(value.encode()).hexdigest()}"
-
-
-def no_dealer(config: Config) -> str:
-    """Why two machines cannot run what relies on a dealer."""
-    key = "mpc.correlations" if config.run.mpc.correlations else "scheduler.trust"
-    return (
-        f"{config.path}: {key}: the schedule needs a dealer, a third process that only `hybrid "
-        "run` starts; choose another source of correlations for serve and query"
-    )
-
-
-def run_state(
-    channel: Channel, plan: Plan, homomorphic: HomomorphicParty, source: CorrelationSource
-) -> RunState:
-    """One party's state, able to run the plan's steps."""
-    context = plan.context
-    engines = {name: with_keys(p, homomorphic) for name, p in context.products.items()}
-    mpc = Context(context.fixed_point, engines[CheapestProducts.name])
-    session = Session(channel, mpc, source, SecureRandom(domain="mpc"))
-    return RunState(session, homomorphic, products=engines)
-
-
-def with_keys(products: Products, party: HomomorphicParty) -> Products:
-    """The same products, able to run: CKKS ones get this party's keys."""
-    if isinstance(products, CkksProducts):
-        return replace(products, party=party)
-    if isinstance(products, CheapestProducts):
-        return products.with_choices(lambda choice: with_keys(choice, party))
-    return products
-
-
-class ClientSession(_SessionParts):
+class ClientSession(_EncoderParts):
     """The client's side: holds texts and the secret key, never opens the weights file."""
 
     def setup(self, vocabulary: int, dealer: Channel | None = None) -> Plan:
@@ -152,7 +86,7 @@ class ClientSession(_SessionParts):
                 f"tokenizer.json: {vocabulary} tokens, the server's model has "
                 f"{model.architecture.vocabulary}; use the model folder that belongs to it"
             )
-        plan = self.agree_on_plan(model, schedule)
+        plan = self._agree_on_plan(model, schedule)
         self._model, self._table = model, receive_table(self.channel, model, digest)
         self.progress("keys", -1)
         homomorphic, rings = send_keys(plan, self.channel, SecureRandom(domain="ckks client"))
@@ -256,7 +190,7 @@ def _padded(
     return padded, counts
 
 
-class ServerSession(_SessionParts):
+class ServerSession(_EncoderParts):
     """The server's side: holds the weights, never sees a text."""
 
     def setup(self, model: Model, schedule: Schedule, dealer: Channel | None = None) -> Plan:
@@ -270,7 +204,7 @@ class ServerSession(_SessionParts):
             "schedule": schedule.to_public() if chosen else None,
         }
         send_public(self.channel, description)
-        plan = self.agree_on_plan(model.public, schedule)
+        plan = self._agree_on_plan(model.public, schedule)
         send_table(self.channel, table)
         self.progress("encoding weights", -1)
         maps = model.maps()

@@ -13,11 +13,11 @@ from hybrid.config.loading import Config
 from hybrid.models.folding import FloatArray
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.plan import Plan
-from hybrid.runtime.parties import no_dealer
 from hybrid.runtime.records import SessionRecord
 from hybrid.runtime.runner import Progress
 from hybrid.runtime.serving import Client, Server, open_client, open_server
 from hybrid.runtime.session_checks import checked_texts, not_open
+from hybrid.runtime.session_parts import no_dealer
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from transport.errors import ConfigError, HybridError, UsageError
 from transport.zmq_channel import ZmqChannel

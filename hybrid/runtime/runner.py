@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hybrid.operators.base import RunState
-from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, ONLINE, Plan
+from hybrid.operators.base import Operator, RunState
+from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, ONLINE, Plan, offline_name
+from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
 from transport.traffic import Traffic
@@ -84,6 +85,38 @@ def run_offline(plan: Plan, state: RunState, request: int, progress: Progress) -
                 step.operator.prepare(state)
             measured.append(_measure(channel, request, step.offline_name, start, OFFLINE))
     return measured
+
+
+def run_shared(
+    operators: Sequence[tuple[Operator, Cost]],
+    state: RunState,
+    label: str,
+    prepare: Callable[[Operator, RunState], None],
+    progress: Progress,
+) -> list[Measured]:
+    """What several passes share, operator by operator; `label` names this round of it."""
+    session, channel = state.session, state.session.channel
+    found = []
+    needed = sum((cost for _, cost in operators), NO_COST)
+    if needed.demand.counts:
+        start = time.perf_counter()
+        with channel.step(f"{label}/{CORRELATIONS_STEP}"):
+            session.correlations.produce(needed.ots, channel)
+            session.prepared.prepare(needed.demand)
+        found.append(_named(channel, label, CORRELATIONS_STEP, start))
+    for operator, _ in operators:
+        node = operator.node
+        progress(offline_name(node.name), node.layer)
+        start = time.perf_counter()
+        with channel.step(f"{label}/{offline_name(node.name)}"):
+            prepare(operator, state)
+        found.append(_named(channel, label, offline_name(node.name), start))
+    return found
+
+
+def _named(channel: Channel, label: str, name: str, start: float) -> Measured:
+    seconds = time.perf_counter() - start
+    return Measured(name, seconds, channel.traffic(f"{label}/{name}"), OFFLINE)
 
 
 def _measure(

@@ -1,0 +1,332 @@
+"""The two parties of a session that answers prompts: set-up, then pass by pass.
+
+Set-up is that of `parties`, with the public prefix among what must agree. Then the client says what
+comes next, in words of constant size that are all the server learns: a conversation begins, a pass
+of so many rows, a piece of preparation ahead of need, the end.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.config.loading import Config
+from hybrid.models.folding import FloatArray
+from hybrid.models.generator import Generator, PublicGenerator, client_words
+from hybrid.models.prompts import Prompts
+from hybrid.models.public_table import receive_table, send_table
+from hybrid.models.token_table import TokenTable
+from hybrid.operators.base import EncodedLinear, Operator, RunState, WeightedOperator
+from hybrid.planning.catalog import Catalog
+from hybrid.planning.generation import GenerationPlan, plan_generation
+from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
+from hybrid.planning.schedule import Schedule
+from hybrid.runtime.generation_records import PassRecord, SharedRecord
+from hybrid.runtime.key_exchange import (
+    receive_keys,
+    receive_slot_keys,
+    send_keys,
+    send_slot_keys,
+)
+from hybrid.runtime.runner import Progress, run_request, run_shared
+from hybrid.runtime.session_parts import SessionParts, run_state
+from mpc_nonlinear.cost import NO_COST
+from mpc_nonlinear.fixed_point import RingArray
+from transport.channel import Channel
+from transport.errors import FrameError, UsageError
+from transport.handshake import handshake, recv_public, send_public
+from transport.randomness import SecureRandom
+
+_DESCRIPTION_BYTES = 1 << 22
+_DESCRIPTION_KEYS = {"model", "embedding", "schedule"}
+_WORD = struct.Struct("<BI")
+
+
+class Word(IntEnum):
+    """What the client says comes next."""
+
+    END = 0
+    CONVERSATION = 1
+    PASS = 2
+    AHEAD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NextToken:
+    """What a pass gives the client."""
+
+    token: int
+    record: PassRecord
+
+
+class _Generation(SessionParts):
+    """What both parties do alike: every word of the client changes both states in the same way."""
+
+    plan_: GenerationPlan
+    _state: RunState
+
+    def __init__(
+        self, config: Config, catalog: Catalog, channel: Channel, progress: Progress | None = None
+    ) -> None:
+        super().__init__(config, catalog, channel, progress)
+        self.past = 0
+        """Private positions of the conversation so far."""
+        self.shared: list[SharedRecord] = []
+        """What was prepared for more than one pass."""
+        self.failure_probability = 0.0
+        """Of all that has run in this session."""
+        self._passes = 0
+        self._is_open = False
+        """Whether a conversation has begun."""
+
+    def _agree(self, model: PublicGenerator, schedule: Schedule | None) -> GenerationPlan:
+        handshake(self.channel, {"public prefix": f"sha256 {model.prefix_digest}"})
+        plan = plan_generation(self.config, model, schedule)
+        handshake(self.channel, {"plan": f"sha256 {plan.digest()}"})
+        return plan
+
+    def stock(self) -> int:
+        """Prepared rows that every layer has left."""
+        nodes = [operator.node.name for operator, _ in self.plan_.batch]
+        return min((len(self._state.rows.get(name, ())) for name in nodes), default=1 << 30)
+
+    def _budget(self, more: float) -> None:
+        """Refuse what would make the session fail too often."""
+        if self.failure_probability + more > MAX_FAILURE_PROBABILITY:
+            raise UsageError(
+                f"session: what has run may fail with {self.failure_probability:.1e}, one more "
+                f"step with {more:.1e}; together more than {MAX_FAILURE_PROBABILITY:.1e}: open a "
+                "new session"
+            )
+        self.failure_probability += more
+
+    def _begin(self) -> None:
+        """Correlations of a new conversation's cache; the prefix enters it."""
+        cost = self.plan_.conversation_cost()
+        self._budget(cost.failure_probability)
+        self._state.caches.clear()
+        self._prepare("conversation", self.plan_.conversation, _for_conversation, 1)
+        self.past, self._is_open = 0, True
+
+    def _fill(self, rows: int) -> None:
+        """Batches until so many rows are prepared in every layer."""
+        while self.stock() < rows:
+            least = self.stock()
+            short = [
+                (operator, cost)
+                for operator, cost in self.plan_.batch
+                if len(self._state.rows.get(operator.node.name, ())) <= least
+            ]
+            self._make(short)
+
+    def _make(self, pieces: list[tuple[Operator, Any]]) -> None:
+        self._budget(sum((cost for _, cost in pieces), NO_COST).failure_probability)
+        self._prepare("batch", pieces, _for_rows, self.plan_.batch_rows)
+
+    def _ahead(self) -> None:
+        """One layer's next batch, in order; the layers that have most are left alone."""
+        counts = [len(self._state.rows.get(o.node.name, ())) for o, _ in self.plan_.batch]
+        self._make([self.plan_.batch[int(np.argmin(counts))]])
+
+    def _prepare(self, kind: str, operators: Any, prepare: Any, rows: int) -> None:
+        start, label = time.perf_counter(), f"{kind}{len(self.shared)}"
+        steps = run_shared(operators, self._state, label, prepare, self.progress)
+        seconds = time.perf_counter() - start
+        declared = tuple(cost.traffic for _, cost in operators)
+        self.shared.append(SharedRecord(kind, tuple(steps), seconds, rows, declared))
+
+    def _run(self, rows: int, own: dict[str, RingArray]) -> PassRecord:
+        """One pass; rows that are missing are prepared first."""
+        if not self._is_open:
+            raise UsageError("generation: no conversation has begun; begin one first")
+        self._fill(rows)
+        plan = self.plan_.of_pass(rows, self.past)
+        self._budget(plan.cost.failure_probability)
+        start = time.perf_counter()
+        result = run_request(plan, self._state, self._passes, own, self.progress)
+        seconds = time.perf_counter() - start
+        record = PassRecord(rows, self.past, result.steps, seconds, dict(result.outputs))
+        self.past += rows
+        self._passes += 1
+        return record
+
+
+def _for_conversation(operator: Operator, state: RunState) -> None:
+    operator.prepare_conversation(state)
+
+
+def _for_rows(operator: Operator, state: RunState) -> None:
+    operator.prepare_batch(state)
+
+
+class GenerationClient(_Generation):
+    """The client's side: holds prompts and the secret key, never opens the weights."""
+
+    def setup(self, prompts: Prompts, dealer: Channel | None = None) -> GenerationPlan:
+        """Everything up to the first conversation."""
+        self.agree_on_config()
+        data = recv_public(self.channel, _DESCRIPTION_BYTES)
+        model, digest = self._parsed(data, prompts)
+        self.plan_ = plan = self._agree(model, self._schedule(data))
+        self._table: TokenTable | None = None
+        if not model.private_embedding:
+            table = receive_table(self.channel, model, digest)
+            assert isinstance(table, TokenTable)
+            self._table = table
+        self.progress("keys", -1)
+        randomness = SecureRandom(domain="ckks client")
+        homomorphic, rings = send_keys(plan.one, self.channel, randomness)
+        slots = None
+        if plan.slot_steps is not None:
+            slots = send_slot_keys(plan.slot_steps, self.channel, randomness)
+        source = self.start_correlations(plan.one, dealer)
+        self.progress("waiting for encoded weights", -1)
+        state = run_state(self.channel, plan.one, homomorphic, source)
+        self._state = replace(state, ring=rings, slots=slots)
+        for step in plan.one.steps:
+            step.operator.setup(self._state.session, None)
+        self.channel.recv(1)
+        return plan
+
+    def _parsed(self, data: object, prompts: Prompts) -> tuple[PublicGenerator, str]:
+        if not isinstance(data, dict) or set(data) != _DESCRIPTION_KEYS:
+            raise FrameError("handshake: the server's description is malformed; same version?")
+        digest = data["embedding"]
+        # It names a file in the client's cache: nothing but hexadecimal digits.
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}|", digest):
+            raise FrameError("handshake: the embedding digest is malformed; same version?")
+        model = PublicGenerator.from_public(data["model"], self.config, prompts.prefix)
+        # Checked before any prompt is looked at, so that no failure depends on one.
+        if prompts.tokenizer.vocabulary > model.architecture.vocabulary:
+            raise FrameError(
+                f"tokenizer: {prompts.tokenizer.vocabulary} tokens, the server's model has "
+                f"{model.architecture.vocabulary}; use the model files that belong to it"
+            )
+        return model, digest
+
+    def _schedule(self, data: Any) -> Schedule | None:
+        return None if data["schedule"] is None else Schedule.from_public(data["schedule"])
+
+    def begin(self) -> None:
+        """A new conversation: an empty cache but for the prefix."""
+        self._say(Word.CONVERSATION)
+        self._begin()
+
+    def ahead(self, rows: int) -> bool:
+        """One piece of preparation, unless every layer has so many rows; whether there was one."""
+        if not self.plan_.batch or self.stock() >= rows:
+            return False
+        self._say(Word.AHEAD)
+        self._ahead()
+        return True
+
+    def next_token(self, ids: Sequence[int] | NDArray[np.int64]) -> NextToken:
+        """The token after these ids, the next rows of the conversation."""
+        model = self.plan_.model
+        room = model.capacity - self.past
+        if not 1 <= len(ids) <= room:
+            raise UsageError(
+                f"generation: {len(ids)} rows, the conversation has room for {room}; raise "
+                "generation.positions or begin a new one"
+            )
+        if self._table is None:
+            own = {"one_hot": client_words(model, ids, self.past)}
+        else:
+            first = len(model.prefix) + self.past
+            rows = self._table.embed(np.asarray(ids, np.int64), first)
+            own = {"embedding": self._state.encode(rows)}
+        self._say(Word.PASS, len(ids))
+        record = self._run(len(ids), own)
+        token = int(record.outputs["next_token"][0])
+        if token >= model.architecture.vocabulary:
+            raise FrameError("next_token: no token of the vocabulary was opened; a share is wrong")
+        return NextToken(token, record)
+
+    def finish(self) -> None:
+        """Tell the server that nothing follows."""
+        self._say(Word.END)
+
+    def _say(self, word: Word, number: int = 0) -> None:
+        self.channel.send(_WORD.pack(word, number))
+
+
+class GenerationServer(_Generation):
+    """The server's side: holds the weights, sees no token."""
+
+    def setup(
+        self, model: Generator, schedule: Schedule, dealer: Channel | None = None
+    ) -> GenerationPlan:
+        """Everything up to the first conversation."""
+        self.agree_on_config()
+        table, public = model.model.weights.embedding, model.public
+        chosen = self.config.run.scheduler.policy != "fixed"
+        description = {
+            "model": public.to_public(),
+            "embedding": "" if public.private_embedding else table.digest(),
+            "schedule": schedule.to_public() if chosen else None,
+        }
+        send_public(self.channel, description)
+        self.plan_ = plan = self._agree(public, schedule)
+        if not public.private_embedding:
+            assert isinstance(table, TokenTable)
+            send_table(self.channel, table)
+        self.progress("encoding weights", -1)
+        encoded = self._encoded(model, plan)
+        randomness, threads = SecureRandom(domain="ckks server"), self.config.run.runtime.threads
+        homomorphic, rings = receive_keys(plan.one, self.channel, randomness, threads)
+        slots = None
+        if plan.slot_steps is not None:
+            slots = receive_slot_keys(plan.slot_steps, self.channel, randomness, threads)
+        source = self.start_correlations(plan.one, dealer)
+        state = run_state(self.channel, plan.one, homomorphic, source)
+        prefix: dict[str, FloatArray] = model.prefix_rows()
+        self._state = replace(state, ring=rings, slots=slots, encoded=encoded, prefix=prefix)
+        for step in plan.one.steps:
+            own = encoded.get(step.node.name)
+            step.operator.setup(self._state.session, own)
+        self.channel.send(b"\x00")
+        return plan
+
+    @staticmethod
+    def _encoded(model: Generator, plan: GenerationPlan) -> dict[str, EncodedLinear]:
+        """Map by map, so that no two of them are in memory as real numbers."""
+        operators = {step.node.name: step.operator for step in plan.one.steps}
+        found = {}
+        for name, linear in model.maps():
+            operator = operators.get(name)
+            if isinstance(operator, WeightedOperator):
+                found[name] = operator.encode(linear)
+        return found
+
+    def serve(self) -> list[PassRecord]:
+        """Words until the client ends the session; every pass's record."""
+        records: list[PassRecord] = []
+        while (word := self._next_word())[0] != Word.END:
+            kind, number = word
+            if kind == Word.CONVERSATION:
+                self._begin()
+            elif kind == Word.AHEAD and self.plan_.batch:
+                self._ahead()
+            elif kind == Word.PASS and 1 <= number <= self.plan_.model.capacity - self.past:
+                records.append(self._run(number, self._zeros(number)))
+            else:
+                raise FrameError("setup: the client asks for what cannot be; same version?")
+        return records
+
+    def _zeros(self, rows: int) -> dict[str, RingArray]:
+        """Inputs are the client's alone: the server's share of them is zero."""
+        graph = self.plan_.of_pass(rows, self.past).graph
+        return {edge.name: np.zeros(edge.shape, np.uint64) for edge in graph.inputs}
+
+    def _next_word(self) -> tuple[int, int]:
+        with self.channel.patience(self.config.run.runtime.idle_s):
+            kind, number = _WORD.unpack(self.channel.recv(_WORD.size))
+        return kind, number

@@ -1,0 +1,53 @@
+"""What one party measured of a session that answers prompts: plain data for reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hybrid.runtime.runner import Measured
+from mpc_nonlinear.fixed_point import RingArray
+from transport.traffic import Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRecord:
+    """Preparation that several passes share."""
+
+    kind: str
+    """conversation or batch."""
+    steps: tuple[Measured, ...]
+    seconds: float
+    rows: int
+    """Of a batch: how many it serves; 1 of a conversation."""
+    declared: tuple[Traffic, ...]
+    """What each operator's step was to send; steps of correlations come before them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord:
+    """One pass."""
+
+    rows: int
+    past: int
+    steps: tuple[Measured, ...]
+    """Offline ones of this pass alone, then online ones."""
+    seconds: float
+    outputs: Mapping[str, RingArray]
+    """This party's shares of the graph's outputs; of the next token the client has all."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRecord:
+    """All of a session."""
+
+    passes: tuple[PassRecord, ...]
+    shared: tuple[SharedRecord, ...]
+    setup_seconds: float
+    setup: Traffic
+    """The words that say what comes next belong to set-up."""
+    total: Traffic
+    dealer_bytes: int
+    failure_probability: float
+    """Of all that ran."""
+    environment: Mapping[str, str]
