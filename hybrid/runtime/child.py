@@ -20,13 +20,16 @@ from multiprocessing.connection import Connection  # noqa: E402
 
 from hybrid.config.loading import Config  # noqa: E402
 from hybrid.planning.schedule import Schedule  # noqa: E402
+from hybrid.runtime.answers import Asked  # noqa: E402
 from hybrid.runtime.dealing import LOOPBACK, deal  # noqa: E402
+from hybrid.runtime.generation_serving import AnsweringServer, AskingClient  # noqa: E402
 from hybrid.runtime.serving import Client, Server, open_client, open_server  # noqa: E402
 from transport.channel import Channel  # noqa: E402
 from transport.errors import HybridError, PeerLostError  # noqa: E402
 from transport.traffic import Party  # noqa: E402
 from transport.zmq_channel import connect  # noqa: E402
 
+_IDLE_S = 0.3
 _DEALER_TIMEOUT_S, _DEALER_CONNECT_S = 120.0, 30.0
 
 
@@ -66,6 +69,9 @@ def _tell(pipe: Connection, lost_peer: bool, message: str) -> None:
 
 def server_role(task: Task, pipe: Connection) -> None:
     """Load, announce the endpoint, serve one session."""
+    if task.config.run.generation is not None:
+        _answering(task, pipe)
+        return
     server = Server(task.config, task.schedule)
     channel = open_server(task.config, LOOPBACK)
     pipe.send(("endpoint", channel.endpoint))
@@ -76,6 +82,9 @@ def server_role(task: Task, pipe: Connection) -> None:
 
 def client_role(task: Task, pipe: Connection) -> None:
     """Connect, then ask whatever token ids come through the pipe, until None does."""
+    if task.config.run.generation is not None:
+        _asking(task, pipe)
+        return
     client = Client(task.config, _progress(pipe))
     channel = open_client(task.config, task.server_endpoint)
     with _dealer_channel(task, Party.CLIENT) as dealer:
@@ -89,6 +98,46 @@ def client_role(task: Task, pipe: Connection) -> None:
             raise
         pipe.send(("record", client.close()))
     channel.close()
+
+
+def _answering(task: Task, pipe: Connection) -> None:
+    """As `server_role`, for prompts; its shares of logits go to who started both parties."""
+    server = AnsweringServer(task.config, task.schedule)
+    channel = open_server(task.config, LOOPBACK)
+    pipe.send(("endpoint", channel.endpoint))
+    with _dealer_channel(task, Party.SERVER) as dealer:
+        found = server.serve_session(channel, dealer, keep_shares=True)
+        pipe.send(("record", found))
+    channel.close()
+
+
+def _asking(task: Task, pipe: Connection) -> None:
+    """As `client_role`, for prompts; while none comes, what the next ones need is prepared."""
+    client = AskingClient(task.config, _progress(pipe), keep_shares=True)
+    channel = open_client(task.config, task.server_endpoint)
+    with _dealer_channel(task, Party.CLIENT) as dealer:
+        client.open(channel, dealer)
+        pipe.send(("ready", None))
+        try:
+            while (asked := _next(pipe, client)) is not None:
+                ids, tokens, forced = asked.ids, asked.tokens, asked.forced
+                for found in client.answer(ids, tokens, fresh=asked.fresh, forced=forced):
+                    pipe.send(("token", (found.token, found.record)))
+                pipe.send(("token", None))
+        except (EOFError, KeyboardInterrupt):
+            channel.abort("the client was interrupted")
+            raise
+        pipe.send(("record", client.close()))
+    channel.close()
+
+
+def _next(pipe: Connection, client: AskingClient) -> Asked | None:
+    """The next question; ahead of need only once nobody has asked for a moment."""
+    while not pipe.poll(_IDLE_S):
+        if not client.ahead():
+            break
+    asked: Asked | None = pipe.recv()
+    return asked
 
 
 def dealer_role(task: Task, pipe: Connection) -> None:

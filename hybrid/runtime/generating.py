@@ -67,16 +67,24 @@ class NextToken:
     record: PassRecord
 
 
-class _Generation(SessionParts):
+class GenerationSession(SessionParts):
     """What both parties do alike: every word of the client changes both states in the same way."""
 
     plan_: GenerationPlan
     _state: RunState
 
     def __init__(
-        self, config: Config, catalog: Catalog, channel: Channel, progress: Progress | None = None
+        self,
+        config: Config,
+        catalog: Catalog,
+        channel: Channel,
+        progress: Progress | None = None,
+        *,
+        keep_shares: bool = False,
     ) -> None:
+        """keep_shares: of logits, in records, for an experimenter who has both sides."""
         super().__init__(config, catalog, channel, progress)
+        self._keep_shares = keep_shares
         self.past = 0
         """Private positions of the conversation so far."""
         self.shared: list[SharedRecord] = []
@@ -153,7 +161,10 @@ class _Generation(SessionParts):
         start = time.perf_counter()
         result = run_request(plan, self._state, self._passes, own, self.progress)
         seconds = time.perf_counter() - start
-        record = PassRecord(rows, self.past, result.steps, seconds, dict(result.outputs))
+        outputs = dict(result.outputs)
+        if not self._keep_shares:
+            del outputs["logits"]
+        record = PassRecord(rows, self.past, result.steps, seconds, outputs)
         self.past += rows
         self._passes += 1
         return record
@@ -167,7 +178,7 @@ def _for_rows(operator: Operator, state: RunState) -> None:
     operator.prepare_batch(state)
 
 
-class GenerationClient(_Generation):
+class GenerationClient(GenerationSession):
     """The client's side: holds prompts and the secret key, never opens the weights."""
 
     def setup(self, prompts: Prompts, dealer: Channel | None = None) -> GenerationPlan:
@@ -258,7 +269,7 @@ class GenerationClient(_Generation):
         self.channel.send(_WORD.pack(word, number))
 
 
-class GenerationServer(_Generation):
+class GenerationServer(GenerationSession):
     """The server's side: holds the weights, sees no token."""
 
     def setup(

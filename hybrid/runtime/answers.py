@@ -1,0 +1,167 @@
+"""Answers of a session, wherever the server is: prompts in, tokens out, and what was asked."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hybrid.config.loading import Config
+from hybrid.models.decoder_tokenizing import Ids
+from hybrid.models.prompts import Conversation, Prompts
+from hybrid.runtime.generation_records import PassRecord
+from transport.errors import ConfigError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the client's process is asked for."""
+
+    ids: Ids
+    tokens: int
+    fresh: bool
+    """Whether a new conversation begins."""
+    forced: tuple[int, ...] = ()
+    """Read instead of the tokens chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of an answer as it comes."""
+
+    id: int
+    text: str
+    """What it adds to the answer; may be empty where a character is not complete."""
+    seconds: float
+    """Since the token before, or since the question."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass
+class Answer:
+    """One prompt and what came of it."""
+
+    prompt: str
+    read: Ids
+    """All private ids of the conversation before the answer."""
+    new: int
+    """How many of them this prompt added."""
+    first_pass: int
+    """Its place among the passes of the session."""
+    tokens: list[int] = field(default_factory=list)
+    """Those chosen; the token that ends it is the last where it ended by itself."""
+    seconds: list[float] = field(default_factory=list)
+    text: str = ""
+
+
+class Answers(ABC):
+    """A session that takes prompts."""
+
+    def __init__(self, config: Config, prompts: Prompts) -> None:
+        self.config = config
+        self.prompts = prompts
+        self.answers: list[Answer] = []
+        """In the order of their prompts."""
+        self._conversation: Conversation | None = None
+        self._read: list[int] = []
+        """Private ids that the conversation's cache holds."""
+        self._count = 0
+
+    def generate(
+        self, prompt: str, max_new_tokens: int | None = None, *, goes_on: bool = False
+    ) -> Iterator[Token]:
+        """Tokens of a private answer as they come.
+
+        goes_on: the prompt continues the conversation, whose cache is kept; else a new one begins.
+        A prompt or an answer that the announced positions do not hold is a `ConfigError` before
+        anything is sent.
+        """
+        if not isinstance(prompt, str):
+            raise UsageError(f"generate: {type(prompt).__name__}; give a text")
+        if goes_on and self._conversation is None:
+            raise UsageError(
+                "generate: there is no conversation to go on with; begin with a prompt"
+            )
+        talk = self._conversation if goes_on else None
+        talk = Conversation(self.prompts) if talk is None else talk
+        before = (list(talk.messages), list(talk.pending))
+        ids = talk.ask(prompt)
+        read = [] if not goes_on else list(self._read)
+        try:
+            wanted = self._checked(len(read), len(ids), max_new_tokens)
+        except ConfigError:
+            talk.messages, talk.pending = before
+            raise
+        asked = Asked(ids, wanted, not goes_on)
+        answer = Answer(prompt, np.array([*read, *ids], np.int64), len(ids), self._count)
+        return self._answered(talk, asked, answer)
+
+    def force(self, ids: Sequence[int]) -> None:
+        """Read ids one by one whatever tokens are chosen: for a measurement of every position."""
+        first, *others = (int(i) for i in ids)
+        answer = Answer("", np.array([first], np.int64), 1, self._count)
+        asked = Asked(
+            answer.read, len(ids), True, tuple([*others, others[-1] if others else first])
+        )
+        self._conversation = None
+        for token, record in self._passes(asked):
+            self._count += 1
+            answer.tokens.append(token)
+            answer.seconds.append(record.seconds)
+        self.answers.append(answer)
+
+    def _answered(self, talk: Conversation, asked: Asked, answer: Answer) -> Iterator[Token]:
+        settings, stream = self.prompts.settings, self.prompts.tokenizer.stream()
+        ends, over, start = self.prompts.tokenizer.end_ids, False, time.perf_counter()
+        self.answers.append(answer)
+        shown: list[int] = []
+        try:
+            for token, _record in self._passes(asked):
+                self._count += 1
+                now = time.perf_counter()
+                answer.seconds.append(now - start)
+                answer.tokens.append(token)
+                over = over or token in ends
+                if not over:
+                    shown.append(token)
+                    yield Token(token, stream.push(token), now - start)
+                start = now
+            rest = stream.close()
+            if rest:
+                yield Token(shown[-1], rest, 0.0)
+        finally:
+            read = [*answer.read, *answer.tokens[:-1]]
+            ended = bool(answer.tokens) and answer.tokens[-1] in ends
+            unread = [] if ended else answer.tokens[-1:]
+            answer.text = talk.answered(shown, unread)
+            self._read = [int(i) for i in read]
+            # What was read behind an end token cannot be unread.
+            usable = bool(answer.tokens) and (settings.stop_early or not over)
+            self._conversation = talk if usable else None
+
+    def _checked(self, read: int, new: int, tokens: int | None) -> int:
+        """How many tokens are asked for, once prompt and answer fit."""
+        settings = self.prompts.settings
+        wanted = settings.max_new_tokens if tokens is None else tokens
+        if not 1 <= wanted <= settings.max_new_tokens:
+            raise ConfigError(
+                f"max_new_tokens: {wanted}; the config announces 1 to {settings.max_new_tokens}: "
+                "raise generation.max_new_tokens at both parties"
+            )
+        room = settings.positions - read
+        if new + wanted - 1 > room:
+            raise ConfigError(
+                f"prompt: {new} private tokens and {wanted} new ones need {new + wanted - 1} "
+                f"positions, {room} of the announced {settings.positions} are left; shorten the "
+                "prompt, ask for fewer tokens or raise generation.positions at both parties"
+            )
+        return wanted
+
+    @abstractmethod
+    def _passes(self, asked: Asked) -> Iterator[tuple[int, PassRecord]]:
+        """Tokens and records of every pass as they come."""

@@ -1,0 +1,144 @@
+"""Both parties of a session that answers prompts as processes of this machine.
+
+An experimenter's tool, as `local`: it knows both sides, so it can compare tokens and logits with
+the plain model's and both ends' counters with each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.config.loading import Config
+from hybrid.models.decoder_tokenizing import Ids
+from hybrid.models.generator import Generator, load_prompts
+from hybrid.models.generator_loading import load_generator
+from hybrid.models.prompts import Prompts
+from hybrid.planning.generation import GenerationPlan, plan_generation
+from hybrid.runtime.answers import Answers, Asked
+from hybrid.runtime.generation_records import GenerationRecord, PassRecord
+from hybrid.runtime.processes import Processes
+from hybrid.runtime.runner import Progress
+from hybrid.runtime.session_checks import not_open
+from mpc_nonlinear.fixed_point import RingArray
+from transport.errors import UsageError
+from transport.zmq_channel import loopback_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """What both parties measured."""
+
+    client: GenerationRecord
+    server: GenerationRecord
+    client_logits: tuple[RingArray, ...]
+    """The client's shares of every pass's logits (vocabulary,)."""
+    server_logits: tuple[RingArray, ...]
+    loopback_sent_bytes: int | None
+    """The loopback device's own count over the whole session; None where it has none."""
+
+    def logits(self, fraction_bits: int) -> list[NDArray[np.float64]]:
+        """Of every pass, opened by who has both sides."""
+        pairs = zip(self.client_logits, self.server_logits, strict=True)
+        return [(a + b).view(np.int64) * 2.0**-fraction_bits for a, b in pairs]
+
+
+def _ignore(_step: str, _layer: int) -> None:
+    """No progress display."""
+
+
+class LocalGeneration(Answers):
+    """One session of two processes; a context manager.
+
+    `generate` may be called again and again inside; after it `result` holds what both parties
+    measured.
+    """
+
+    def __init__(self, config: Config, on_progress: Progress | None = None) -> None:
+        """Load and plan, so that a config that cannot work says so before anything starts."""
+        self.model: Generator = load_generator(config)
+        self.plan: GenerationPlan = plan_generation(config, self.model.public)
+        super().__init__(config, load_prompts(config))
+        self.result: GenerationResult | None = None
+        self.on_progress: Progress = on_progress or _ignore
+        self._processes: Processes | None = None
+        self._logits: list[RingArray] = []
+        self._is_open = self._has_failed = False
+
+    def _passes(self, asked: Asked) -> Iterator[tuple[int, PassRecord]]:
+        processes = self._processes
+        if processes is None or not self._is_open:
+            raise UsageError(not_open(has_failed=self._has_failed))
+        try:
+            processes.ask(asked)
+            while (found := processes.answer("token")) is not None:
+                token, record = found
+                self._logits.append(record.outputs["logits"].reshape(-1))
+                yield token, record
+        except GeneratorExit:
+            # The caller has had enough; what still comes belongs to this answer.
+            while processes.answer("token") is not None:
+                pass
+            raise
+        except BaseException:
+            # Also where only the wait was interrupted: its tokens would be taken for the next.
+            self._is_open, self._has_failed = False, True
+            raise
+
+    def __enter__(self) -> Self:
+        if self._processes is not None:
+            raise UsageError("session: was opened before; make a new one")
+        self._loopback_before = loopback_bytes()
+        self._processes = Processes(self.config, lambda *step: self.on_progress(*step))
+        try:
+            self._processes.start(self.plan.schedule, needs_dealer=self.plan.needs_dealer)
+        except BaseException:
+            self._processes.end()
+            raise
+        self._is_open = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        was_open, self._is_open = self._is_open, False
+        processes = self._processes
+        assert processes is not None
+        try:
+            if kind is None and was_open:
+                processes.ask(None)
+                client = processes.answer("record")
+                server, shares = processes.server_record()
+                moved, before = loopback_bytes(), self._loopback_before
+                sent = None if moved is None or before is None else moved - before
+                mine = tuple(self._logits)
+                self.result = GenerationResult(client, server, mine, tuple(shares), sent)
+        finally:
+            processes.end()
+
+    def __repr__(self) -> str:
+        state = "open" if self._is_open else "closed" if self._processes else "new"
+        return f"<LocalGeneration {self.config.run.name}: {state}, {len(self.answers)} answers>"
+
+
+def plain_answer(
+    model: Generator, prompts: Prompts, history: Ids, tokens: int
+) -> tuple[list[int], list[NDArray[np.float64]]]:
+    """The plain model's greedy answer to private ids, and the logits that it was chosen by."""
+    cache, ids, found = model.prefix_cache.copy(), history, []
+    ends = prompts.tokenizer.end_ids if prompts.settings.stop_early else frozenset()
+    logits: list[NDArray[np.float64]] = []
+    while len(found) < tokens:
+        logits.append(model.model.logits(ids, cache)[-1])
+        found.append(int(np.argmax(logits[-1])))
+        if found[-1] in ends:
+            break
+        ids = np.array(found[-1:], np.int64)
+    return found, logits
+
+
+def plain_logits(model: Generator, ids: Ids, last: int) -> list[NDArray[np.float64]]:
+    """The plain model's logits at the last rows of private ids."""
+    return list(model.plain_logits(ids)[-last:])

@@ -1,0 +1,134 @@
+"""One server and one client of sessions that answer prompts, each with its own files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from hybrid.config.loading import Config
+from hybrid.machine.environment import describe, peak_memory_bytes
+from hybrid.models.decoder_tokenizing import Ids
+from hybrid.models.generator import load_prompts
+from hybrid.models.generator_loading import load_generator
+from hybrid.planning.catalog import load_catalog
+from hybrid.planning.generation import GenerationPlan, plan_generation
+from hybrid.planning.schedule import Schedule
+from hybrid.runtime.generating import (
+    GenerationClient,
+    GenerationServer,
+    GenerationSession,
+    NextToken,
+)
+from hybrid.runtime.generation_records import GenerationRecord, PassRecord
+from hybrid.runtime.runner import Progress
+from hybrid.runtime.serving import reporting_failure
+from mpc_nonlinear.fixed_point import RingArray
+from transport.channel import SETUP, Channel
+
+
+class AnsweringServer:
+    """The server's process: loads, then serves one session after the other."""
+
+    def __init__(self, config: Config, schedule: Schedule | None = None) -> None:
+        """schedule: where it has been chosen before."""
+        self._config = config
+        self._catalog = load_catalog(config.run.plugins)
+        self.generator = load_generator(config)
+        # Made once before any client comes, so that a config that cannot work says so here.
+        self.plan: GenerationPlan = plan_generation(config, self.generator.public, schedule)
+
+    def serve_session(
+        self, channel: Channel, dealer: Channel | None = None, *, keep_shares: bool = False
+    ) -> tuple[GenerationRecord, list[RingArray]]:
+        """One client's session: what was measured, and shares of logits if they are kept.
+
+        keep_shares: for an experimenter who has both sides.
+        """
+        session = GenerationServer(self._config, self._catalog, channel, keep_shares=keep_shares)
+        with reporting_failure(channel):
+            start = time.perf_counter()
+            session.setup(self.generator, self.plan.schedule, dealer)
+            setup_s = time.perf_counter() - start
+            passes = session.serve()
+        shares = [one.outputs["logits"].reshape(-1) for one in passes if keep_shares]
+        return record_of(session, passes, setup_s, channel, dealer), shares
+
+
+class AskingClient:
+    """The client's process: turns prompts into tokens, connects, asks."""
+
+    def __init__(
+        self, config: Config, progress: Progress | None = None, *, keep_shares: bool = False
+    ) -> None:
+        """keep_shares: of logits, for an experimenter who has both sides."""
+        self._config = config
+        self._progress = progress
+        self._keep_shares = keep_shares
+        self.prompts = load_prompts(config)
+        self._passes: list[PassRecord] = []
+
+    def open(self, channel: Channel, dealer: Channel | None = None) -> GenerationPlan:
+        """Set a session up; the plan that both parties agree on."""
+        self._channel, self._dealer = channel, dealer
+        catalog = load_catalog(self._config.run.plugins)
+        self._session = GenerationClient(
+            self._config, catalog, channel, self._progress, keep_shares=self._keep_shares
+        )
+        self._passes = []
+        with reporting_failure(channel):
+            start = time.perf_counter()
+            plan = self._session.setup(self.prompts, dealer)
+            self._setup_s = time.perf_counter() - start
+        return plan
+
+    def answer(
+        self, ids: Ids, tokens: int, *, fresh: bool, forced: Sequence[int] = ()
+    ) -> Iterator[NextToken]:
+        """The tokens of an answer, one by one; the end token is the last where it stops early.
+
+        fresh: begin a new conversation; forced: read instead of the tokens chosen.
+        """
+        ends = self.prompts.tokenizer.end_ids if self.prompts.settings.stop_early else frozenset()
+        with reporting_failure(self._channel):
+            if fresh:
+                self._session.begin()
+            rows: Sequence[int] | Ids = ids
+            for index in range(tokens):
+                found = self._session.next_token(rows)
+                self._passes.append(found.record)
+                yield found
+                if found.token in ends and not forced:
+                    return
+                rows = [forced[index] if forced else found.token]
+
+    def ahead(self) -> bool:
+        """One piece of what later prompts need; whether there was one."""
+        with reporting_failure(self._channel):
+            return self._session.ahead(self.prompts.settings.rows)
+
+    def close(self) -> GenerationRecord:
+        """End the session; what was measured of it."""
+        with reporting_failure(self._channel):
+            self._session.finish()
+        return record_of(self._session, self._passes, self._setup_s, self._channel, self._dealer)
+
+
+def record_of(
+    session: GenerationSession,
+    passes: list[PassRecord],
+    setup_s: float,
+    channel: Channel,
+    dealer: Channel | None,
+) -> GenerationRecord:
+    """As counted at a session's end."""
+    return GenerationRecord(
+        tuple(replace(one, outputs={}) for one in passes),
+        tuple(session.shared),
+        setup_s,
+        channel.traffic(SETUP),
+        channel.total,
+        0 if dealer is None else dealer.total.sent_bytes,
+        session.failure_probability,
+        describe() | {"peak_memory_bytes": str(peak_memory_bytes())},
+    )
