@@ -10,6 +10,12 @@ from typing import Any
 
 from hybrid.operators.attention import AttentionProductOperator
 from hybrid.operators.base import Operator
+from hybrid.operators.cached_attention import (
+    DealtCachedAttentionOperator,
+    DealtCorrelations,
+    ExactCachedAttentionOperator,
+    MatrixCorrelations,
+)
 from hybrid.operators.dealt_layers import (
     BeaverAttention,
     BeaverLinear,
@@ -28,12 +34,20 @@ OPERATORS: tuple[type[Operator], ...] = (
     AttentionProductOperator,
     ExactAttentionOperator,
     DealtAttentionOperator,
+    ExactCachedAttentionOperator,
+    DealtCachedAttentionOperator,
     NonlinearOperator,
     PoolOperator,
 )
 """Each serves the catalog entries that derive from its `entries`."""
 
-ENTRIES: tuple[type[Any], ...] = (BeaverLinear, BeaverAttention, MaskedSum)
+ENTRIES: tuple[type[Any], ...] = (
+    BeaverLinear,
+    BeaverAttention,
+    MatrixCorrelations,
+    DealtCorrelations,
+    MaskedSum,
+)
 """Catalog entries that need nothing but their operator."""
 
 __all__ = ["ENTRIES", "OPERATORS"]
