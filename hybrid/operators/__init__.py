@@ -10,6 +10,12 @@ from typing import Any
 
 from hybrid.operators.attention import AttentionProductOperator
 from hybrid.operators.base import Operator
+from hybrid.operators.cached_attention import (
+    DealtCachedAttentionOperator,
+    DealtCorrelations,
+    ExactCachedAttentionOperator,
+    MatrixCorrelations,
+)
 from hybrid.operators.dealt_layers import (
     BeaverAttention,
     BeaverLinear,
@@ -42,6 +48,8 @@ OPERATORS: tuple[type[Operator], ...] = (
     AttentionProductOperator,
     ExactAttentionOperator,
     DealtAttentionOperator,
+    ExactCachedAttentionOperator,
+    DealtCachedAttentionOperator,
     NonlinearOperator,
     PoolOperator,
     ExactRowsOperator,
@@ -55,6 +63,8 @@ OPERATORS: tuple[type[Operator], ...] = (
 ENTRIES: tuple[type[Any], ...] = (
     BeaverLinear,
     BeaverAttention,
+    MatrixCorrelations,
+    DealtCorrelations,
     MaskedSum,
     ExactRowsLinear,
     ExactRowsEmbedding,

@@ -57,7 +57,8 @@ class BeaverAttention:
     source: ClassVar[str] = "[Beaver91]"
 
 
-def _require_dealer(key: str, context: PlanContext) -> None:
+def require_dealer(key: str, context: PlanContext) -> None:
+    """`ConfigError` unless correlations come from a dealer; key: of `protocols`."""
     if not issubclass(context.source, TrustedDealer):
         raise ConfigError(
             f"protocols.{key}: 'beaver' takes products from a dealer, correlations come from "
@@ -91,7 +92,7 @@ class DealtLinearOperator(WeightedOperator):
 
     def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
         super().__init__(node, entry, choice, context)
-        _require_dealer("linear", context)
+        require_dealer("linear", context)
         if not choice.prepared:
             raise ConfigError(
                 "protocols.linear: 'beaver' makes half of its products before the input; set "
@@ -176,7 +177,7 @@ class DealtAttentionOperator(Operator):
 
     def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
         super().__init__(node, entry, choice, context)
-        _require_dealer("attention", context)
+        require_dealer("attention", context)
 
     def parameters(self) -> dict[str, float | int | str]:
         """Nothing but the shape."""

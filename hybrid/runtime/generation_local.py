@@ -44,7 +44,7 @@ class GenerationResult:
     def logits(self, fraction_bits: int) -> list[NDArray[np.float64]]:
         """Of every pass, opened by who has both sides."""
         pairs = zip(self.client_logits, self.server_logits, strict=True)
-        return [(a + b).view(np.int64) * 2.0**-fraction_bits for a, b in pairs]
+        return [(a + b).view(np.int64).astype(np.float64) * 2.0**-fraction_bits for a, b in pairs]
 
 
 def _ignore(_step: str, _layer: int) -> None:
@@ -127,7 +127,8 @@ def plain_answer(
     model: Generator, prompts: Prompts, history: Ids, tokens: int
 ) -> tuple[list[int], list[NDArray[np.float64]]]:
     """The plain model's greedy answer to private ids, and the logits that it was chosen by."""
-    cache, ids, found = model.prefix_cache.copy(), history, []
+    cache, ids = model.prefix_cache.copy(), history
+    found: list[int] = []
     ends = prompts.tokenizer.end_ids if prompts.settings.stop_early else frozenset()
     logits: list[NDArray[np.float64]] = []
     while len(found) < tokens:
