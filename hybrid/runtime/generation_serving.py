@@ -90,17 +90,19 @@ class AskingClient:
         fresh: begin a new conversation; forced: read instead of the tokens chosen.
         """
         ends = self.prompts.tokenizer.end_ids if self.prompts.settings.stop_early else frozenset()
-        with reporting_failure(self._channel):
-            if fresh:
+        if fresh:
+            with reporting_failure(self._channel):
                 self._session.begin()
-            rows: Sequence[int] | Ids = ids
-            for index in range(tokens):
+        rows: Sequence[int] | Ids = ids
+        for index in range(tokens):
+            # Not around the yield: a caller who has had enough is no failure.
+            with reporting_failure(self._channel):
                 found = self._session.next_token(rows)
-                self._passes.append(found.record)
-                yield found
-                if found.token in ends and not forced:
-                    return
-                rows = [forced[index] if forced else found.token]
+            self._passes.append(found.record)
+            yield found
+            if found.token in ends and not forced:
+                return
+            rows = [forced[index] if forced else found.token]
 
     def ahead(self) -> bool:
         """One piece of what later prompts need; whether there was one."""
