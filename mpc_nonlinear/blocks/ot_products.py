@@ -35,6 +35,7 @@ class OtProducts(Products):
     name = "ot"
     source = "[Gilboa99]; [Demmler15] ABY, Section III.A.4"
     max_error_units = 1
+    is_exact = True
 
     def __init__(self, fraction_bits: int) -> None:
         self._fraction_bits = fraction_bits
