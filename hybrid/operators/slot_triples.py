@@ -14,8 +14,8 @@ import numpy as np
 from he_linear.exact.slot_encryption import (
     slot_encrypt,
     slot_mask_for_client,
-    slot_parse,
     slot_parameters,
+    slot_parse,
     slot_unmask,
 )
 from he_linear.exact.slot_parameters import SLOT_SETS, SlotParameters

@@ -24,8 +24,8 @@ def multiply_add(x: RingArray, y: RingArray, z: RingArray, modulus: int) -> Ring
         )
     assert x.shape == y.shape == z.shape
     out = np.empty(x.shape, np.uint64)
-    parts = (np.ascontiguousarray(part).reshape(-1).view(np.int64) for part in (x, y, z))
-    _multiply_add(*parts, np.int64(modulus), out.reshape(-1).view(np.int64))
+    a, b, c = (np.ascontiguousarray(part).reshape(-1).view(np.int64) for part in (x, y, z))
+    _multiply_add(a, b, c, np.int64(modulus), out.reshape(-1).view(np.int64))
     return out
 
 
