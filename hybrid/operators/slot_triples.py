@@ -20,7 +20,7 @@ from he_linear.exact.slot_encryption import (
 )
 from he_linear.exact.slot_parameters import SLOT_SETS, SlotParameters
 from he_linear.kernels.scalars import Residues
-from he_linear.packings.slot_triples import ElementTriplesPacking
+from he_linear.packings.element_triples import ElementTriplesPacking
 from hybrid.operators.exact_rows import RowsClient, RowsParty, RowsServer
 from mpc_nonlinear.blocks.prime_arithmetic import multiply_add
 from mpc_nonlinear.correlations.preprocessing import Prepared

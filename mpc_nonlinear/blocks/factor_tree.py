@@ -52,29 +52,19 @@ class FactorTree:
     def of(cls, polynomial: FactoredPolynomial, largest: float) -> FactorTree:
         """For products that are at best below `largest`, in reals."""
         p, x = polynomial, _grid(polynomial)
-        stretch, base_bounds, base = p.input_shift, None, x
+        known = p.interval is not None or p.even
+        cap = np.inf if known else _CONTRACT
+        stretch, squared, base = p.input_shift, None, x
         if p.even:
             stretch = _even_stretch(p, x, largest)
             drop = 2 * p.input_shift - stretch
-            base_bounds = _bounds(x, x, drop)
-            base = x**2 / 2.0**drop
+            squared, base = _bounds(x, x, drop), x**2 / 2.0**drop
         moved = [base + shift * 2.0**stretch for shift, _ in p.factors]
-        pairs = [_bounds(v, v, 2 * stretch) for v in moved]
-        values = [
-            (v / 2.0**stretch) ** 2 + offset
-            for v, (_, offset) in zip(moved, p.factors, strict=True)
-        ]
-        known = p.interval is not None or p.even
-        cap = np.inf if known else _CONTRACT
-        levels, leading = [], p.leading
-        while len(values) > 1:
-            shift = _damping(p) if len(values) == 2 else 0
-            neighbours = list(zip(values[::2], values[1::2], strict=False))
-            levels.append(_together([_bounds(a, b, shift, cap) for a, b in neighbours]))
-            odd = values[-1:] if len(values) % 2 else []
-            values = [a * b / 2.0**shift for a, b in neighbours] + odd
-            leading *= 2.0 ** (shift << p.squarings)
-        (value,), last = values, None
+        squares = _together([_bounds(v, v, 2 * stretch) for v in moved])
+        offsets = [offset for _, offset in p.factors]
+        factors = [(v / 2.0**stretch) ** 2 + o for v, o in zip(moved, offsets, strict=True)]
+        levels, value, leading = _levels(factors, p, cap)
+        last = None
         if p.with_input:
             # A leading factor above one would magnify errors: the last product is kept larger.
             gain = max(0, floor(log2(leading))) if known and not p.squarings else 0
@@ -84,18 +74,25 @@ class FactorTree:
         for _ in range(p.squarings):
             squarings.append(_bounds(value, value, 0, cap))
             value = value**2
+        base_rms = _rms(base) if p.even else min(_rms(base), p.input_rms)
         rms = min(_rms(value, cap), p.output_rms / leading)
-        return cls(
-            base_bounds,
-            min(_rms(base), p.input_rms) if not p.even else _rms(base),
-            stretch,
-            _together(pairs),
-            tuple(levels),
-            last,
-            tuple(squarings),
-            leading,
-            rms,
-        )
+        parts = squared, base_rms, stretch, squares, levels, last, tuple(squarings)
+        return cls(*parts, leading, rms)
+
+
+def _levels(
+    values: list[FloatArray], p: FactoredPolynomial, cap: float
+) -> tuple[tuple[Bounds, ...], FloatArray, float]:
+    """Bounds of a tree over these factors, their product, and what is left of the leading one."""
+    levels, leading = [], p.leading
+    while len(values) > 1:
+        shift = _damping(p) if len(values) == 2 else 0
+        neighbours = list(zip(values[::2], values[1::2], strict=False))
+        levels.append(_together([_bounds(a, b, shift, cap) for a, b in neighbours]))
+        odd = values[-1:] if len(values) % 2 else []
+        values = [a * b / 2.0**shift for a, b in neighbours] + odd
+        leading *= 2.0 ** (shift << p.squarings)
+    return tuple(levels), values[0], leading
 
 
 def _grid(polynomial: FactoredPolynomial) -> FloatArray:

@@ -41,7 +41,7 @@ class PrimeProducts(Products):
     """
 
     name = "slot_triples"
-    source = "[Beaver91] modulo a prime; triples in slots as in [Damgard12] SPDZ, eprint 2011/535"
+    source = "[Beaver91] modulo a prime, made in slots as in [Rathee19] eprint 2019/577"
     max_error_units = 2
     is_exact = True
     needs_largest = True

@@ -33,9 +33,9 @@ class ElementTriplesPacking:
     """
 
     op: ClassVar[str] = "correlations"
-    name: ClassVar[str] = "slot_triples"
+    name: ClassVar[str] = "element_triples"
     source: ClassVar[str] = (
-        "[Damgard12] SPDZ, eprint 2011/535, Section 5, for two parties and one direction; slots of "
+        "[Rathee19] triples from RLWE, eprint 2019/577, with encryptions of this project; slots of "
         "[Smart14] eprint 2011/133"
     )
     levels: ClassVar[int] = 1
