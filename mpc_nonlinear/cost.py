@@ -56,11 +56,18 @@ class Form(IntEnum):
     SQUARE_PAIR = 5
     MATRIX_TRIPLE = 6
     WEIGHT_PRODUCT = 7
+    PRIME_TRIPLE = 8
+    PRIME_SQUARE = 9
 
     @property
     def is_dealt(self) -> bool:
-        """Whether a dealer gives it whole, instead of raw OTs; see `correlations.dealt`."""
+        """Whether it comes whole, instead of raw OTs; see `correlations.dealt`."""
         return self >= Form.ELEMENT_TRIPLE
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether a protocol of its own makes it and stores it, instead of a dealer."""
+        return self >= Form.PRIME_TRIPLE
 
 
 _BATCH = 1 << 14
@@ -83,7 +90,8 @@ class Kind:
     width: int = 1
     """Values under one index."""
     shape: tuple[int, ...] = ()
-    """Of a dealt product: (batch, m, k, n) of matrices, (layer, m, k, n) of weights."""
+    """Of a dealt product: (batch, m, k, n) of matrices, (layer, m, k, n) of weights; of products
+    modulo a prime: (prime,)."""
 
     @property
     def ots(self) -> OtCount:
@@ -104,8 +112,13 @@ class Kind:
         return units({f"call_{name}": 1, f"use_{use}": count * self.width})
 
     def offline_units(self, count: int) -> Units:
-        """What making `count` instances of raw OTs computes, at the busier party."""
+        """What making `count` instances of raw OTs computes, at the busier party.
+
+        Nothing for what is stored: the protocol that makes it declares its own cost.
+        """
         name, calls = self.form.name.lower(), -(-count // self.batch)
+        if self.form.is_stored:
+            return ()
         if self.form.is_dealt:
             return units({f"deal_{name}": count * self.products, "call_deal": calls})
         words = -(-self._string_bits * self.width // 64)
@@ -128,6 +141,8 @@ class Kind:
     @property
     def products(self) -> int:
         """Multiplications of numbers that one dealt instance stands for."""
+        if self.form.is_stored:
+            return 1
         sizes = self.shape[1:] if self.form is Form.WEIGHT_PRODUCT else self.shape
         return prod(sizes)
 
