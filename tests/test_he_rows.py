@@ -162,6 +162,14 @@ def test_noise_of_an_encryption():
     assert 0.95 < noise.std() / expected < 1.05
 
 
+def test_encryptions_are_parsed_in_parts(monkeypatch):
+    client, _ = made_keys(())
+    message, drawn = slot_encrypt(3, client, SecureRandom())
+    monkeypatch.setattr(slot_encryption, "_PARSED", 2)
+    values, _ = messages_and_noise(slot_parse(message, 3, P), client)
+    assert (values == drawn).all()
+
+
 def test_short_second_polynomials_fail_about_as_often_as_declared():
     short = replace(P, second_bits=65)
     client, server = made_short_keys(short)
