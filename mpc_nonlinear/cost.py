@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from math import prod
@@ -277,3 +278,22 @@ class Cost:
 
 
 NO_COST = Cost()
+
+
+def total_without_work(costs: Iterable[Cost]) -> Cost:
+    """The sum of many costs but for their work, whose parts keep their order elsewhere.
+
+    In one pass: sums one by one sort all kinds of demand again and again.
+    """
+    traffic, ots, failure = NO_TRAFFIC, OtCount(), 0.0
+    demand: dict[Kind, int] = {}
+    failures: dict[str, float] = {}
+    for cost in costs:
+        traffic, ots = traffic + cost.traffic, ots + cost.ots
+        failure += cost.failure_probability
+        for kind, count in cost.demand.counts:
+            demand[kind] = demand.get(kind, 0) + count
+        for block, probability in cost.failures:
+            failures[block] = failures.get(block, 0.0) + probability
+    counts = tuple(sorted(demand.items(), key=lambda item: _sort_key(item[0])))
+    return Cost(traffic, ots, failure, Demand(counts), NO_WORK, tuple(failures.items()))

@@ -26,7 +26,8 @@ from he_linear.exact.slot_encryption import (
 )
 from he_linear.exact.slot_parameters import SlotParameters
 from he_linear.kernels.row_products import IntegerMatrix
-from he_linear.packings.exact_rows import ExactRowsPacking, Room
+from he_linear.packings.exact_rows import ExactRowsPacking
+from he_linear.packings.row_blocks import Room
 from hybrid.operators.pads import LinearPad
 from mpc_nonlinear.blocks.prime_shares import (
     from_prime,
