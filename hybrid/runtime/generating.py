@@ -157,7 +157,7 @@ class GenerationSession(SessionParts):
             raise UsageError("generation: no conversation has begun; begin one first")
         self._fill(rows)
         plan = self.plan_.of_pass(rows, self.past)
-        self._budget(plan.cost.failure_probability)
+        self._budget(self.plan_.pass_failure(plan))
         start = time.perf_counter()
         result = run_request(plan, self._state, self._passes, own, self.progress)
         seconds = time.perf_counter() - start
