@@ -119,6 +119,11 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         return self.square_min * 2.0**self._finer, 2 * self.square_max * 2.0**self._finer
 
     @property
+    def _kept_rms(self) -> float:
+        """Root mean square of mean squares as they are kept."""
+        return self.square_rms * self._stretch * 2.0**self._finer
+
+    @property
     def _square(self) -> Bounds:
         # rms(x^2) <= max |x| * rms(x), and rms(x) <= sqrt(rms(mean square))
         deviation = sqrt(self.square_rms)
@@ -135,7 +140,7 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         factor = 2.0**self._root_shift
         largest = 4 * factor * sqrt(self.width)
         inverse = factor * sqrt(1 / self.square_min)
-        return Bounds(sqrt(self.square_max), inverse, 2 * factor, self._root_shift, largest)
+        return Bounds(sqrt(self.square_rms), inverse, 2 * factor, self._root_shift, largest)
 
     def _products(self, context: Context) -> Products:
         """Of elements."""
@@ -155,7 +160,7 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         return (
             cost
             + find_octave_cost(rows, low, high, bits)
-            + scale_by_octave_cost(rows, count, 2 * high * 2.0**bits)
+            + scale_by_octave_cost(rows, count, self._kept_rms * 2.0**bits)
             + exact_products(context).polynomial_cost(rows, INVERSE_ROOT)
             + scale_by_octave_cost(rows, count, 2 * 2.0**bits)
             + products.multiply_cost(n, self._last)
