@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hybrid.reports.comparison.words import (
     summary_sentences,
     trust_lines,
 )
+from hybrid.reports.run_report import Table, table_lines
 
 Made = Mapping[str, Any]
 
@@ -28,13 +29,13 @@ def write_comparison(made: Made, path: Path) -> None:
     """The comparison for a reader without a browser."""
     lines = ["# Comparison of protocols", "", " ".join(summary_sentences(made)), ""]
     lines += [how_measured(made), "", models(made), ""]
-    lines += ["## Totals", "", *_table(*_totals(made)), ""]
+    lines += ["## Totals", "", *table_lines(*_totals(made)), ""]
     for place, said in reason_lists(made):
         lines += _lists(f"{place}: what is faster, and why", said)
     for what, title in (("seconds", "Seconds"), ("megabytes", "MB"), ("rounds", "Rounds")):
-        lines += [f"## {title} by operator", "", *_table(*_by_operator(made, what)), ""]
+        lines += [f"## {title} by operator", "", *table_lines(*_by_operator(made, what)), ""]
     lines += _lists("Prediction of seconds", [f"{n}: {s}" for n, s in predictions(made)])
-    lines += ["## Accuracy", "", *_table(*_accuracy(made)), ""]
+    lines += ["## Accuracy", "", *table_lines(*_accuracy(made)), ""]
     shared, own = trust_lines(made)
     lines += _lists("Trust model and declared leakage", shared)
     for name, said in own:
@@ -43,7 +44,7 @@ def write_comparison(made: Made, path: Path) -> None:
     lines += [
         "## Published figures of other systems, on other machines",
         "",
-        *_table(*_published(made)),
+        *table_lines(*_published(made)),
         "",
     ]
     lines += [*(f"- {line}" for line in made["published_relative"]), ""]
@@ -57,15 +58,6 @@ def write_comparison(made: Made, path: Path) -> None:
 
 def _lists(title: str, items: list[str]) -> list[str]:
     return [f"## {title}", "", *(f"- {item}" for item in items), ""] if items else []
-
-
-Table = tuple[list[str], list[list[str]]]
-
-
-def _table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
-    align = ["---"] + ["---:"] * (len(head) - 1)
-    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, align, *rows))
-    return ["| " + " | ".join(cells) + " |" for cells in escaped]
 
 
 def _totals(made: Made) -> Table:
