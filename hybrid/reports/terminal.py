@@ -45,7 +45,7 @@ def print_plan(
     seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Every step of a plan; seconds: predicted, where the machine is calibrated."""
-    console.print(_plan_table(plan, seconds))
+    console.print(plan_table(plan.rows(), seconds))
     for name, traffic in (
         ("offline", plan.offline_traffic + plan.prepared_traffic),
         ("online", plan.cost.traffic),
@@ -80,13 +80,16 @@ def print_plan(
     console.print(f"plan hash: {plan.digest()}")
 
 
-def _plan_table(plan: Plan, seconds: Mapping[str, float] | None) -> Table:
+def plan_table(
+    rows: Iterable[Mapping[str, Any]], seconds: Mapping[str, float] | None = None
+) -> Table:
+    """Rows of a plan."""
     head = ["step", "phase", "engine", "protocol", "shape", "bounds", "client MB", "server MB"]
     head += ["rounds", "OTs", "log2 failure", "seconds"]
-    rows = []
-    for row in plan.rows():
+    cells = []
+    for row in rows:
         predicted, failure = row["predicted"], row["failure_probability"]
-        rows.append(
+        cells.append(
             [
                 row["name"],
                 row["phase"],
@@ -102,7 +105,7 @@ def _plan_table(plan: Plan, seconds: Mapping[str, float] | None) -> Table:
                 "" if seconds is None else f"{seconds[row['name']]:.4f}",
             ]
         )
-    return rich_table(head, rows)
+    return rich_table(head, cells)
 
 
 def _number(value: Any) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 from hybrid.reports.comparison.groups import GROUPS, by_group, value
 from hybrid.reports.comparison.summary import PHASE_NAMES, failures, finished
 from hybrid.reports.comparison.words import (
+    ANSWER_HEAD,
     accuracy_cells,
+    answer_rows,
     how_measured,
     label,
     models,
@@ -19,7 +21,9 @@ from hybrid.reports.comparison.words import (
     seconds,
     summary_sentences,
     trust_lines,
+    unit,
 )
+from hybrid.reports.generation_text import plain_cell
 from hybrid.reports.run_report import Table, table_lines
 
 Made = Mapping[str, Any]
@@ -29,7 +33,9 @@ def write_comparison(made: Made, path: Path) -> None:
     """The comparison for a reader without a browser."""
     lines = ["# Comparison of protocols", "", " ".join(summary_sentences(made)), ""]
     lines += [how_measured(made), "", models(made), ""]
-    lines += ["## Totals", "", *table_lines(*_totals(made)), ""]
+    title = "Totals" if unit(made) == "request" else "Totals of a token"
+    lines += [f"## {title}", "", *table_lines(*_totals(made)), ""]
+    lines += _answers(made)
     for place, said in reason_lists(made):
         lines += _lists(f"{place}: what is faster, and why", said)
     for what, title in (("seconds", "Seconds"), ("megabytes", "MB"), ("rounds", "Rounds")):
@@ -41,19 +47,27 @@ def write_comparison(made: Made, path: Path) -> None:
     for name, said in own:
         lines += [f"Only {name}:", "", *(f"- {line}" for line in said), ""]
     lines += _lists("Failed", [f"{r['name']}, {r['link']}: {r['error']}" for r in failures(made)])
-    lines += [
-        "## Published figures of other systems, on other machines",
-        "",
-        *table_lines(*_published(made)),
-        "",
-    ]
-    lines += [*(f"- {line}" for line in made["published_relative"]), ""]
+    lines += _others(made)
     lines += _lists("Environment", [f"{k}: {v}" for k, v in made["environment"].items()])
     files = [
         f"{label(r, made)}: {', '.join([r['config_file'], *r['reports']])}" for r in finished(made)
     ]
     lines += _lists("Files", files)
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _others(made: Made) -> list[str]:
+    if not made["published"]:
+        return []
+    title = "## Published figures of other systems, on other machines"
+    relative = (f"- {line}" for line in made["published_relative"])
+    return [title, "", *table_lines(*_published(made)), "", *relative, ""]
+
+
+def _answers(made: Made) -> list[str]:
+    """Prompts and answers of decoders; their text has no meaning here."""
+    rows = [[*cells[:-1], plain_cell(cells[-1])] for cells in answer_rows(made)]
+    return ["## Prompt and answer", "", *table_lines(list(ANSWER_HEAD), rows), ""] if rows else []
 
 
 def _lists(title: str, items: list[str]) -> list[str]:
