@@ -31,13 +31,14 @@ from hybrid.models.loading import load_model  # noqa: E402
 from hybrid.planning import plan as planning  # noqa: E402
 from hybrid.planning.generation import GenerationPlan, plan_generation  # noqa: E402
 from hybrid.planning.planner import make_plan  # noqa: E402
-from hybrid.reports.generation_report import (  # noqa: E402
-    joined_generation_reports,
-    party_generation_reports,
-)
-from hybrid.reports.generation_terminal import (  # noqa: E402
+from hybrid.reports.generation_plan import (  # noqa: E402
     generation_plan_to_dict,
     print_generation_plan,
+)
+from hybrid.reports.generation_report import (  # noqa: E402
+    client_generation_reports,
+    generation_reports,
+    server_generation_reports,
 )
 from hybrid.reports.session_report import joined_reports, party_reports  # noqa: E402
 from hybrid.reports.terminal import print_plan  # noqa: E402
@@ -262,7 +263,7 @@ class LocalSession(_Session[runtime_local.LocalSession | LocalGeneration]):
         if self._session.result is None:
             raise UsageError(_NO_REPORT)
         if isinstance(self._session, LocalGeneration):
-            return joined_generation_reports(self._session)
+            return generation_reports(self._session)
         return joined_reports(self._session)
 
 
@@ -285,8 +286,9 @@ class RemoteSession(_Session[runtime_remote.RemoteSession | RemoteGeneration]):
         if session.plan is None or session.record is None:
             raise UsageError(_NO_REPORT)
         if isinstance(session, RemoteGeneration):
-            return party_generation_reports(
-                session.config, session.plan, session.record, session.answers
+            decode = session.prompts.tokenizer.decode
+            return client_generation_reports(
+                session.config, session.plan, session.record, session.answers, decode
             )
         return party_reports(session.config, session.plan, session.record)
 
@@ -325,7 +327,7 @@ def serve(
     given, reports = _config(config), list[Json]()
     if given.run.generation is not None:
         for plan, answered in serve_answers(given, endpoint, keep=keep, say=say):
-            reports = party_generation_reports(given, plan, answered)
+            reports = server_generation_reports(given, plan, answered)
             on_session(reports)
         return reports
     for planned, record in runtime_remote.serve_sessions(given, endpoint, keep=keep, say=say):

@@ -12,12 +12,8 @@ from hybrid.cli.progress import GenerationDisplay, make_console
 from hybrid.config.loading import Config
 from hybrid.config.texts import read_texts
 from hybrid.reports.comparison.configs import slug
-from hybrid.reports.generation_report import (
-    joined_generation_reports,
-    party_generation_reports,
-)
-from hybrid.reports.generation_terminal import print_generation_report
-from hybrid.reports.generation_markdown import write_generation_markdown
+from hybrid.reports.generation_report import client_generation_reports, generation_reports
+from hybrid.reports.generation_text import print_generation_report, write_generation_markdown
 from hybrid.reports.run_report import write_json
 from hybrid.runtime.answers import Answers
 from hybrid.runtime.generation_local import LocalGeneration
@@ -49,7 +45,7 @@ def generate(  # noqa: PLR0913
         with session:
             answer_all(session, prompts, tokens, display, is_conversation=is_conversation)
     console.print("comparing with the plain model", highlight=False)
-    reports = joined_generation_reports(session)
+    reports = generation_reports(session)
     _written(console, reports, out, writable)
 
 
@@ -74,7 +70,9 @@ def ask(  # noqa: PLR0913
             answer_all(session, prompts, tokens, display, is_conversation=is_conversation)
     assert session.plan is not None
     assert session.record is not None
-    reports = party_generation_reports(config, session.plan, session.record, session.answers)
+    decode = session.prompts.tokenizer.decode
+    record, answers = session.record, session.answers
+    reports = client_generation_reports(config, session.plan, record, answers, decode)
     _written(console, reports, out, writable)
 
 
