@@ -210,6 +210,7 @@ def _taken(stock: Sequence[tuple[int, _Part]], first: int, last: int) -> Iterabl
         if inside > 0:
             yield part * (inside / rows)
         start += rows
+    assert last <= start, "a pass consumed rows that no batch of the record prepared"
 
 
 def _parts(plan: GenerationPlan, shared: SharedRecord) -> dict[str, _Part]:
