@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from math import prod
@@ -56,11 +57,18 @@ class Form(IntEnum):
     SQUARE_PAIR = 5
     MATRIX_TRIPLE = 6
     WEIGHT_PRODUCT = 7
+    PRIME_TRIPLE = 8
+    PRIME_SQUARE = 9
 
     @property
     def is_dealt(self) -> bool:
-        """Whether a dealer gives it whole, instead of raw OTs; see `correlations.dealt`."""
+        """Whether it comes whole, instead of raw OTs; see `correlations.dealt`."""
         return self >= Form.ELEMENT_TRIPLE
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether a protocol of its own makes it and stores it, instead of a dealer."""
+        return self >= Form.PRIME_TRIPLE
 
 
 _BATCH = 1 << 14
@@ -83,7 +91,8 @@ class Kind:
     width: int = 1
     """Values under one index."""
     shape: tuple[int, ...] = ()
-    """Of a dealt product: (batch, m, k, n) of matrices, (layer, m, k, n) of weights."""
+    """Of a dealt product: (batch, m, k, n) of matrices, (layer, m, k, n) of weights; of products
+    modulo a prime: (prime,)."""
 
     @property
     def ots(self) -> OtCount:
@@ -104,8 +113,13 @@ class Kind:
         return units({f"call_{name}": 1, f"use_{use}": count * self.width})
 
     def offline_units(self, count: int) -> Units:
-        """What making `count` instances of raw OTs computes, at the busier party."""
+        """What making `count` instances of raw OTs computes, at the busier party.
+
+        Nothing for what is stored: the protocol that makes it declares its own cost.
+        """
         name, calls = self.form.name.lower(), -(-count // self.batch)
+        if self.form.is_stored:
+            return ()
         if self.form.is_dealt:
             return units({f"deal_{name}": count * self.products, "call_deal": calls})
         words = -(-self._string_bits * self.width // 64)
@@ -128,6 +142,8 @@ class Kind:
     @property
     def products(self) -> int:
         """Multiplications of numbers that one dealt instance stands for."""
+        if self.form.is_stored:
+            return 1
         sizes = self.shape[1:] if self.form is Form.WEIGHT_PRODUCT else self.shape
         return prod(sizes)
 
@@ -262,3 +278,22 @@ class Cost:
 
 
 NO_COST = Cost()
+
+
+def total_without_work(costs: Iterable[Cost]) -> Cost:
+    """The sum of many costs but for their work, whose parts keep their order elsewhere.
+
+    In one pass: sums one by one sort all kinds of demand again and again.
+    """
+    traffic, ots, failure = NO_TRAFFIC, OtCount(), 0.0
+    demand: dict[Kind, int] = {}
+    failures: dict[str, float] = {}
+    for cost in costs:
+        traffic, ots = traffic + cost.traffic, ots + cost.ots
+        failure += cost.failure_probability
+        for kind, count in cost.demand.counts:
+            demand[kind] = demand.get(kind, 0) + count
+        for block, probability in cost.failures:
+            failures[block] = failures.get(block, 0.0) + probability
+    counts = tuple(sorted(demand.items(), key=lambda item: _sort_key(item[0])))
+    return Cost(traffic, ots, failure, Demand(counts), NO_WORK, tuple(failures.items()))

@@ -92,8 +92,8 @@ def minilm() -> Path:
 def smollm2() -> Path:
     """The folder of SmolLM2-135M-Instruct, fetched as `minilm` is."""
     from hybrid.models import fetching
-    from hybrid.models.smollm2 import SMOLLM2
 
-    folder = ROOT / "models" / SMOLLM2.folder
-    fetching.fetch(SMOLLM2, folder)
+    model = fetching.PUBLISHED["smollm2"]
+    folder = ROOT / "models" / model.folder
+    fetching.fetch(model, folder)
     return folder

@@ -14,7 +14,7 @@ from he_linear.exact.slot_encryption import (
 from he_linear.exact.slot_parameters import SLOT_SETS
 from he_linear.kernels.residues import add, from_centred, intt, multiply
 from he_linear.kernels.row_products import IntegerMatrix
-from he_linear.packings.exact_rows import Room
+from he_linear.packings.row_blocks import Room
 from transport.randomness import SecureRandom
 
 P = SLOT_SETS["n8192_t44"]

@@ -23,7 +23,8 @@ from he_linear.exact.slot_parameters import DROPPED_BITS, SLOT_SETS, SlotParamet
 from he_linear.kernels import sampling
 from he_linear.kernels.row_products import IntegerMatrix
 from he_linear.kernels.workers import Workers
-from he_linear.packings.exact_rows import ExactRowsPacking, Room, shared_galois_steps
+from he_linear.packings.exact_rows import ExactRowsPacking, shared_galois_steps
+from he_linear.packings.row_blocks import Room
 from tests.he_setup import looks_uniform
 from tests.rows_setup import (
     ROOM,
@@ -103,6 +104,8 @@ def test_declared_sizes():
 def test_layers_of_one_batch_size_share_keys():
     shapes = [(576, 960), (576, 3072), (1536, 576), (576, 49152)]
     assert len(shared_galois_steps(ExactRowsPacking(P, 64, *shape) for shape in shapes)) <= 19
+    shapes.append((49152, 576))
+    assert len(shared_galois_steps(ExactRowsPacking(P, 64, *shape) for shape in shapes)) <= 21
     packings = [ExactRowsPacking(P, 3, 40, 33), ExactRowsPacking(P, 64, 5, 300)]
     client, server = made_keys(shared_galois_steps(packings))
     for packing in packings:
@@ -157,6 +160,14 @@ def test_noise_of_an_encryption():
     assert (values == drawn).all()
     expected = math.hypot(sampling.NOISE_VARIANCE**0.5, 2**DROPPED_BITS / 12**0.5)
     assert 0.95 < noise.std() / expected < 1.05
+
+
+def test_encryptions_are_parsed_in_parts(monkeypatch):
+    client, _ = made_keys(())
+    message, drawn = slot_encrypt(3, client, SecureRandom())
+    monkeypatch.setattr(slot_encryption, "_PARSED", 2)
+    values, _ = messages_and_noise(slot_parse(message, 3, P), client)
+    assert (values == drawn).all()
 
 
 def test_short_second_polynomials_fail_about_as_often_as_declared():

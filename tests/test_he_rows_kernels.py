@@ -12,13 +12,14 @@ from he_linear.exact.slot_encryption import (
     slot_encrypt,
     slot_parse,
 )
-from he_linear.kernels import sampling
+from he_linear.kernels import fused_sums, integer_tiles, row_products, sampling
 from he_linear.kernels.fused_sums import (
     MAX_FUSED_INNER,
     PANEL,
     key_products,
     multiply_blocks,
     panel_shape,
+    stored_bias,
 )
 from he_linear.kernels.residues import add, from_centred, intt, ntt, to_centred
 from he_linear.kernels.row_products import IntegerMatrix
@@ -29,6 +30,7 @@ from he_linear.kernels.wide_words import (
     subtract_wide,
 )
 from tests.rows_setup import N, P, T, combined, made_keys, messages_and_noise, phase, product, rng
+from transport.errors import UsageError
 from transport.randomness import SecureRandom
 
 # -- kernels -----------------------------------------------------------------------------------
@@ -79,16 +81,33 @@ def test_row_products(data):
     assert [int(y) for y in got] == [int(y) % T for y in np.array(row, object) @ w.astype(object)]
 
 
+@pytest.mark.parametrize(("value", "weight"), [(T // 2, -(2**15)), (T // 2 + 1, 2**15 - 1)])
+def test_row_products_of_a_vocabulary(value, weight):
+    matrix = IntegerMatrix.from_integers(np.full((49152, 2), weight, np.int64))
+    (got,) = matrix.rows_times(np.full((1, 49152), value, np.uint64), T)
+    assert (got == value * weight * 49152 % T).all()
+
+
+def test_more_rows_than_sums_hold_are_refused():
+    # Limbs of |x| <= t / 2 are at most 2^21, weights 2^15.
+    assert row_products.MAX_ROWS * 2 ** (21 + 15) < 2**63
+    tall = np.broadcast_to(np.int16(1), (row_products.MAX_ROWS + 1, 1))
+    with pytest.raises(UsageError, match="67108865 rows; a sum of products fits a word for up to"):
+        IntegerMatrix.from_integers(tall)
+
+
 def test_matrices_in_chunks():
     w = rng.integers(-(2**15), 2**15, (40, 2500))
     matrix = IntegerMatrix.from_integers(w)
     assert matrix.nbytes == 2 * 40 * 3 * 1024
     assert matrix.shape == w.shape
     for start, stop in ((0, 2500), (1000, 1100), (1024, 2048), (2400, 2600), (2499, 2500)):
-        columns = matrix.columns(start, stop)
-        assert columns.shape == (40, stop - start)
-        assert (columns[:, : 2500 - start] == w[:, start:stop]).all()
-        assert not columns[:, 2500 - start :].any()
+        for top, bottom in ((0, 40), (7, 9), (38, 45)):
+            part = matrix.part(top, bottom, start, stop)
+            assert part.shape == (bottom - top, stop - start)
+            assert (part[: 40 - top, : 2500 - start] == w[top:bottom, start:stop]).all()
+            assert not part[40 - top :].any()
+            assert not part[:, 2500 - start :].any()
     row = SecureRandom().uint64(40) % np.uint64(T)
     assert (matrix.rows_times(row[None], T)[0].astype(np.int64) == product(row[None], w)[0]).all()
 
@@ -98,7 +117,16 @@ def whole(values):
     return values.astype(np.int64).astype(object)
 
 
-@pytest.mark.parametrize("inner", [1, 31, MAX_FUSED_INNER, MAX_FUSED_INNER + 41])
+@pytest.fixture(params=["integers", "floats"])
+def tiles(request, monkeypatch):
+    """Both kinds of tiles, where the processor has them."""
+    if request.param == "integers" and not integer_tiles.AVAILABLE:
+        pytest.skip("no AVX-512 IFMA")
+    monkeypatch.setattr(fused_sums, "_INTEGERS", request.param == "integers")
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("inner", [1, 31, 128, MAX_FUSED_INNER, MAX_FUSED_INNER + 41])
 def test_fused_sums_are_exact_at_the_extremes(inner):
     blocks, n, p = 8, 512, P.all_primes[-1]
     half = float(p // 2)
@@ -109,7 +137,8 @@ def test_fused_sums_are_exact_at_the_extremes(inner):
             x = np.rint(rng.uniform(-half, half, x.shape))
             w = np.rint(rng.uniform(-half, half, w.shape))
         out = np.zeros((4, 2, 5, n))
-        multiply_blocks(x, w, 3, p, 4, out)
+        bias = stored_bias(p)
+        multiply_blocks(x + bias, w + bias, 3, p, 4, out)
         panel = whole(x[5].transpose(1, 0, 2).reshape(inner, -1))
         expected = whole(w[5, :3]) @ panel
         run = n // (2 * blocks)
@@ -118,7 +147,12 @@ def test_fused_sums_are_exact_at_the_extremes(inner):
         got = np.concatenate([first, mirrored], axis=1).reshape(3, -1)
         assert x.shape[-1] == PANEL
         assert ((whole(got) - expected) % p == 0).all()
-        assert np.abs(got).max() <= p
+        assert np.abs(got).max() <= 0.51 * p
+        # Again on top of that, as another block of inputs.
+        multiply_blocks(x + bias, w + bias, 3, p, 4, out, add=True)
+        twice = np.concatenate([first, mirrored], axis=1).reshape(3, -1)
+        assert ((whole(twice) - 2 * expected) % p == 0).all()
+        assert np.abs(twice).max() <= 0.51 * p
 
 
 def test_key_products_are_exact():

@@ -9,7 +9,8 @@ import pytest
 from he_linear.ckks.keys import ClientKeys, ServerKeys
 from he_linear.exact.slot_parameters import SLOT_SETS
 from he_linear.kernels.row_products import IntegerMatrix
-from he_linear.packings.exact_rows import ExactRowsPacking, Room
+from he_linear.packings.exact_rows import ExactRowsPacking
+from he_linear.packings.row_blocks import Room
 from hybrid.operators.exact_rows import (
     RowsClient,
     RowsServer,

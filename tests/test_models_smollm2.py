@@ -8,8 +8,8 @@ import pytest
 from hybrid.models.causal import Cache
 from hybrid.models.decoder_ranges import largest_by_position, outliers, with_answer
 from hybrid.models.decoders import read_decoder, read_tokenizer
+from hybrid.models.fetching import PUBLISHED
 from hybrid.models.sampling import greedy
-from hybrid.models.smollm2 import SMOLLM2
 from transport.errors import ConfigError
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -56,7 +56,7 @@ def test_every_text_it_can_say_comes_back(tokenizer):
 def test_its_tokens_are_those_of_transformers(smollm2, tokenizer):
     import transformers
 
-    name = next(iter(SMOLLM2.files))
+    name = next(iter(PUBLISHED["smollm2"].files))
     theirs = transformers.AutoTokenizer.from_pretrained(smollm2, gguf_file=name)
     for text in (
         "Hello world, it's na\u00efve \u4e2d\u6587\n\n  x <|im_end|> 1234",

@@ -302,7 +302,7 @@ def test_masks_are_gone_before_anything_is_sent():
 
 
 def test_probabilities_have_one_mask_each():
-    def role(channel, session, keys, values):
+    def role(channel, session, _keys, values):
         values.keep(values.hide(np.zeros((2, 2, 4), np.uint64)))
         stopping(channel)
         _, weights = zeros(NO_PREFIX, 2)

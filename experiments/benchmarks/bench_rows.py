@@ -32,11 +32,8 @@ from he_linear.exact.slot_encryption import (  # noqa: E402
 )
 from he_linear.exact.slot_parameters import SLOT_SETS  # noqa: E402
 from he_linear.kernels.row_products import IntegerMatrix  # noqa: E402
-from he_linear.packings.exact_rows import (  # noqa: E402
-    ExactRowsPacking,
-    Room,
-    shared_galois_steps,
-)
+from he_linear.packings.exact_rows import ExactRowsPacking, shared_galois_steps  # noqa: E402
+from he_linear.packings.row_blocks import Room  # noqa: E402
 from hybrid.operators.exact_rows import rows_product_traffic  # noqa: E402
 from transport.randomness import SecureRandom  # noqa: E402
 

@@ -40,6 +40,8 @@ from transport.errors import FrameError
 from transport.randomness import SEED_BYTES, SecureRandom
 
 _INPUT_DOMAIN, _MASK_DOMAIN = "slot input", "slot mask"
+_PARSED = 32
+"""Ciphertexts parsed at a time: working memory of hundreds would be twice the result."""
 
 
 def slot_parameters(keys: ClientKeys | ServerKeys) -> SlotParameters:
@@ -124,15 +126,17 @@ def slot_parse(data: bytes, count: int, parameters: SlotParameters) -> Floats:
     if high.min() < -bound or high.max() > bound:
         raise FrameError("encrypted rows: a body exceeds Q / t; the frame is corrupt")
     low = unpack_bits(data[end:], count * n, p.body_low_bits).reshape(count, n).view(np.int64)
-    values = reduce_words(high, p.primes, 1 << p.body_low_bits, low)
-    for row, prime in zip(values, p.primes, strict=True):
-        # Below 2^47, so exact.
-        row *= 1 << DROPPED_BITS
-        row -= np.rint(row / prime) * prime
-    out = np.empty((count, 2, len(p.primes), n))
-    out[:, 0] = transform(values, p.primes).transpose(1, 0, 2)
     uniform = sampling.expand_uniform(data[:SEED_BYTES], _INPUT_DOMAIN, count, p.primes, n)
-    out[:, 1] = to_centred(uniform, p.primes)
+    out = np.empty((count, 2, len(p.primes), n))
+    for start in range(0, count, _PARSED):
+        some = slice(start, start + _PARSED)
+        values = reduce_words(high[some], p.primes, 1 << p.body_low_bits, low[some])
+        for row, prime in zip(values, p.primes, strict=True):
+            # Below 2^47, so exact.
+            row *= 1 << DROPPED_BITS
+            row -= np.rint(row / prime) * prime
+        out[some, 0] = transform(values, p.primes).transpose(1, 0, 2)
+        out[some, 1] = to_centred(uniform[some], p.primes)
     return out
 
 

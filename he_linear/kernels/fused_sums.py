@@ -3,7 +3,8 @@
 With s near 1.5 * 2^95, h = fma(v, w, s) rounds v w to a multiple of 2^43, and fma(v, w, s - h) is
 the exact rest, which is summed beside it. For centred residues of 43 bits both sums are exact over
 `MAX_FUSED_INNER` products: multiples stay below 84 + 10 bits <= 51 + 43, rests below 2^(42 + 10).
-No limbs, no transposed copies, no BLAS.
+No limbs, no transposed copies, no BLAS. Where the processor multiplies integers of 52 bits, tiles
+of matrix products are those of `integer_tiles`, half the operations.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from he_linear.kernels.integer_tiles import AVAILABLE, BIAS, WORD_BITS, integer_tile_maker
 from he_linear.kernels.ntt_butterflies import ModularCode
 from he_linear.kernels.scalars import Floats, centred
 from he_linear.kernels.vectors import LANES, VECTOR, data_of
@@ -28,6 +30,9 @@ TILE_ROWS = 2
 PANEL = 4 * LANES
 """Columns of a tile: with two rows, 16 accumulators stay in registers."""
 
+_INTEGERS = AVAILABLE
+_NEAR_INNER = 128
+"""Products in one sum of integers, which need x twice as fast: a panel stays in the first cache."""
 _SHIFT = 43
 _BIG, _SHRINK = 1.5 * 2.0 ** (52 + _SHIFT), 2.0**-_SHIFT
 
@@ -112,12 +117,15 @@ def _emit_results(code: ModularCode, outs: Any, args: Any, high: Any, low: Any) 
 
 
 _tile = _tile_maker(TILE_ROWS, PANEL // LANES)
+# Only one of both is compiled where the processor lacks the instructions.
+_integer_tile = integer_tile_maker(TILE_ROWS, PANEL // LANES) if AVAILABLE else _tile
 
 
 @njit(cache=True, nogil=True)
-def _multiply_blocks(x, w, used, p, f, k, out):  # type: ignore[no-untyped-def]
+def _multiply_blocks(x, w, used, constants, k, out, add, kind):  # type: ignore[no-untyped-def]
     blocks, panels, inner, width = x.shape
     primes, n = out.shape[2], out.shape[3]
+    (p, f), (integers, together) = constants, kind
     run, step, inv = n // (2 * blocks), 2 * primes * n, 1.0 / p
     xs, ws, outs = x.reshape(-1), w.reshape(-1), out.reshape(-1)
     for block in range(blocks):
@@ -125,24 +133,36 @@ def _multiply_blocks(x, w, used, p, f, k, out):  # type: ignore[no-untyped-def]
             part, column = panel * width // run, panel * width % run
             mirrored = 2 * blocks - 1 - block if part // 2 else block
             to = (part % 2 * primes + k) * n + mirrored * run + column
-            for r in range(0, used, TILE_ROWS):
-                for start in range(0, inner, MAX_FUSED_INNER):
-                    a = ((block * panels + panel) * inner + start) * width
+            for start in range(0, inner, together):
+                a = ((block * panels + panel) * inner + start) * width
+                count, more = min(together, inner - start), start + add
+                for r in range(0, used, TILE_ROWS):
                     b = (block * w.shape[1] + r) * inner + start
-                    count = min(MAX_FUSED_INNER, inner - start)
-                    place = to + r * step
-                    _tile(xs, a, ws, b, inner, count, outs, place, step, p, inv, f, f / p, start)
+                    at, args = to + r * step, (p, inv, f, f / p, more)
+                    if integers:
+                        _integer_tile(xs, a, ws, b, inner, count, outs, at, step, *args)
+                    else:
+                        _tile(xs, a, ws, b, inner, count, outs, at, step, *args)
 
 
-def multiply_blocks(x: Floats, matrices: Floats, used: int, p: int, k: int, out: Floats) -> None:
-    """Out (rows, 2, primes, N), rows < used and prime k = matrices times x, modulo p.
+def stored_bias(p: int) -> float:
+    """What x and the matrices of `multiply_blocks` hold beyond centred residues modulo p."""
+    return BIAS + p if _INTEGERS else 0.0
 
-    x (c, panels, inner, PANEL) as `spread` leaves it; matrices (c, rows, inner), `used` of whose
-    rows count: with an odd number one more row of `out` is overwritten. Matrix i meets blocks i
-    and 2c - 1 - i of the NTT values.
+
+def multiply_blocks(
+    x: Floats, matrices: Floats, used: int, p: int, k: int, out: Floats, *, add: bool = False
+) -> None:
+    """Out (rows, 2, primes, N), rows < used and prime k = or += matrices times x, modulo p.
+
+    x (c, panels, inner, PANEL) as `spread` leaves it; matrices (c, rows, inner); both hold
+    residues centred within 0.6 p, with `stored_bias`. `used` of the matrices' rows count: with an
+    odd number one more row of `out` is overwritten. Matrix i meets blocks i and 2c - 1 - i of the
+    NTT values. Results are centred, so that sums of any number of calls are exact.
     """
-    factor = centred(1 << _SHIFT, p)
-    _multiply_blocks(x, matrices, used, float(p), factor, k, out)
+    shift, together = (WORD_BITS, _NEAR_INNER) if _INTEGERS else (_SHIFT, MAX_FUSED_INNER)
+    constants = float(p), centred(1 << shift, p)
+    _multiply_blocks(x, matrices, used, constants, k, out, int(add), (_INTEGERS, together))
 
 
 def _key_vector_maker() -> Any:
@@ -236,10 +256,11 @@ def key_products(
 
 
 @njit(cache=True, nogil=True)
-def spread(rows, orders, x, half, first):  # type: ignore[no-untyped-def]
+def spread(rows, orders, x, half, first, bias):  # type: ignore[no-untyped-def]
     """Rows (count, N), each in its order, into x (c, panels, inner, PANEL), inner index `first` on.
 
-    Panel by panel the columns of a block, rows side by side; `half` says which polynomial.
+    Panel by panel the columns of a block, rows side by side; `half` says which polynomial. Each
+    number is stored with `bias`.
     """
     blocks, _, _, width = x.shape
     run = rows.shape[1] // (2 * blocks)
@@ -253,7 +274,7 @@ def spread(rows, orders, x, half, first):  # type: ignore[no-untyped-def]
                 cell, row = x[place, panel + start // width, first + b], rows[b]
                 source = orders[b, at : at + width]
                 for e in range(width):
-                    cell[e] = row[source[e]]
+                    cell[e] = row[source[e]] + bias
 
 
 def tile_rows(rows: int) -> int:

@@ -19,11 +19,13 @@ _WIDTH = 1024
 _LARGEST = 1 << 15
 _TOGETHER = 4
 """Rows of the matrix."""
+MAX_ROWS = 1 << 26
+"""Of a matrix: limbs of residues have 21 bits and a sign, so their sums stay below 2^62."""
 
 
 @njit(cache=True, nogil=True)
 def _rows_times(high, low, chunks, t, out):  # type: ignore[no-untyped-def]
-    """Out (rows, ...) = (high 2^22 + low) W modulo t; sums of limbs are below 2^(36 + log2 in).
+    """Out (rows, ...) = (high 2^22 + low) W modulo t; sums of limbs are up to 2^(36 + log2 in).
 
     Limbs of 32 bits let products of two words take one instruction; four rows of the matrix at a
     time, sums are loaded and stored less often.
@@ -69,6 +71,10 @@ class IntegerMatrix:
             raise UsageError(
                 f"weights: {weights.dtype} of shape {weights.shape}; use a matrix of integers"
             )
+        if len(weights) > MAX_ROWS:
+            raise UsageError(
+                f"weights: {len(weights)} rows; a sum of products fits a word for up to {MAX_ROWS}"
+            )
         if weights.min() < -_LARGEST or weights.max() >= _LARGEST:
             raise UsageError(
                 f"weights: integers from {weights.min()} to {weights.max()} do not fit 16 bits; "
@@ -87,15 +93,14 @@ class IntegerMatrix:
         """Memory."""
         return self.chunks.nbytes
 
-    def columns(self, start: int, stop: int) -> NDArray[np.int16]:
-        """(in, stop - start), zero beyond the last column."""
-        d_in, width = self.shape[0], self.chunks.shape[2]
-        out = np.zeros((d_in, stop - start), np.int16)
+    def part(self, top: int, bottom: int, start: int, stop: int) -> NDArray[np.int16]:
+        """(bottom - top, stop - start) from row `top`, column `start` on; zero beyond the last."""
+        width = self.chunks.shape[2]
+        out = np.zeros((bottom - top, stop - start), np.int16)
         for k in range(start // width, min(-(-stop // width), len(self.chunks))):
             first, last = max(start, k * width), min(stop, (k + 1) * width)
-            out[:, first - start : last - start] = self.chunks[
-                k, :d_in, first - k * width : last - k * width
-            ]
+            part = self.chunks[k, top:bottom, first - k * width : last - k * width]
+            out[: len(part), first - start : last - start] = part
         return out
 
     def rows_times(self, rows: Residues, modulus: int) -> Residues:

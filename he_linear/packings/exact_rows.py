@@ -7,7 +7,8 @@ from step 1 - c on, whatever the layer, so that all layers of one batch size sha
 
 The client's rows come out of its encryption, uniform. Baby steps stay in the basis Q P, undivided;
 the products with diagonals are c matrix products for each prime; giant steps follow Horner's rule.
-Weights are encoded for a batch, output by output, used and forgotten.
+Weights are encoded for a batch, output by output, used and forgotten. Where moved inputs would
+take too much memory, they come in blocks that add to the same sums, see `row_blocks`.
 """
 
 from __future__ import annotations
@@ -24,53 +25,19 @@ from he_linear.ckks.noise import ROUNDING_VARIANCE, NoiseModel
 from he_linear.exact.plain_slots import ROWS, slots_of
 from he_linear.exact.slot_encryption import slot_encrypted_bytes, slot_masked_bytes
 from he_linear.exact.slot_parameters import DROPPED_BITS, SlotParameters
-from he_linear.kernels.fused_sums import (
-    PANEL,
-    key_products,
-    multiply_blocks,
-    panel_shape,
-    spread,
-    tile_rows,
-)
+from he_linear.kernels.fused_sums import PANEL, key_products, multiply_blocks, spread, stored_bias
 from he_linear.kernels.row_products import IntegerMatrix
 from he_linear.kernels.scalars import Floats, Residues
 from he_linear.packings.base import check_sizes, power_of_two
 from he_linear.packings.evaluation_work import EvaluationWork, unit
 from he_linear.packings.paired_diagonals import DiagonalSizes, encode_diagonals
+from he_linear.packings.row_blocks import HOISTED, Room, RowBlocks
 from transport.computing import units
 from transport.errors import UsageError
 
 MAX_TOKENS = 256
-_HOISTED = 16
-"""Baby steps with keys of their own; more are taken in groups, the input moved in between."""
-_BABY_STEPS = (16, 32, 64)
 _SIDE = 8
-"""Baby steps that are laid out side by side."""
-_SUMS = 64
-"""Sums made in one pass over the moved inputs, about: more memory, fewer passes."""
-# Milliseconds (measured, one core): a baby step, decomposing an input, a giant step, a diagonal.
-_BABY_MS, _DECOMPOSE_MS, _GIANT_MS, _DIAGONAL_MS = 0.35, 1.0, 0.9, 0.01
-
-
-class Room:
-    """Working memory, used again by one evaluation after another: fresh memory costs a third more.
-
-    Grows to what the largest packing needs, `ExactRowsPacking.room_bytes`.
-    """
-
-    def __init__(self) -> None:
-        self._buffer = np.zeros(0)
-
-    def arrays(self, *shapes: tuple[int, ...]) -> list[Floats]:
-        """Arrays of these shapes one after the other; what they hold is left over, but finite."""
-        sizes = [math.prod(shape) for shape in shapes]
-        if sum(sizes) > self._buffer.size:
-            self._buffer = np.zeros(sum(sizes))
-        ends = np.cumsum(sizes)
-        return [
-            self._buffer[end - size : end].reshape(shape)
-            for end, size, shape in zip(ends, sizes, shapes, strict=True)
-        ]
+"""Baby steps that are laid out side by side, at most."""
 
 
 class ExactRowsPacking:
@@ -102,43 +69,30 @@ class ExactRowsPacking:
         self.output_ciphertexts = -(-d_out // self._columns)
         self._width_in = -(-d_in // self.input_ciphertexts)
         self._width_out = -(-d_out // self.output_ciphertexts)
-        self._steps = self._width_in + self._width_out - 1
-        self._babies = min(_BABY_STEPS, key=self._milliseconds)
-        self._giants = -(-self._steps // self._babies)
-        self._inner = self.input_ciphertexts * self._babies
-        passes = max(1, round(self.output_ciphertexts * self._giants / _SUMS))
-        self._together = -(-self.output_ciphertexts // passes)
-
-    def _milliseconds(self, babies: int) -> float:
-        """Rough time of an evaluation."""
-        giants = -(-self._steps // babies)
-        moved = self.input_ciphertexts * babies * (_BABY_MS + _DECOMPOSE_MS / _HOISTED)
-        diagonals = self.input_ciphertexts * babies * self.output_ciphertexts * giants
-        return moved + self.output_ciphertexts * (giants - 1) * _GIANT_MS + diagonals * _DIAGONAL_MS
+        steps = self._width_in + self._width_out - 1
+        sizes = self.input_ciphertexts, self.output_ciphertexts, steps
+        primes = len(parameters.all_primes)
+        self._cut = RowBlocks.fastest(parameters.poly_degree, primes, self._columns, sizes)
 
     # -- what it declares -------------------------------------------------------------------
-
-    @property
-    def _groups(self) -> int:
-        """Of baby steps."""
-        return self._babies // _HOISTED
 
     @property
     def galois_steps(self) -> tuple[int, ...]:
         """Baby steps of a group from the first diagonal on, between groups, giant steps."""
         slots = self.parameters.slots
-        steps = {(b + 1 - self._columns) % slots for b in range(_HOISTED)}
-        if self._groups > 1:
-            steps.add(_HOISTED)
-        if self._giants > 1:
-            steps.add(self._babies)
+        steps = {(b + 1 - self._columns) % slots for b in range(min(HOISTED, self._cut.babies))}
+        if self._cut.groups > 1:
+            steps.add(HOISTED)
+        if self._cut.giants > 1:
+            steps.add(self._cut.babies)
         return tuple(sorted(steps))
 
     @property
     def rotations(self) -> int:
         """Key switches in one evaluation."""
-        moved = self.input_ciphertexts * (self._babies + self._groups - 1)
-        return moved + self.output_ciphertexts * (self._giants - 1)
+        cut = self._cut
+        moved = cut.passes * self.input_ciphertexts * (cut.babies + cut.groups - 1)
+        return moved + self.output_ciphertexts * (cut.giants - 1)
 
     @property
     def upload_bytes(self) -> int:
@@ -151,20 +105,9 @@ class ExactRowsPacking:
         return slot_masked_bytes(self.output_ciphertexts, self.parameters)
 
     @property
-    def _shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the moved inputs, the encoded weights of one pass, and their sums."""
-        primes, n = len(self.parameters.all_primes), self.parameters.poly_degree
-        rows = tile_rows(self._together * self._giants)
-        return (
-            (primes, *panel_shape(self._columns, self._inner, n)),
-            (primes, self._columns, rows, self._inner),
-            (rows, 2, primes, n),
-        )
-
-    @property
     def room_bytes(self) -> int:
         """Working memory of `stream`, besides results."""
-        return 8 * sum(math.prod(shape) for shape in self._shapes)
+        return self._cut.room_bytes
 
     def unit(self, operation: str) -> str:
         """Name of a unit of work, on the data primes."""
@@ -172,21 +115,21 @@ class ExactRowsPacking:
 
     @property
     def work(self) -> EvaluationWork:
-        """Moved inputs as they come; encoding and products; giant steps of every result."""
-        primes, n = len(self.parameters.all_primes), self.parameters.poly_degree
-        inputs, outputs = self.input_ciphertexts, self.output_ciphertexts
+        """Moved inputs, as they come; encoding and products; giant steps of every result."""
+        primes, n, cut = len(self.parameters.all_primes), self.parameters.poly_degree, self._cut
+        inputs, outputs = cut.passes * self.input_ciphertexts, self.output_ciphertexts
         moved = {
-            self.unit("hoist"): inputs * self._groups,
-            self.unit("rotation"): inputs * (self._groups - 1),
-            self.unit("extended_rotation"): inputs * self._babies,
+            self.unit("hoist"): inputs * cut.groups,
+            self.unit("rotation"): inputs * (cut.groups - 1),
+            self.unit("extended_rotation"): inputs * cut.babies,
         }
-        diagonals = outputs * self._giants * self._inner
+        diagonals = outputs * cut.giants * self.input_ciphertexts * cut.babies
         products = {
             "fused_multiply_add": diagonals * 2 * primes * n,
             "diagonal_residue": diagonals * primes * self._columns,
         }
         returned = {
-            self.unit("horner_extended"): outputs * (self._giants - 1),
+            self.unit("horner_extended"): outputs * (cut.giants - 1),
             self.unit("extended_division"): outputs,
         }
         return EvaluationWork(units(moved), units(products), units(returned))
@@ -204,8 +147,8 @@ class ExactRowsPacking:
         key = model.key_switch - rounding
         # A body is rounded to a multiple of 2^DROPPED_BITS, and the message to integers.
         fresh = model.fresh + ROUNDING_VARIANCE * 4.0**DROPPED_BITS
-        moved = fresh + key + (self._groups - 1) / 2 * model.key_switch
-        diagonals = self.input_ciphertexts * self._steps * (2 * self._columns - 1)
+        moved = fresh + key + (self._cut.groups - 1) / 2 * model.key_switch
+        diagonals = self.input_ciphertexts * self._cut.steps * (2 * self._columns - 1)
         return self.parameters.plain_prime * math.sqrt(ROUNDING_VARIANCE * diagonals * moved)
 
     @property
@@ -243,58 +186,78 @@ class ExactRowsPacking:
                 f"packing {self.name}: weights of shape {weights.shape}; expected "
                 f"{(self.d_in, self.d_out)}"
             )
-        moved, matrices, sums = room.arrays(*self._shapes)
-        primes = self.parameters.all_primes
-        list(keys.workers.map(lambda i: self._move(ciphertexts[i], i, keys, moved),
-                              range(len(ciphertexts))))  # fmt: skip
-        for first in range(0, self.output_ciphertexts, self._together):
-            count = min(self._together, self.output_ciphertexts - first)
-            self._encode(weights, first, count, keys, matrices)
-            used = count * self._giants
+        cut = self._cut
+        for still_moved, blocks, groups in cut.parts():
+            for block in blocks:
+                sums, moved, matrices = room.arrays(*cut.shapes(len(block), cut.kept))
+                if not still_moved:
+                    self._move_all(ciphertexts, block, keys, moved)
+                for outputs, own in zip(groups, sums, strict=False):
+                    self._encode(weights, block, outputs, keys, matrices)
+                    used = len(outputs) * cut.giants
+                    self._multiply(moved, matrices, used, keys, own, add=block.start > 0)
+            for outputs, own in zip(groups, sums, strict=False):
+                used = len(outputs) * cut.giants
+                parts = own[:used].reshape(len(outputs), cut.giants, *own.shape[1:])
+                yield np.stack(list(keys.workers.map(lambda part: self._end(part, keys), parts)))
 
-            def multiply(k: int, used: int = used) -> None:
-                multiply_blocks(moved[k], matrices[k], used, primes[k], k, sums)
+    def _move_all(self, ciphertexts: Floats, block: range, keys: ServerKeys, moved: Floats) -> None:
+        """A block of inputs by all baby steps."""
 
-            list(keys.workers.map(multiply, range(len(primes))))
-            parts = sums[:used].reshape(count, self._giants, *sums.shape[1:])
-            yield np.stack(list(keys.workers.map(lambda part: self._end(part, keys), parts)))
+        def move(index: int) -> None:
+            self._move(ciphertexts[index], index - block.start, keys, moved)
+
+        list(keys.workers.map(move, block))
 
     def _move(self, ciphertext: Floats, index: int, keys: ServerKeys, moved: Floats) -> None:
         """One input (2, primes, N) by all baby steps, in the basis Q P, to its place."""
         primes, switcher, n = self.parameters.all_primes, keys.switcher, ciphertext.shape[-1]
-        zero, rows = np.zeros(n), np.empty((_SIDE, n))
-        for start in range(0, self._babies, _SIDE):
-            if start % _HOISTED == 0:
+        babies = self._cut.babies
+        side = min(_SIDE, babies)
+        zero, rows = np.zeros(n), np.empty((side, n))
+        for start in range(0, babies, side):
+            if start % HOISTED == 0:
                 if start:
-                    group = [keys.rotation_key(_HOISTED)]
+                    group = [keys.rotation_key(HOISTED)]
                     ciphertext = switcher.rotations(ciphertext, group)[0]
                 digits = switcher.decompose(ciphertext[1])
                 # Bodies times P, which leaves nothing modulo P.
                 bodies = [*switcher.extended(ciphertext[0]), zero]
-            first = start % _HOISTED + 1 - self._columns
-            steps = [keys.rotation_key(step) for step in range(first, first + _SIDE)]
+            first = start % HOISTED + 1 - self._columns
+            steps = [keys.rotation_key(step) for step in range(first, first + side)]
             orders = np.stack([key.order for key in steps])
             residues = tuple(key.residues for key in steps)
             for k, p in enumerate(primes):
                 for half, body in enumerate((bodies[k], zero)):
                     key_products(digits, residues, (half, k), body, p, rows)
-                    spread(rows, orders, moved[k], half, index * self._babies + start)
+                    spread(rows, orders, moved[k], half, index * babies + start, stored_bias(p))
 
     def _encode(
-        self, weights: IntegerMatrix, first: int, count: int, keys: ServerKeys, out: Floats
+        self, weights: IntegerMatrix, block: range, outputs: range, keys: ServerKeys, out: Floats
     ) -> None:
-        """Diagonals of `count` outputs from `first` on, for every prime."""
-        sizes = DiagonalSizes(self._columns, self._width_out, self._giants, self._babies)
-        w, v = self._width_in, self._width_out
+        """Diagonals from a block of inputs to these outputs, for every prime."""
+        giants, w, v = self._cut.giants, self._width_in, self._width_out
+        sizes = DiagonalSizes(self._columns, v, giants, self._cut.babies)
 
         def encode(index: int) -> None:
-            block = np.zeros((self.input_ciphertexts * w, v))
-            start = (first + index) * v
-            block[: self.d_in] = weights.columns(start, start + v)
-            parts = block.reshape(self.input_ciphertexts, w, v)
-            encode_diagonals(parts, sizes, self.parameters, index * self._giants, out)
+            start = outputs[index] * v
+            part = weights.part(block.start * w, block.stop * w, start, start + v)
+            inputs = part.astype(np.float64).reshape(len(block), w, v)
+            encode_diagonals(inputs, sizes, self.parameters, index * giants, out)
 
-        list(keys.workers.map(encode, range(count)))
+        list(keys.workers.map(encode, range(len(outputs))))
+
+    def _multiply(
+        self, moved: Floats, matrices: Floats, used: int, keys: ServerKeys, sums: Floats,
+        *, add: bool,
+    ) -> None:  # fmt: skip
+        """Sums, as many as used, of one block of inputs, or added to those before."""
+        primes = self.parameters.all_primes
+
+        def multiply(k: int) -> None:
+            multiply_blocks(moved[k], matrices[k], used, primes[k], k, sums, add=add)
+
+        list(keys.workers.map(multiply, range(len(primes))))
 
     def _end(self, rows: Floats, keys: ServerKeys) -> Floats:
         """Extended sums (giants, 2, primes + 1, N) to one result (2, primes, N), by Horner's rule.
@@ -303,9 +266,9 @@ class ExactRowsPacking:
         """
         switcher, primes = keys.switcher, self.parameters.all_primes
         total, second = rows[-1, 0], switcher.divide(rows[-1, 1])
-        if self._giants == 1:
+        if self._cut.giants == 1:
             return np.stack([switcher.divide(total), second])
-        key = keys.rotation_key(self._babies)
+        key = keys.rotation_key(self._cut.babies)
         zero, switched = np.zeros(total.shape), np.empty((1, rows.shape[-1]))
         for row in rows[-2::-1]:
             digits, moved = switcher.decompose(second), np.empty(row.shape)
@@ -318,5 +281,8 @@ class ExactRowsPacking:
 
 
 def shared_galois_steps(packings: Iterable[ExactRowsPacking]) -> tuple[int, ...]:
-    """Rotation steps that need keys for all of these layers: at most 19 for one batch size."""
+    """Rotation steps that need keys for all of these layers.
+
+    At most 19 for one batch size, and two more for inputs that come in blocks.
+    """
     return tuple(sorted({step for packing in packings for step in packing.galois_steps}))

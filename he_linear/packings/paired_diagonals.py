@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from he_linear.exact.plain_slots import slot_places
 from he_linear.exact.slot_parameters import SlotParameters
+from he_linear.kernels.fused_sums import stored_bias
 from he_linear.kernels.ntt import minimal_root, subring_tables
 from he_linear.kernels.scalars import Floats, centre, centred, times
 
@@ -76,8 +77,11 @@ def _halved(values, half, p, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _split_pairs(values, first, root, p, out):  # type: ignore[no-untyped-def]
-    """Values (giants, pairs, 2c) of half of A + Y^c B to out (c, first + giants, 2 pairs)."""
+def _split_pairs(values, first, root, p, bias, out):  # type: ignore[no-untyped-def]
+    """Values (giants, pairs, 2c) of half of A + Y^c B to out (c, first + giants, 2 pairs).
+
+    The bias is added.
+    """
     giants, pairs, n = values.shape
     for g in range(giants):
         for start in range(0, n // 2, 8):
@@ -85,8 +89,8 @@ def _split_pairs(values, first, root, p, out):  # type: ignore[no-untyped-def]
                 row = values[g, i]
                 for e in range(start, start + 8):
                     x, y = row[e], row[n - 1 - e]
-                    out[e, first + g, 2 * i] = centre(x + y, p, 1.0 / p)
-                    out[e, first + g, 2 * i + 1] = times(x - y, -root, -root / p, p)
+                    out[e, first + g, 2 * i] = centre(x + y, p, 1.0 / p) + bias
+                    out[e, first + g, 2 * i + 1] = times(x - y, -root, -root / p, p) + bias
 
 
 @lru_cache
@@ -107,7 +111,7 @@ def encode_diagonals(
 ) -> None:
     """Weights (inputs, w, v) of one output to rows `first` on of out (primes + 1, c, rows, inner).
 
-    Centred residues of the diagonals' NTT values, for every prime, the special one included; the
+    Centred residues of the diagonals' NTT values and `stored_bias`, for every prime; the
     diagonals' coefficients are centred lifts of residues modulo t. Row g is giant step g, inner
     index i * babies + b is baby step b of input i.
     """
@@ -123,4 +127,4 @@ def encode_diagonals(
     for k, p in enumerate(parameters.all_primes):
         _halved(values.reshape(-1), centred(pow(2, -1, p), p), float(p), scaled.reshape(-1))
         subring_tables(p, 2 * c, n).forward(scaled.reshape(-1, 2 * c))
-        _split_pairs(scaled, first, _imaginary(p, n), float(p), out[k])
+        _split_pairs(scaled, first, _imaginary(p, n), float(p), stored_bias(p), out[k])

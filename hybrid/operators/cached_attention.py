@@ -46,8 +46,11 @@ from transport.errors import ConfigError, UsageError
 from transport.traffic import NO_TRAFFIC
 
 RING_SET = "n8192_l64"
-BLOCK = 64
-"""Positions whose rows of a product are made in one trip, of no later position."""
+"""The cheaper of the sets for products of two shares: what it is off by is truncated away."""
+BLOCK = 128
+"""Positions whose rows of a product are made in one trip, without later positions. For 256
+positions a tenth fewer bytes than all at once and a sixth fewer than 64, in equal time (measured:
+SmolLM2's heads, one core each)."""
 
 Shape = tuple[int, int, int, int]
 """(kv_heads, rows, inner, columns) of a product."""
@@ -220,6 +223,7 @@ class ExactCachedAttentionOperator(CachedAttentionOperator):
     """Correlations by exact products in coefficients, 2 rounds a block of positions, offline.
 
     A B is off by one in its last bit, 2^-32 at 16 fraction bits, about once in 10^4 numbers.
+    Results are interleaved: key switches cost less than the ciphertexts that they save.
     """
 
     engine = "he_linear"

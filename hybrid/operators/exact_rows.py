@@ -26,13 +26,15 @@ from he_linear.exact.slot_encryption import (
 )
 from he_linear.exact.slot_parameters import SlotParameters
 from he_linear.kernels.row_products import IntegerMatrix
-from he_linear.packings.exact_rows import ExactRowsPacking, Room
+from he_linear.packings.exact_rows import ExactRowsPacking
+from he_linear.packings.row_blocks import Room
 from hybrid.operators.pads import LinearPad
 from mpc_nonlinear.blocks.prime_shares import (
     from_prime,
     from_prime_cost,
     from_prime_error_units,
     from_prime_limit,
+    to_prime,
 )
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.cost import Cost
@@ -150,7 +152,7 @@ def rows_product_online(
         raise UsageError(
             f"prepared rows: input of shape {x.shape}; the pads are for {(len(pads), width)}"
         )
-    lifted = _lifted(x, parameters)
+    lifted = to_prime(x, parameters.plain_prime)
     channel.next_round()
     if client:
         channel.send(pack_bits((lifted + t - first) % t, bits))
@@ -210,12 +212,6 @@ def rows_online_cost(
     counts = units(short_multiply_add=tokens * d_in * d_out)
     product = Cost.of(rows_product_traffic(d_in, parameters, tokens), counts=counts)
     return replace(product, failure_probability=failure) + from_prime_cost(tokens * d_out)
-
-
-def _lifted(x: RingArray, parameters: SlotParameters) -> RingArray:
-    """Centred lifts of words modulo 2^64, modulo t."""
-    lifted: RingArray = np.mod(x.view(np.int64), np.int64(parameters.plain_prime)).view(np.uint64)
-    return lifted
 
 
 def _owned(weights: Any) -> IntegerMatrix:

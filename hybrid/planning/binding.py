@@ -11,9 +11,11 @@ from hybrid.models.graph import Node
 from hybrid.operators import OPERATORS
 from hybrid.operators.base import Choice, Operator, PlanContext
 from hybrid.operators.slot_products import POLYNOMIAL_PRODUCTS, CheapestProducts, CkksProducts
+from hybrid.operators.slot_triples import TRIPLE_PARAMETERS
 from hybrid.planning.catalog import Catalog
 from mpc_nonlinear.blocks.beaver import DealerProducts
 from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.prime_products import PrimeProducts
 from mpc_nonlinear.blocks.session import Products
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.dealer import TrustedDealer
@@ -28,8 +30,14 @@ class Binder:
     """Binds the nodes of one run under one source of correlations."""
 
     def __init__(
-        self, config: RunConfig, catalog: Catalog, source: type[CorrelationSource]
+        self,
+        config: RunConfig,
+        catalog: Catalog,
+        source: type[CorrelationSource],
+        *,
+        slot_triples: bool = False,
     ) -> None:
+        """slot_triples: whether the run makes triples modulo a prime, for products by them."""
         self._catalog = catalog
         parameters, fixed_point = _parameters(config), FixedPoint(config.mpc.fraction_bits)
         deep = set_for_products(POLYNOMIAL_PRODUCTS)
@@ -37,7 +45,14 @@ class Binder:
             parameters,
             deep,
             fixed_point,
-            _products(parameters, deep, fixed_point, source, exact=config.ckks.exact),
+            _products(
+                parameters,
+                deep,
+                fixed_point,
+                source,
+                exact=config.ckks.exact,
+                slot_triples=slot_triples,
+            ),
             source,
             None if config.ckks.baby_steps == "auto" else config.ckks.baby_steps,
             config.ckks.exact,
@@ -92,6 +107,7 @@ def _products(
     source: type[CorrelationSource],
     *,
     exact: bool,
+    slot_triples: bool = False,
 ) -> dict[str, Products]:
     """Every engine of elementwise products; "cheapest" compares declared bytes one by one."""
     bits = fixed_point.fraction_bits
@@ -102,4 +118,6 @@ def _products(
     engines: list[Products] = [in_slots, by_ot, cheapest]
     if issubclass(source, TrustedDealer):
         engines.append(DealerProducts(bits))
+    if slot_triples:
+        engines.append(PrimeProducts(bits, TRIPLE_PARAMETERS.plain_prime))
     return {p.name: p for p in engines}

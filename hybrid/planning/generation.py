@@ -18,6 +18,7 @@ from hybrid.config.loading import Config
 from hybrid.models.generator import PublicGenerator
 from hybrid.models.graph import Node
 from hybrid.operators.base import Operator, WeightedOperator
+from hybrid.operators.slot_triples import stored_part, triples_cost
 from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog, load_catalog
 from hybrid.planning.plan import (
@@ -28,7 +29,7 @@ from hybrid.planning.plan import (
 )
 from hybrid.planning.schedule import Schedule, named_schedule
 from mpc_nonlinear.correlations.base import CorrelationSource
-from mpc_nonlinear.cost import NO_COST, Cost, OtCount
+from mpc_nonlinear.cost import NO_COST, Cost, total_without_work
 from transport.errors import ConfigError
 from transport.traffic import Traffic
 
@@ -49,9 +50,15 @@ class GenerationPlan:
         """The plan of one pass."""
         graph = self.model.graph(rows, past)
         steps = tuple(self._step(node) for node in graph.nodes)
-        needed = sum((step.cost.ots for step in steps), OtCount())
-        traffic = self.source.production_traffic(needed)
+        total = total_without_work(step.cost for step in steps)
+        traffic = self.source.production_traffic(total.ots) + triples_cost(total.demand).traffic
         return Plan(graph, steps, self.binder.context, self.source, traffic, self.schedule)
+
+    @staticmethod
+    def pass_failure(plan: Plan) -> float:
+        """Chance that a pass goes wrong, the making of its triples included."""
+        made = triples_cost(plan.cost.demand)
+        return plan.cost.failure_probability + made.failure_probability
 
     def _step(self, node: Node) -> Step:
         """Bound once for all passes in which the node is the same."""
@@ -108,7 +115,7 @@ class GenerationPlan:
 
     def failure_probability(self, prompt: int, new_tokens: int) -> float:
         """Of a conversation of one prompt and its answer, rows and correlations included."""
-        passes = sum(plan.cost.failure_probability for plan in self.passes(prompt, new_tokens))
+        passes = sum(self.pass_failure(plan) for plan in self.passes(prompt, new_tokens))
         batches = -(-(prompt + new_tokens - 1) // self.batch_rows)
         shared = self.conversation_cost() + self.batch_cost() * batches
         return passes + shared.failure_probability
@@ -133,7 +140,9 @@ class GenerationPlan:
         """Rotations of slots modulo a prime that need keys; None: no such keys are needed."""
         wanted = [step.operator.slot_steps for step in self.one.steps]
         given = [steps for steps in wanted if steps is not None]
-        return tuple(sorted({s for steps in given for s in steps})) if given else None
+        if not given and not stored_part(self.one.cost.demand).counts:
+            return None
+        return tuple(sorted({s for steps in given for s in steps}))
 
     @property
     def needs_dealer(self) -> bool:
@@ -160,7 +169,9 @@ def plan_generation(
     chosen = schedule or _schedule(config, nodes, catalog)
     chosen.check_complete(nodes)
     source: type[CorrelationSource] = catalog["correlations", chosen.correlations]
-    plan = GenerationPlan(model, chosen, Binder(config.run, catalog, source), source)
+    plan = GenerationPlan(
+        model, chosen, Binder(config.run, catalog, source, slot_triples=True), source
+    )
     check_failures(plan)
     return plan
 

@@ -24,7 +24,7 @@ from hybrid.planning.schedule import Schedule
 from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.dealer import TrustedDealer
-from mpc_nonlinear.cost import NO_COST, Cost, OtCount
+from mpc_nonlinear.cost import NO_COST, Cost, OtCount, total_without_work
 from transport.computing import Work
 from transport.errors import ConfigError
 from transport.traffic import NO_TRAFFIC, Traffic
@@ -88,8 +88,8 @@ class Plan:
 
     @cached_property
     def cost(self) -> Cost:
-        """Online messages, correlations and failure probability of one request."""
-        return sum((step.cost for step in self.steps), NO_COST)
+        """Online messages, correlations and failure probability of one request; not its work."""
+        return total_without_work(step.cost for step in self.steps)
 
     @property
     def correlations(self) -> OtCount:

@@ -15,6 +15,9 @@ from hybrid.models.prompts import Conversation, Prompts
 from hybrid.runtime.generation_records import PassRecord
 from transport.errors import ConfigError, UsageError
 
+STOP = "stop"
+"""In place of a question: nobody waits for the rest of the answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -118,6 +121,7 @@ class Answers(ABC):
     def _answered(self, talk: Conversation, asked: Asked, answer: Answer) -> Iterator[Token]:
         settings, stream = self.prompts.settings, self.prompts.tokenizer.stream()
         ends, over, start = self.prompts.tokenizer.end_ids, False, time.perf_counter()
+        is_whole = False
         self.answers.append(answer)
         shown: list[int] = []
         try:
@@ -131,8 +135,8 @@ class Answers(ABC):
                     shown.append(token)
                     yield Token(token, stream.push(token), now - start)
                 start = now
-            rest = stream.close()
-            if rest:
+            is_whole = True
+            if rest := stream.close():
                 yield Token(shown[-1], rest, 0.0)
         finally:
             read = [*answer.read, *answer.tokens[:-1]]
@@ -140,9 +144,9 @@ class Answers(ABC):
             unread = [] if ended else answer.tokens[-1:]
             answer.text = talk.answered(shown, unread)
             self._read = [int(i) for i in read]
-            # What was read behind an end token cannot be unread.
-            usable = bool(answer.tokens) and (settings.stop_early or not over)
-            self._conversation = talk if usable else None
+            # What was read behind an end token, or behind what the caller saw, cannot be unread.
+            is_usable = is_whole and (settings.stop_early or not over)
+            self._conversation = talk if is_usable else None
 
     def _checked(self, read: int, new: int, tokens: int | None) -> int:
         """How many tokens are asked for, once prompt and answer fit."""

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection  # noqa: E402
 
 from hybrid.config.loading import Config  # noqa: E402
 from hybrid.planning.schedule import Schedule  # noqa: E402
-from hybrid.runtime.answers import Asked  # noqa: E402
+from hybrid.runtime.answers import STOP, Asked  # noqa: E402
 from hybrid.runtime.dealing import LOOPBACK, deal  # noqa: E402
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient  # noqa: E402
 from hybrid.runtime.serving import Client, Server, open_client, open_server  # noqa: E402
@@ -123,6 +123,8 @@ def _asking(task: Task, pipe: Connection) -> None:
                 ids, tokens, forced = asked.ids, asked.tokens, asked.forced
                 for found in client.answer(ids, tokens, fresh=asked.fresh, forced=forced):
                     pipe.send(("token", (found.token, found.record)))
+                    if pipe.poll():
+                        break
                 pipe.send(("token", None))
         except (EOFError, KeyboardInterrupt):
             channel.abort("the client was interrupted")
@@ -136,8 +138,10 @@ def _next(pipe: Connection, client: AskingClient) -> Asked | None:
     while not pipe.poll(_IDLE_S):
         if not client.ahead():
             break
-    asked: Asked | None = pipe.recv()
-    return asked
+    while (asked := pipe.recv()) == STOP:
+        pass
+    found: Asked | None = asked
+    return found
 
 
 def dealer_role(task: Task, pipe: Connection) -> None:

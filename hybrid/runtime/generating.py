@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.config.loading import Config
+from hybrid.models.decoder_graph import EMBEDDING, LOGITS, NEXT_TOKEN, ONE_HOT
 from hybrid.models.folding import FloatArray
 from hybrid.models.generator import Generator, PublicGenerator, client_words
 from hybrid.models.prompts import Prompts
@@ -64,6 +65,7 @@ class NextToken:
     """What a pass gives the client."""
 
     token: int
+    """As it was opened: not compared with the vocabulary."""
     record: PassRecord
 
 
@@ -157,13 +159,13 @@ class GenerationSession(SessionParts):
             raise UsageError("generation: no conversation has begun; begin one first")
         self._fill(rows)
         plan = self.plan_.of_pass(rows, self.past)
-        self._budget(plan.cost.failure_probability)
+        self._budget(self.plan_.pass_failure(plan))
         start = time.perf_counter()
         result = run_request(plan, self._state, self._passes, own, self.progress)
         seconds = time.perf_counter() - start
         outputs = dict(result.outputs)
         if not self._keep_shares:
-            del outputs["logits"]
+            del outputs[LOGITS]
         record = PassRecord(rows, self.past, result.steps, seconds, outputs)
         self.past += rows
         self._passes += 1
@@ -249,17 +251,28 @@ class GenerationClient(GenerationSession):
                 "generation.positions or begin a new one"
             )
         if self._table is None:
-            own = {"one_hot": client_words(model, ids, self.past)}
+            own = {ONE_HOT: client_words(model, ids, self.past)}
         else:
             first = len(model.prefix) + self.past
             rows = self._table.embed(np.asarray(ids, np.int64), first)
-            own = {"embedding": self._state.encode(rows)}
+            self._check_range(rows)
+            own = {EMBEDDING: self._state.encode(rows)}
         self._say(Word.PASS, len(ids))
         record = self._run(len(ids), own)
-        token = int(record.outputs["next_token"][0])
-        if token >= model.architecture.vocabulary:
-            raise FrameError("next_token: no token of the vocabulary was opened; a share is wrong")
-        return NextToken(token, record)
+        return NextToken(int(record.outputs[NEXT_TOKEN][0]), record)
+
+    def _check_range(self, rows: FloatArray) -> None:
+        """Refuse rows of the table that the ranges do not hold: all that a client can see of them.
+
+        Before the pass is announced, so that the server sees no more than an answer that ends.
+        """
+        bound = self.plan_.model.ranges[EMBEDDING].max_abs
+        if (largest := float(np.abs(rows).max())) > bound:
+            raise UsageError(
+                f"prompt: a token's embedding reaches {largest:g}, the server's ranges hold "
+                f"{bound:g}, so the answer would be wrong; use other words, or have the server "
+                "raise ranges.margin"
+            )
 
     def finish(self) -> None:
         """Tell the server that nothing follows."""

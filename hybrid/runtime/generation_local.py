@@ -19,7 +19,7 @@ from hybrid.models.generator import Generator, load_prompts
 from hybrid.models.generator_loading import load_generator
 from hybrid.models.prompts import Prompts
 from hybrid.planning.generation import GenerationPlan, plan_generation
-from hybrid.runtime.answers import Answers, Asked
+from hybrid.runtime.answers import STOP, Answers, Asked
 from hybrid.runtime.generation_records import GenerationRecord, PassRecord
 from hybrid.runtime.processes import Processes
 from hybrid.runtime.runner import Progress
@@ -80,9 +80,11 @@ class LocalGeneration(Answers):
                 self._logits.append(record.outputs["logits"].reshape(-1))
                 yield token, record
         except GeneratorExit:
-            # The caller has had enough; what still comes belongs to this answer.
-            while processes.answer("token") is not None:
-                pass
+            # The caller has had enough; a pass that is under way still belongs to this answer.
+            processes.ask(STOP)
+            while (found := processes.answer("token")) is not None:
+                self._logits.append(found[1].outputs["logits"].reshape(-1))
+                self._count += 1
             raise
         except BaseException:
             # Also where only the wait was interrupted: its tokens would be taken for the next.

@@ -6,7 +6,7 @@ from he_linear.ckks.keys import ClientKeys, ServerKeys, public_key_bytes
 from he_linear.exact.ring_keys import RingClientKeys, RingServerKeys, ring_public_key_bytes
 from he_linear.exact.ring_parameters import RingParameters
 from he_linear.kernels.workers import Workers
-from he_linear.packings.exact_rows import Room
+from he_linear.packings.row_blocks import Room
 from hybrid.operators.exact_products import RingClient, RingParty, RingServer
 from hybrid.operators.exact_rows import RowsClient, RowsServer
 from hybrid.operators.exact_rows_layers import SLOT_SET

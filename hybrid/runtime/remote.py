@@ -58,7 +58,7 @@ class RemoteSession:
 
     def __init__(self, config: Config, endpoint: str, on_progress: Progress | None = None) -> None:
         """Load the tokenizer; nothing is sent before the with statement."""
-        _refuse_dealer(config)
+        refuse_dealer(config)
         self.config = config
         self.endpoint = endpoint
         self.plan: Plan | None = None
@@ -116,7 +116,7 @@ class RemoteSession:
         return f"<RemoteSession {self.config.run.name} at {self.endpoint}: {state}>"
 
 
-def _refuse_dealer(config: Config) -> None:
+def refuse_dealer(config: Config) -> None:
     """Before anything is sent, where the config itself names the source of correlations."""
     key = "correlations", (config.schedule or {}).get("correlations", config.run.mpc.correlations)
     catalog = load_catalog(config.run.plugins)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hybrid.operators.base import Operator, RunState
+from hybrid.operators.slot_triples import make_triples, stored_part
 from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, ONLINE, Plan, offline_name
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
+from transport.errors import UsageError
 from transport.traffic import Traffic
 
 Progress = Callable[[str, int], None]
@@ -74,8 +76,7 @@ def run_offline(plan: Plan, state: RunState, request: int, progress: Progress) -
     progress(CORRELATIONS_STEP, -1)
     start = time.perf_counter()
     with channel.step(step_label(request, CORRELATIONS_STEP)):
-        state.session.correlations.produce(plan.correlations, channel)
-        state.session.prepared.prepare(plan.cost.demand)
+        make_correlations(plan.cost, state)
     measured = [_measure(channel, request, CORRELATIONS_STEP, start, OFFLINE)]
     for step in plan.steps:
         if step.prepares:
@@ -87,6 +88,17 @@ def run_offline(plan: Plan, state: RunState, request: int, progress: Progress) -
     return measured
 
 
+def make_correlations(cost: Cost, state: RunState) -> None:
+    """Raw OTs, triples from slots where a party has keys for them, and what OTs are made into."""
+    session = state.session
+    session.correlations.produce(cost.ots, session.channel)
+    if stored_part(cost.demand).counts:
+        if state.slots is None:
+            raise UsageError("triples from slots: this session has no keys for them")
+        make_triples(cost.demand, state.slots, session.channel, session.prepared)
+    session.prepared.prepare(cost.demand)
+
+
 def run_shared(
     operators: Sequence[tuple[Operator, Cost]],
     state: RunState,
@@ -95,14 +107,12 @@ def run_shared(
     progress: Progress,
 ) -> list[Measured]:
     """What several passes share, operator by operator; `label` names this round of it."""
-    session, channel = state.session, state.session.channel
-    found = []
+    channel, found = state.session.channel, []
     needed = sum((cost for _, cost in operators), NO_COST)
     if needed.demand.counts:
         start = time.perf_counter()
         with channel.step(f"{label}/{CORRELATIONS_STEP}"):
-            session.correlations.produce(needed.ots, channel)
-            session.prepared.prepare(needed.demand)
+            make_correlations(needed, state)
         found.append(_named(channel, label, CORRELATIONS_STEP, start))
     for operator, _ in operators:
         node = operator.node

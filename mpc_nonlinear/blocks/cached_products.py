@@ -7,7 +7,8 @@ local:
 
     L R = (L - A) (R - B) + (L - A) B + A (R - B) + A B.
 
-So a token costs 8 bytes a number each way and one round a product, however long the context.
+So a token opens its own query, key, value and probabilities, 8 bytes a number each way, in one
+round a product, and nothing of earlier positions again.
 Every row of A and of B masks one value, once: it is gone before anything is sent.
 
 Scores: L are queries (group, size), R keys; a row of A B has a number for every key. Context: L

@@ -46,6 +46,7 @@ EXPONENTIAL = FactoredPolynomial(
     input_rms=CLIP,
     output_rms=1.1,
     squarings=1,
+    interval=(-CLIP, 0.25),
 )
 # 1/s on [1, 2], relative error 1.1e-5; experiments/fits/fit_rows.py
 RECIPROCAL = FactoredPolynomial(
@@ -55,6 +56,7 @@ RECIPROCAL = FactoredPolynomial(
     largest=2.1,
     input_rms=2.0,
     output_rms=1.0,
+    interval=(0.0, 2.1),
 )
 # s^(-1/2) on [1, 2], relative error 2.2e-6; experiments/fits/fit_rows.py
 INVERSE_ROOT = FactoredPolynomial(
@@ -64,6 +66,7 @@ INVERSE_ROOT = FactoredPolynomial(
     largest=2.1,
     input_rms=2.0,
     output_rms=1.0,
+    interval=(0.0, 2.1),
 )
 
 

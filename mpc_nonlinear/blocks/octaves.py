@@ -12,6 +12,7 @@ from mpc_nonlinear.blocks.select import select, select_cost
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import BitArray, RingArray
+from transport.computing import Work, units
 from transport.traffic import Party
 
 COMPARED_BITS = 33
@@ -56,8 +57,12 @@ def find_octave(x: RingArray, low: float, high: float, session: Session) -> BitA
 
 
 def scale_by_octave_cost(rows: int, count: int, max_abs_units: float) -> Cost:
-    """Cost of `scale_by_octave` with `count` octaves."""
-    return select_cost(rows * count) + scale_cost(rows * count, max_abs_units)
+    """Cost of `scale_by_octave` with `count` octaves.
+
+    All multiples of a number come from one lift of its shares: they fail together.
+    """
+    others = Cost(work=Work.together(units(scaled=rows * (count - 1))))
+    return select_cost(rows * count) + scale_cost(rows, max_abs_units) + others
 
 
 def scale_by_octave(

@@ -15,7 +15,7 @@ from mpc_nonlinear.blocks.oblivious_transfer import (
     correlated_ot_send,
 )
 from mpc_nonlinear.blocks.products import Bounds
-from mpc_nonlinear.blocks.session import Products, Session
+from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.blocks.truncate import truncate, truncate_cost, widen, widen_cost
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RING_BITS, RingArray
@@ -35,6 +35,7 @@ class OtProducts(Products):
     name = "ot"
     source = "[Gilboa99]; [Demmler15] ABY, Section III.A.4"
     max_error_units = 1
+    is_exact = True
 
     def __init__(self, fraction_bits: int) -> None:
         self._fraction_bits = fraction_bits
@@ -82,6 +83,12 @@ class OtProducts(Products):
         if session.party is Party.SERVER:
             product = product + np.uint64((1 << shift) - 1)
         return widen((product & low_mask(bits)) >> np.uint64(shift), bits - shift, session)
+
+
+def exact_products(context: Context) -> Products:
+    """The context's engine where it is exact, else products by oblivious transfer."""
+    products = context.products
+    return products if products.is_exact else OtProducts(context.fixed_point.fraction_bits)
 
 
 def cross_products_cost(count: int, bits: int) -> Cost:

@@ -1,4 +1,4 @@
-"""Shares modulo an odd number t to shares modulo 2^64, truncated on the way."""
+"""Shares modulo 2^64 to shares modulo an odd number t, and back, truncated on the way."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ from transport.errors import UsageError
 from transport.traffic import Party
 
 _MAX_MODULUS_BITS = RING_BITS - 2
+
+
+def to_prime(x: RingArray, modulus: int) -> RingArray:
+    """Shares modulo t, same shape, from shares modulo 2^64, without a message.
+
+    Centred lifts are shares over the integers, so shares modulo t too, except with probability
+    |x| / 2^64 an element; "Probabilities of failure" in docs/security.md.
+    """
+    lifted: RingArray = np.mod(x.view(np.int64), np.int64(modulus)).view(np.uint64)
+    return lifted
 
 
 def from_prime_cost(count: int) -> Cost:

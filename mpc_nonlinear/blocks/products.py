@@ -46,6 +46,9 @@ class FactoredPolynomial:
     """(m, k) of each factor where 2 shift = r m / k for one real r > 0: then integers make every
     factor, up to k, from one shared square, k y^2 + m r y + k (shift^2 + offset)."""
 
+    interval: tuple[float, float] | None = None
+    """Where x lies; None: from -largest to largest."""
+
     def __post_init__(self) -> None:
         ratios = [
             2 * s * k / m for (s, _), (m, k) in zip(self.factors, self.multiples, strict=False)

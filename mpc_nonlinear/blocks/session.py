@@ -30,6 +30,11 @@ class Products(ABC):
 
     name: ClassVar[str]
     source: ClassVar[str]
+    is_exact: ClassVar[bool] = False
+    """Whether results are off by a unit or two whatever their operands, so that rows of numbers of
+    very different sizes may go by this engine."""
+    needs_largest: ClassVar[bool] = False
+    """Whether it works only where `Bounds.largest` is close."""
     max_error_units: ClassVar[int]
     """Largest distance from the exact product of operands below 4, declared with their
     bounds, in units of 2^-fraction_bits."""

@@ -51,6 +51,16 @@ def weight_kind(layer: int, m: int, k: int, n: int) -> Kind:
     return Kind(Form.WEIGHT_PRODUCT, RING_BITS, shape=(layer, m, k, n))
 
 
+def prime_triple_kind(modulus: int) -> Kind:
+    """a, b and a b modulo a prime. No dealer gives it."""
+    return Kind(Form.PRIME_TRIPLE, modulus.bit_length(), shape=(modulus,))
+
+
+def prime_square_kind(modulus: int) -> Kind:
+    """A and a^2 modulo a prime. No dealer gives it."""
+    return Kind(Form.PRIME_SQUARE, modulus.bit_length(), shape=(modulus,))
+
+
 def describe(kind: Kind) -> bytes:
     """The second frame of a request."""
     return _KIND.pack(int(kind.form), *(kind.shape or (0,) * 4))
@@ -58,7 +68,7 @@ def describe(kind: Kind) -> bytes:
 
 def _parsed(data: bytes) -> Kind:
     form, *shape = _KIND.unpack(data)
-    if form not in [int(f) for f in Form if f.is_dealt]:
+    if form not in [int(f) for f in Form if f.is_dealt and not f.is_stored]:
         raise FrameError(f"dealer: no product of form {form}; update the older party")
     return Kind(Form(form), RING_BITS, shape=tuple(shape) if any(shape) else ())
 

@@ -9,6 +9,8 @@ own half of the raw OTs, and both take them in the same order. Forms:
 - LEAF: the same with masks of one or two bits, packed into words, `width` words under one index.
 - ELEMENT_TRIPLE, SQUARE_PAIR, MATRIX_TRIPLE, WEIGHT_PRODUCT: whole products from a dealer, see
   `mpc_nonlinear.correlations.dealt`.
+- PRIME_TRIPLE, PRIME_SQUARE: elementwise products modulo a prime, which a protocol of its own makes
+  in bulk and stores here.
 - TRIPLE: shares of a * b for a random bit a and `bits` random bits b. [Asharov13] eprint
   2013/552.
 """
@@ -76,10 +78,27 @@ class Prepared:
         self._stock: dict[Kind, deque[_Arrays]] = {}
 
     def prepare(self, demand: Demand) -> None:
-        """Make all of `demand` from raw OTs that the source has in stock."""
+        """Make all of `demand` from raw OTs that the source has in stock.
+
+        Not what a protocol of its own makes: that comes by `store`.
+        """
         self._require(demand.ots)
         for kind, count in demand.counts:
+            if kind.form.is_stored:
+                continue
             self._stock.setdefault(kind, deque()).append(self._make(kind, count))
+
+    def store(self, kind: Kind, arrays: _Arrays) -> None:
+        """Add this party's half of what another protocol made, first axis the count.
+
+        Both parties store the same kinds and counts in the same order.
+        """
+        if not kind.form.is_stored or len({len(part) for part in arrays}) != 1:
+            raise UsageError(
+                f"store: {len(arrays)} arrays of {kind.form.name.lower()}; store products modulo a "
+                "prime, of one length"
+            )
+        self._stock.setdefault(kind, deque()).append(arrays)
 
     def stock(self) -> Demand:
         """What is left."""
@@ -140,8 +159,21 @@ class Prepared:
             )
 
     def _make(self, kind: Kind, count: int) -> _Arrays:
+        if kind.form.is_stored:
+            return self._missing(kind, count)
         starts = range(0, count, kind.batch) or (0,)
         return _joined([self._make_batch(kind, min(kind.batch, count - start)) for start in starts])
+
+    @staticmethod
+    def _missing(kind: Kind, count: int) -> _Arrays:
+        """Nothing, where nothing is asked for; a protocol of its own makes the others."""
+        name = kind.form.name.lower()
+        if count:
+            raise UsageError(
+                f"correlations: {count} {name} modulo {kind.shape[0]} are missing in stock; make "
+                "them before the products that take them, as the plan's demand says"
+            )
+        return (np.empty(0, np.uint64),) * _PARTS[kind.form]
 
     def _make_batch(self, kind: Kind, count: int) -> _Arrays:
         if kind.form.is_dealt:
@@ -160,6 +192,8 @@ def _joined(segments: list[_Arrays]) -> _Arrays:
     return tuple(np.concatenate(parts) for parts in zip(*segments, strict=True))
 
 
+_PARTS = {Form.PRIME_TRIPLE: 3, Form.PRIME_SQUARE: 2}
+"""Arrays of one kind."""
 _SENDERS: dict[Form, Callable[..., _Arrays]] = {
     Form.PRODUCT: product_sender,
     Form.TABLE: table_sender,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log2, prod, sqrt
 from typing import Self
 
@@ -18,9 +18,9 @@ from mpc_nonlinear.blocks.octaves import (
     scale_by_octave,
     scale_by_octave_cost,
 )
-from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.ot_products import exact_products
 from mpc_nonlinear.blocks.products import Bounds
-from mpc_nonlinear.blocks.session import Context, Session
+from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
 from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
@@ -113,47 +113,49 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
         """`_low` and `_high` of variances as they are kept."""
         return self._low * 2.0**self._finer, self._high * 2.0**self._finer
 
-    @property
-    def _square(self) -> Bounds:
+    def _square(self, products: Products) -> Bounds:
         # rms(c^2) <= max |c| * rms(c), and rms(c) <= sqrt(rms(variance))
         deviation = sqrt(self.variance_rms)
         largest = min(2 * self.bound, sqrt(self._high * self.width))
-        return Bounds(deviation, deviation, largest * deviation, -self._finer)
+        bounds = Bounds(deviation, deviation, largest * deviation, -self._finer)
+        return replace(bounds, largest=2 * largest**2) if products.needs_largest else bounds
 
     @property
     def _root_shift(self) -> int:
         """Inverse roots are kept multiplied by 2^this: those of large variances are small."""
         return max(0, ceil(log2(self._high) / 2))
 
-    @property
-    def _last(self) -> Bounds:
-        factor = 2.0**self._root_shift
-        return Bounds(sqrt(self._high), factor * sqrt(1 / self._low), 2 * factor, self._root_shift)
+    def _last(self, products: Products) -> Bounds:
+        factor, shift = 2.0**self._root_shift, self._root_shift
+        bounds = Bounds(sqrt(self._high), factor * sqrt(1 / self._low), 2 * factor, shift)
+        if products.needs_largest:
+            return replace(bounds, largest=4 * factor * sqrt(self.width))
+        return bounds
 
     def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
         """One square and one product an element, everything else once a row."""
         n, rows = prod(shape), prod(shape[:-1])
         products, bits = context.products, context.fixed_point.fraction_bits
-        exact, units = OtProducts(bits), 2.0**bits
+        exact, units = exact_products(context), 2.0**bits
         count = len(octaves(*self._scaled_range)) + 1
         return (
             scale_cost(rows, self.bound * self.width * units)
-            + products.square_cost(n, self._square)
+            + products.square_cost(n, self._square(products))
             + scale_cost(rows, self._scaled_range[1] * self.width * units)
             + find_octave_cost(rows, *self._scaled_range, bits)
             + scale_by_octave_cost(rows, count, 2 * self._scaled_range[1] * units)
             + exact.polynomial_cost(rows, INVERSE_ROOT)
             + scale_by_octave_cost(rows, count, 2 * units)
-            + products.multiply_cost(n, self._last)
+            + products.multiply_cost(n, self._last(products))
         )
 
     def run(self, x: RingArray, session: Session) -> RingArray:
         """Shares of the normalised rows."""
-        products, exact = session.products, OtProducts(session.fixed_point.fraction_bits)
+        products, exact = session.products, exact_products(session.context)
         # 1. mean and centred rows
         centred = x - self._mean(x)[..., None]
         # 2. variance
-        variance = self._mean(products.square(centred, session, self._square))
+        variance = self._mean(products.square(centred, session, self._square(products)))
         if session.party is Party.CLIENT:
             variance = variance + session.fixed_point.encode(self.epsilon * 2.0**self._finer)
         # 3. scaled = variance * 2^-octave in [1, 2)
@@ -168,7 +170,7 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
         inverse = scale_by_octave(root, octave, factors, session)
         # 5. one product an element
         spread = np.ascontiguousarray(np.broadcast_to(inverse[..., None], x.shape))
-        return products.multiply(centred, spread, session, self._last)
+        return products.multiply(centred, spread, session, self._last(products))
 
     def _mean(self, x: RingArray) -> RingArray:
         return scale(x.sum(axis=-1, dtype=np.uint64), 1 / self.width)

@@ -17,7 +17,7 @@ from mpc_nonlinear.blocks.octaves import (
     scale_by_octave,
     scale_by_octave_cost,
 )
-from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.ot_products import exact_products
 from mpc_nonlinear.blocks.products import Bounds
 from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.blocks.truncate import truncate, truncate_cost
@@ -44,8 +44,8 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
 
     `bound`: largest |x|; `square_min`, `square_max`: powers of two around every mean square, at
     most 2^12 apart; `square_rms`: their root mean square over all rows. The error holds for mean
-    squares from 2^-10 up. Where they lie more than 2^6 apart, the products of elements go by
-    oblivious transfer too: in slots small rows would drown in the error of large ones.
+    squares from 2^-10 up. Where they lie more than 2^6 apart, the products of elements go by an
+    exact engine too: in CKKS slots small rows would drown in the error of large ones.
     """
 
     op = "rmsnorm"
@@ -119,6 +119,11 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         return self.square_min * 2.0**self._finer, 2 * self.square_max * 2.0**self._finer
 
     @property
+    def _kept_rms(self) -> float:
+        """Root mean square of mean squares as they are kept."""
+        return self.square_rms * self._stretch * 2.0**self._finer
+
+    @property
     def _square(self) -> Bounds:
         # rms(x^2) <= max |x| * rms(x), and rms(x) <= sqrt(rms(mean square))
         deviation = sqrt(self.square_rms)
@@ -135,13 +140,13 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         factor = 2.0**self._root_shift
         largest = 4 * factor * sqrt(self.width)
         inverse = factor * sqrt(1 / self.square_min)
-        return Bounds(sqrt(self.square_max), inverse, 2 * factor, self._root_shift, largest)
+        return Bounds(sqrt(self.square_rms), inverse, 2 * factor, self._root_shift, largest)
 
     def _products(self, context: Context) -> Products:
         """Of elements."""
         if self.square_max / self.square_min <= _SLOT_RANGE:
             return context.products
-        return OtProducts(context.fixed_point.fraction_bits)
+        return exact_products(context)
 
     def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
         """One square and one product an element, everything else once a row."""
@@ -155,8 +160,8 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         return (
             cost
             + find_octave_cost(rows, low, high, bits)
-            + scale_by_octave_cost(rows, count, 2 * high * 2.0**bits)
-            + OtProducts(bits).polynomial_cost(rows, INVERSE_ROOT)
+            + scale_by_octave_cost(rows, count, self._kept_rms * 2.0**bits)
+            + exact_products(context).polynomial_cost(rows, INVERSE_ROOT)
             + scale_by_octave_cost(rows, count, 2 * 2.0**bits)
             + products.multiply_cost(n, self._last)
         )
@@ -179,7 +184,7 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         octave = find_octave(kept, low, high, session)
         scaled = scale_by_octave(kept, octave, [1 / s for s in starts], session)
         # 3. the polynomial, and back by 2^(-octave / 2)
-        root = OtProducts(fixed.fraction_bits).polynomial(scaled, INVERSE_ROOT, session)
+        root = exact_products(session.context).polynomial(scaled, INVERSE_ROOT, session)
         back = 2.0 ** (2 * self._root_shift + self._finer) * self._stretch
         inverse = scale_by_octave(root, octave, [sqrt(back / s) for s in starts], session)
         # 4. one product an element

@@ -31,6 +31,7 @@ POLYNOMIAL = FactoredPolynomial(
     input_rms=THRESHOLD,
     output_rms=0.3,
     with_input=True,
+    interval=(-(2.0**-6), THRESHOLD + 2.0**-6),
 )
 
 

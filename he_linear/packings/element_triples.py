@@ -1,0 +1,140 @@
+"""Elementwise triples and squares modulo a prime t, 8192 a ciphertext.
+
+Operands are sums of a part of each party. The client's come out of its encryption, uniform; the
+server multiplies by its own as plaintext slots. What comes back are shares of the cross terms
+a_c b_s + b_c a_s, or of 2 a_c a_s: no key switches, no rotations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from he_linear.ckks.noise import ROUNDING_VARIANCE, NoiseModel
+from he_linear.exact.plain_slots import slots_of
+from he_linear.exact.slot_encryption import slot_encrypted_bytes, slot_masked_bytes
+from he_linear.exact.slot_parameters import DROPPED_BITS, SlotParameters
+from he_linear.kernels.ring_words import multiply_sum, reduce_words, transform
+from he_linear.kernels.sampling import uniform_residues
+from he_linear.kernels.scalars import Floats, Residues
+from he_linear.packings.base import check_sizes
+from he_linear.packings.evaluation_work import EvaluationWork, unit
+from transport.computing import units
+from transport.randomness import SecureRandom
+
+
+class ElementTriplesPacking:
+    """Cross terms of `count` products of shared numbers modulo t; with `squares`, of squares.
+
+    Not for a config to name: a way to make correlations, see `hybrid.operators.slot_triples`.
+    """
+
+    op: ClassVar[str] = "correlations"
+    name: ClassVar[str] = "element_triples"
+    source: ClassVar[str] = (
+        "[Rathee19] triples from RLWE, eprint 2019/577, with encryptions of this project; slots of "
+        "[Smart14] eprint 2011/133"
+    )
+    levels: ClassVar[int] = 1
+
+    def __init__(self, parameters: SlotParameters, count: int, *, squares: bool = False) -> None:
+        check_sizes(count=count)
+        self.parameters, self.count = parameters, count
+        self.operands = 1 if squares else 2
+        self.output_ciphertexts = -(-count // parameters.poly_degree)
+        self.input_ciphertexts = self.operands * self.output_ciphertexts
+
+    # -- what it declares -------------------------------------------------------------------
+
+    @property
+    def upload_bytes(self) -> int:
+        """A seed, and the bodies modulo Q / t."""
+        return slot_encrypted_bytes(self.input_ciphertexts, self.parameters)
+
+    @property
+    def download_bytes(self) -> int:
+        """A seed for the masked bodies, and the second polynomials."""
+        return slot_masked_bytes(self.output_ciphertexts, self.parameters)
+
+    def unit(self, operation: str) -> str:
+        """Name of a unit of work, on the data primes."""
+        return unit(operation, self.parameters.poly_degree, len(self.parameters.primes))
+
+    @property
+    def work(self) -> EvaluationWork:
+        """Encoding of the server's operands and products, block by block."""
+        multiplied = self.input_ciphertexts * 2 * len(self.parameters.primes)
+        counts = {
+            self.unit("slot_encode"): self.input_ciphertexts,
+            "multiply_add": multiplied * self.parameters.poly_degree,
+        }
+        return EvaluationWork(leaving=units(counts))
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of a result's coefficient modulo Q, an estimate.
+
+        A fresh encryption's noise, its body rounded to 2^DROPPED_BITS, times polynomials of N
+        coefficients that are uniform modulo t; the fresh zero adds nothing beside that.
+        """
+        fresh = NoiseModel(self.parameters).fresh + ROUNDING_VARIANCE * 4.0**DROPPED_BITS
+        terms = self.operands * self.parameters.poly_degree
+        return self.parameters.plain_prime * math.sqrt(ROUNDING_VARIANCE * terms * fresh)
+
+    @property
+    def wrong_probability(self) -> float:
+        """Bound on the chance that any product is wrong: of all coefficients together.
+
+        A wrong coefficient spoils every slot of its ciphertext.
+        """
+        count = self.output_ciphertexts * self.parameters.poly_degree
+        return count * self.parameters.wrong_probability(self.noise_std)
+
+    # -- what the parties do ------------------------------------------------------------------
+
+    def draw(self, rng: SecureRandom) -> Residues:
+        """The server's operands as polynomials (inputs, N), uniform modulo t: so are the slots."""
+        p = self.parameters
+        return uniform_residues(rng, self.input_ciphertexts, (p.plain_prime,), p.poly_degree)[:, 0]
+
+    def operands_of(self, coefficients: Residues) -> list[Residues]:
+        """This party's operands, (count,) each, of its polynomials (inputs, N)."""
+        blocks = coefficients.reshape(self.operands, self.output_ciphertexts, -1)
+        return [self.numbers(block) for block in blocks]
+
+    def numbers(self, coefficients: Residues) -> Residues:
+        """Slots (count,) of polynomials (outputs, N): linear, so it maps shares."""
+        slots = slots_of(coefficients, self.parameters.plain_prime)
+        return slots.reshape(-1)[: self.count]
+
+    def stream(self, ciphertexts: Floats, own: Residues) -> Iterator[Floats]:
+        """(inputs, 2, primes, N), and the server's polynomials, to the cross terms.
+
+        One result (1, 2, primes, N) at a time; centred, NTT form.
+        """
+        primes, outputs = self.parameters.primes, self.output_ciphertexts
+        for block in range(outputs):
+            chosen = slice(block, None, outputs)
+            # a_c meets b_s and b_c meets a_s; of squares, a_c meets 2 a_s.
+            plains = self._encoded(own[chosen][::-1])
+            inputs = np.ascontiguousarray(ciphertexts[chosen].transpose(2, 0, 1, 3))
+            out = np.zeros((len(primes), 2, self.parameters.poly_degree))
+            multiply_sum(inputs, plains, primes, out)
+            yield np.ascontiguousarray(out.transpose(1, 0, 2))[None]
+
+    def _encoded(self, polynomials: Residues) -> Floats:
+        """Polynomials (operands, N), twice that for squares, as (primes, operands, N) NTTs.
+
+        Centred modulo t: then products with a noise are smallest.
+        """
+        t = self.parameters.plain_prime
+        words = polynomials.astype(np.int64)
+        if self.operands == 1:
+            words = 2 * words % t
+        return transform(
+            reduce_words(np.where(words > t // 2, words - t, words), self.parameters.primes),
+            self.parameters.primes,
+        )

@@ -1,0 +1,415 @@
+"""Attention over a cache as operators: against plain attention, both sources of correlations."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from threading import Lock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from he_linear.exact.ring_keys import RingClientKeys, RingServerKeys
+from hybrid.models.graph import CachePlace, Node
+from hybrid.models.ranges import Bound
+from hybrid.operators import cached_attention
+from hybrid.operators.base import Choice, RunState
+from hybrid.operators.cached_attention import (
+    DealtCachedAttentionOperator,
+    DealtCorrelations,
+    ExactCachedAttentionOperator,
+    LayerCache,
+    MatrixCorrelations,
+)
+from hybrid.operators.exact_products import RingClient, RingServer
+from hybrid.planning.binding import operator_for
+from hybrid.planning.catalog import load_catalog
+from hybrid.testing.local_parties import RecordingStock
+from mpc_nonlinear.blocks.cached_products import CacheSizes
+from mpc_nonlinear.blocks.session import Context, Session
+from mpc_nonlinear.correlations import TrustedDealer
+from mpc_nonlinear.cost import OtCount
+from mpc_nonlinear.fixed_point import FixedPoint
+from mpc_nonlinear.ring_matmul import ring_matmul
+from tests.he_setup import looks_uniform
+from tests.ot_sources import InsecureLocalSource, source_factory, stocked
+from tests.parties import plan_context
+from transport.errors import ConfigError, UsageError
+from transport.local import run_both
+from transport.randomness import SecureRandom
+from transport.traffic import Party
+
+FIXED = FixedPoint(16)
+BOUND = Bound(2.0**-20, 2.0, 64.0)
+EXACT = plan_context()
+DEALT = replace(EXACT, source=TrustedDealer)
+OTS = OtCount(0, 4000)
+_KEYS_LOCK = Lock()
+
+
+def operators(name, sizes, past, n, layer=0, **changed):
+    """Scores and context of one pass."""
+    entry = {"beaver": DealtCorrelations, "matrix_correlations": MatrixCorrelations}[name]
+    cls, context = (
+        (DealtCachedAttentionOperator, DEALT)
+        if name == "beaver"
+        else (ExactCachedAttentionOperator, EXACT)
+    )
+    place = CachePlace(sizes.prefix, past, sizes.capacity, sizes.kv_heads)
+    heads, seen = sizes.kv_heads * sizes.group, place.keys(n)
+    found = []
+    for op, shape in (
+        ("cached_scores", (heads, n, sizes.size, seen)),
+        ("cached_context", (heads, n, seen, sizes.size)),
+    ):
+        node = Node(
+            f"layer{layer}.{op[7:]}", layer, op, ("in",), ("out",), shape,
+            {"left": BOUND, "right": BOUND, "output": BOUND}, cache=place,
+        )  # fmt: skip
+        node = replace(node, **changed)
+        found.append(cls(node, entry, Choice(name), context))
+    return found
+
+
+@lru_cache(maxsize=16)
+def _made_keys(parameters, automorphisms):
+    client = RingClientKeys(parameters, automorphisms, SecureRandom())
+    return client, RingServerKeys.parse(parameters, client.public_bytes(), automorphisms)
+
+
+def ring_party(party, wanted):
+    with _KEYS_LOCK:
+        pair = _made_keys(wanted.parameters, wanted.automorphisms)
+    kind = RingClient if party is Party.CLIENT else RingServer
+    return {wanted.parameters: kind(pair[party], SecureRandom())}
+
+
+def state_of(channel, name, sizes, prefix, make):
+    """One party's half; `make` gives its source of correlations."""
+    source = stocked(make(channel), OTS, channel)
+    session = Session(channel, Context(FIXED, None), source, SecureRandom(), RecordingStock(source))
+    ring = {}
+    if name == "matrix_correlations":
+        keys = [operator.ring_keys for operator in operators(name, sizes, 0, 1)]
+        elements = tuple(sorted({e for k in keys for e in k.automorphisms}))
+        ring = ring_party(channel.party, replace(keys[0], automorphisms=elements))
+    own = prefix if channel.party is Party.SERVER else {}
+    return RunState(session, None, ring=ring, prefix=own)
+
+
+@contextmanager
+def source_of(name):
+    if name == "beaver":
+        with source_factory("dealer") as make:
+            yield make
+    else:
+        yield lambda channel: InsecureLocalSource(channel.party)
+
+
+def run_states(name, sizes, role, prefix=None):
+    with source_of(name) as make:
+
+        def inside(channel):
+            return role(state_of(channel, name, sizes, prefix or {}, make))
+
+        return run_both(inside)[:2]
+
+
+def shares(x):
+    first = SecureRandom().uint64(x.shape)
+    return first, FIXED.encode(x) - first
+
+
+def stepped(state, label, cost, function):
+    """Under a step of its own, with the traffic and the demand that `cost` declares."""
+    channel, stock = state.session.channel, state.session.prepared
+    before, stock.asked = stock.asked, type(stock.asked)()
+    with channel.step(label):
+        result = function()
+    assert channel.traffic(label) == cost.traffic
+    assert stock.asked == cost.demand
+    assert cost.failure_probability == 0
+    stock.asked = before
+    return result
+
+
+def begin(state, name, sizes, label="conversation"):
+    for operator in operators(name, sizes, 0, 1):
+        cost = operator.conversation_cost()
+        stepped(
+            state, f"{label} {operator.node.op}", cost,
+            lambda operator=operator: operator.prepare_conversation(state),
+        )  # fmt: skip
+
+
+def advance(state, name, sizes, past, rows, weights):
+    """One pass of both products."""
+    scores, context = operators(name, sizes, past, len(rows))
+    (found,) = stepped(state, f"scores {past}", scores.cost(), lambda: scores.run([rows], state))
+    (merged,) = stepped(
+        state, f"context {past}", context.cost(), lambda: context.run([weights], state)
+    )
+    return found, merged
+
+
+def texts(sizes, passes, rng):
+    """Reals: the prefix, then qkv and probabilities of every pass."""
+    g, heads = sizes.kv_heads, sizes.kv_heads * sizes.group
+    shape = g, sizes.prefix, sizes.size
+    prefix = {f"layer0.{what}": rng.normal(0, 2, shape) for what in ("keys", "values")}
+    rows, past = [], 0
+    for n in passes:
+        qkv = rng.normal(0, 2, (n, (heads + 2 * g) * sizes.size))
+        rows.append((qkv, rng.uniform(0, 1, (heads, n, sizes.prefix + past + n))))
+        past += n
+    return prefix, rows
+
+
+def plain(sizes, prefix, rows):
+    """Scores and context of every pass, head by head, from the definition."""
+    s, g = sizes.size, sizes.kv_heads
+    heads = g * sizes.group
+    keys = [list(head) for head in prefix["layer0.keys"]]
+    values = [list(head) for head in prefix["layer0.values"]]
+    results = []
+    for qkv, weights in rows:
+        for row in qkv:
+            for head in range(g):
+                keys[head].append(row[(heads + head) * s :][:s])
+                values[head].append(row[(heads + g + head) * s :][:s])
+        n, seen = len(qkv), len(keys[0])
+        scores, context = np.zeros((heads, n, seen)), np.zeros((n, heads * s))
+        for head in range(heads):
+            own = head // sizes.group
+            for i in range(n):
+                for j in range(seen - n + i + 1):
+                    scores[head, i, j] = qkv[i, head * s :][:s] @ keys[own][j]
+                    context[i, head * s :][:s] += weights[head, i, j] * values[own][j]
+        results.append((scores, context))
+    return results
+
+
+def check(name, sizes, passes, seed=0):
+    prefix, rows = texts(sizes, passes, np.random.default_rng(seed))
+    pairs = [tuple(shares(part) for part in row) for row in rows]
+
+    def role(state):
+        begin(state, name, sizes)
+        past, results = 0, []
+        for qkv, weights in pairs:
+            mine = state.session.party
+            results.append(advance(state, name, sizes, past, qkv[mine], weights[mine]))
+            past += len(qkv[0])
+        return results
+
+    both = zip(*run_states(name, sizes, role, prefix), plain(sizes, prefix, rows), strict=True)
+    for client, server, wanted in both:
+        for ours, theirs, exact in zip(client, server, wanted, strict=True):
+            assert ours.shape == exact.shape
+            away = np.abs(FIXED.decode(ours + theirs) - exact).max()
+            assert away < (2 + 16 * max(sizes.size, sizes.keys)) * FIXED.unit
+
+
+NAMES = ("beaver", "matrix_correlations")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("sizes", "passes"),
+    [
+        (CacheSizes(2, 3, 8, 5, 7), (4, 1, 1, 1)),
+        (CacheSizes(2, 1, 4, 0, 6), (1, 3, 1)),
+        (CacheSizes(1, 2, 4, 2, 1), (1,)),
+    ],
+)
+def test_against_plain_attention(name, sizes, passes):
+    check(name, sizes, passes)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 3)] * 3, st.integers(0, 4)),
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.integers(0, 2),
+)
+def test_any_sizes_and_passes(shape, passes, spare):
+    check("beaver", CacheSizes(*shape, sum(passes) + spare), passes, seed=spare)
+
+
+def test_correlations_of_several_blocks(monkeypatch):
+    monkeypatch.setattr(cached_attention, "BLOCK", 3)
+    sizes = CacheSizes(2, 2, 4, 2, 7)
+    check("matrix_correlations", sizes, (2, 2, 1, 1, 1))
+    # Rows of A B of a block have no later position than the block's last.
+    blocks = list(operators("matrix_correlations", sizes, 0, 1)[0]._blocks())
+    assert [shape for *_, shape in blocks] == [(2, 6, 4, 5), (2, 6, 4, 8), (2, 2, 4, 9)]
+
+
+def masks_of(client, server):
+    """A, B and A B of both products, whole."""
+    whole = []
+    for part in ("keys", "values"):
+        mine, theirs = getattr(client, part), getattr(server, part)
+        whole.append(
+            [getattr(mine, f) + getattr(theirs, f) for f in ("_left", "_own", "_products")]
+        )
+    return whole
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masks_are_uniform_and_new_in_every_conversation(name):
+    sizes = CacheSizes(2, 2, 32, 0, 24)
+
+    def role(state):
+        found = []
+        for label in ("first", "second"):
+            begin(state, name, sizes, label)
+            cache = state.caches["layer0"]
+            assert isinstance(cache, LayerCache)
+            found.append(cache)
+        return found
+
+    seen = sizes.visible(0, sizes.capacity)
+    drawn = []
+    for client, server in zip(*run_states(name, sizes, role), strict=True):
+        (query, key, scores), (weights, value, context) = masks_of(client, server)
+        exact = ring_matmul(query, key.transpose(0, 2, 1)), ring_matmul(weights, value)
+        for found, product, where in (
+            (scores, exact[0], seen[None].repeat(2, 0)),
+            (context, exact[1], np.ones(context.shape, bool)),
+        ):
+            assert np.abs((found - product).view(np.int64))[where].max() <= 1
+        assert not weights[:, ~seen].any()
+        for party in (client, server):
+            assert not party.values._left[:, ~seen].any()
+            parts = (party.keys._left, party.keys._own, party.values._own)
+            own = np.concatenate([*(p.ravel() for p in parts), party.values._left[:, seen].ravel()])
+            assert looks_uniform(own)
+            drawn.append(own)
+        whole = (query.ravel(), key.ravel(), value.ravel(), weights[:, seen].ravel())
+        drawn.append(np.concatenate(whole))
+        assert looks_uniform(drawn[-1])
+    together = np.concatenate(drawn)
+    assert len(np.unique(together)) == together.size
+
+
+def test_order_room_and_single_use():
+    name, sizes = "beaver", CacheSizes(1, 2, 4, 0, 3)
+    zeros = np.zeros((2, 16), np.uint64), np.zeros((2, 2, 2), np.uint64)
+
+    def role(state):
+        scores, context = operators(name, sizes, 0, 2)
+        with pytest.raises(UsageError, match=r"layer0.scores: no conversation has begun"):
+            scores.run([zeros[0]], state)
+        with pytest.raises(UsageError, match=r"layer0.context: no conversation has begun"):
+            context.prepare_conversation(state)
+        begin(state, name, sizes)
+        with pytest.raises(UsageError, match=r"layer0.context: its layer is prepared already"):
+            context.prepare_conversation(state)
+        with pytest.raises(UsageError, match="layer0: a pass after 1 shared positions"):
+            operators(name, sizes, 1, 1)[0].run([zeros[0][:1]], state)
+        with pytest.raises(UsageError, match=r"the cache was prepared for"):
+            operators(name, replace(sizes, capacity=4), 0, 2)[0].run([zeros[0]], state)
+        before = state.session.channel.total
+        with pytest.raises(UsageError, match="layer0: a pass after 0"):
+            context.run([zeros[1]], state)
+        assert state.session.channel.total == before
+        advance(state, name, sizes, 0, *zeros)
+        before = state.session.channel.total
+        for operator, rows in ((scores, zeros[0]), (context, zeros[1])):
+            with pytest.raises(UsageError, match="layer0: a pass after 0 .* new conversation"):
+                operator.run([rows], state)
+        assert state.session.channel.total == before
+        begin(state, name, sizes, "again")
+        with pytest.raises(UsageError, match="layer0: a pass after 2"):
+            operators(name, sizes, 2, 1)[0].run([zeros[0][:1]], state)
+
+    run_states(name, sizes, role)
+
+
+def test_scores_wait_for_the_context_before_them():
+    name, sizes = "beaver", CacheSizes(1, 2, 4, 0, 3)
+    row = np.zeros((1, 16), np.uint64)
+
+    def role(state):
+        begin(state, name, sizes)
+        operators(name, sizes, 0, 1)[0].run([row], state)
+        cache, before = state.caches["layer0"], state.session.channel.total
+        with pytest.raises(UsageError, match="the cache holds 1, and 0 have asked"):
+            operators(name, sizes, 1, 1)[0].run([row], state)
+        # Refused before any mask was taken.
+        assert (cache.keys.length, cache.values.length) == (1, 1)
+        assert state.session.channel.total == before
+
+    run_states(name, sizes, role)
+
+
+def test_nothing_is_left_of_a_conversation_when_the_next_one_fails_to_begin():
+    name, sizes = "beaver", CacheSizes(1, 2, 4, 0, 3)
+
+    def role(state):
+        begin(state, name, sizes)
+        scores = operators(name, sizes, 0, 1)[0]
+
+        def stop(_state):
+            raise ArithmeticError
+
+        scores._correlations = stop
+        with pytest.raises(ArithmeticError):
+            scores.prepare_conversation(state)
+        with pytest.raises(UsageError, match="no conversation has begun"):
+            scores.run([np.zeros((1, 16), np.uint64)], state)
+
+    run_states(name, sizes, role)
+
+
+def test_a_prefix_comes_from_the_server():
+    name, sizes = "beaver", CacheSizes(1, 1, 4, 2, 3)
+
+    def role(state):
+        if state.session.party is Party.SERVER:
+            with pytest.raises(UsageError, match=r"prefix\['layer0.keys'\] at the server"):
+                operators(name, sizes, 0, 1)[0]._prefix("keys", state)
+
+    run_states(name, sizes, role, {"layer0.keys": np.zeros((1, 3, 4))})
+
+
+def test_what_does_not_fit_is_refused_before_anything_runs():
+    sizes = CacheSizes(2, 2, 4, 3, 5)
+    with pytest.raises(UsageError, match="2 positions after 4, the cache has room for 5"):
+        operators("beaver", sizes, 4, 2)
+    for changed in ({"cache": None}, {"cache": CachePlace(4, 0, 5, 2)}, {"shape": (3, 1, 4, 4)}):
+        with pytest.raises(UsageError, match="does not fit the cache"):
+            operators("beaver", sizes, 0, 1, **changed)
+    with pytest.raises(ConfigError, match="the truncation takes less than"):
+        wide = Bound(1.0, 1.0, 2.0**29)
+        operators("beaver", sizes, 0, 1, bounds={"output": wide})
+    node = operators("beaver", sizes, 0, 1)[0].node
+    with pytest.raises(ConfigError, match=r"protocols.cached_attention: .* set mpc.correlations"):
+        DealtCachedAttentionOperator(node, DealtCorrelations, Choice("beaver"), EXACT)
+
+
+def test_the_catalog_knows_both():
+    catalog = load_catalog()
+    assert catalog.names("cached_attention") == list(NAMES)
+    for name, cls in zip(
+        NAMES, (DealtCachedAttentionOperator, ExactCachedAttentionOperator), strict=True
+    ):
+        assert operator_for(catalog["cached_attention", name]) is cls
+    nodes = [operator.node for operator in operators("beaver", CacheSizes(1, 1, 2, 0, 2), 0, 1)]
+    assert {node.key for node in nodes} == {"cached_attention"}
+
+
+def test_a_token_opens_its_own_rows_and_its_probabilities():
+    """Eight bytes a number, and a bit for every truncation; two rounds a product."""
+    sizes = CacheSizes(3, 3, 64, 24, 64)
+    for past in (0, 63):
+        scores, context = operators("matrix_correlations", sizes, past, 1)
+        opened = 8 * (9 + 6) * 64
+        seen = 9 * (24 + past + 1)
+        assert scores.cost().traffic.client_payload_bytes - opened == -(-seen // 8)
+        assert context.cost().traffic.client_payload_bytes == 8 * seen + 9 * 64 // 8
+        assert scores.cost().traffic.rounds == context.cost().traffic.rounds == 2
