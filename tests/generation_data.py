@@ -21,12 +21,12 @@ LLAMA = Path(__file__).resolve().parent / "data" / "decoders" / "llama"
 PROTOCOLS = {
     "embedding": "exact_rows", "linear": "exact_rows", "rmsnorm": "octave_polynomial",
     "cached_attention": "matrix_correlations", "causal_softmax": "squared_polynomial",
-    "silu": "magnitude_polynomial", "multiply": "ot",
+    "silu": "magnitude_polynomial",
 }  # fmt: skip
 SETUP = Traffic(1000, 2000, 3, 4, 5)
 
 
-def raw_config(name: str = "tiny", **generation: Any) -> dict[str, Any]:
+def raw_config(name: str = "tiny", multiply: str = "ot", **generation: Any) -> dict[str, Any]:
     """Of the small trained llama, as YAML would give it."""
     settings = {"positions": 40, "max_new_tokens": 4, "rows": 8} | generation
     return {
@@ -34,13 +34,13 @@ def raw_config(name: str = "tiny", **generation: Any) -> dict[str, Any]:
         "model": {"path": str(LLAMA), "embedding": "private"},
         "generation": settings,
         "mpc": {"fraction_bits": 16, "correlations": "softspoken"},
-        "protocols": PROTOCOLS,
+        "protocols": PROTOCOLS | {"multiply": multiply},
         "ranges": {"margin": 2.0},
     }
 
 
-def tiny_config(**generation: Any) -> Config:
-    return checked(raw_config(**generation), Path("tiny.yaml"))
+def tiny_config(**changes: Any) -> Config:
+    return checked(raw_config(**changes), Path("tiny.yaml"))
 
 
 class Script:

@@ -30,8 +30,7 @@ def write_decoders(folder, **generation):
     """Two that differ in who multiplies."""
     paths = []
     for name, multiply in (("ot", "ot"), ("cheapest", "cheapest")):
-        config = raw_config(name, **generation)
-        config["protocols"] = config["protocols"] | {"multiply": multiply}
+        config = raw_config(name, multiply, **generation)
         paths.append(folder / f"{name}.yaml")
         paths[-1].write_text(yaml.safe_dump(config))
     return paths

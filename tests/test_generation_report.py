@@ -14,7 +14,7 @@ from hybrid.models.generator_loading import load_generator
 from hybrid.planning.generation import plan_generation
 from hybrid.planning.plan import offline_name
 from hybrid.reports.generation_accuracy import Compared, compared, with_accuracy
-from hybrid.reports.generation_costs import Ledger, differing_steps, phases, total
+from hybrid.reports.generation_costs import Ledger, differing_steps, line_rows, phases, total
 from hybrid.reports.generation_plan import generation_plan_to_dict, print_generation_plan
 from hybrid.reports.generation_report import (
     client_generation_reports,
@@ -128,6 +128,25 @@ def test_shared_correlations_are_spread_over_what_they_are_for(plan):
     with_them = total(x.measured for x in shares(ledger, 0)) + ledger.left()
     prepared = sum(s.seconds for shared in script.shared for s in shared.steps)
     assert with_them.seconds == pytest.approx(prepared)
+
+
+def test_triples_belong_to_the_steps_that_consume_them(planned):
+    _, generator, _ = planned
+    plan = plan_generation(tiny_config(multiply="slot_triples"), generator.public)
+    script = Script(plan).prepare("conversation").prepare("batch").run(2, 0)
+    rows = line_rows(Ledger(plan, script.record()).lines(0), {})
+    made, *_ = rows
+    own = sum(row["correlation_bytes"] for row in rows)
+    sent = made["measured"]["client_sent_bytes"] + made["measured"]["server_sent_bytes"]
+    assert own == pytest.approx(sent, rel=1e-3)
+    # A product of elements takes few oblivious transfers, but triples too.
+    all_of = sum(row["correlations"] for row in rows)
+    products = [row for row in rows if row["op"] == "product"]
+    assert products
+    for row in products:
+        by_count = sent * row["correlations"] / all_of
+        assert row["offline_share"]["sent_bytes"] == pytest.approx(row["correlation_bytes"], abs=2)
+        assert row["correlation_bytes"] > 1.5 * by_count
 
 
 # -- declared and measured ------------------------------------------------------------------
