@@ -15,7 +15,6 @@ from hybrid.planning.generation import plan_generation
 from hybrid.planning.plan import offline_name
 from hybrid.reports.generation_accuracy import Compared, compared, with_accuracy
 from hybrid.reports.generation_costs import Ledger, differing_steps, line_rows, phases, total
-from hybrid.reports.generation_plan import generation_plan_to_dict, print_generation_plan
 from hybrid.reports.generation_report import (
     client_generation_reports,
     generation_reports,
@@ -351,38 +350,6 @@ def test_a_server_has_a_report_for_a_reader_too(planned, plan, record, tmp_path)
     assert "prefill of 6" in shown(report)
     write_generation_markdown(report, tmp_path / "report.md")
     assert "This party does not see it." in (tmp_path / "report.md").read_text(encoding="utf-8")
-
-
-# -- plans ----------------------------------------------------------------------------------
-
-
-def test_a_plan_as_data(plan):
-    found = json.loads(json.dumps(generation_plan_to_dict(plan)))
-    shares = found["token"]["with_shares"]
-    batch, conversation = found["batch"]["total"], found["conversation"]["total"]
-    for key in ("client_sent_bytes", "server_sent_bytes"):
-        assert shares["batch_share"][key] == round(batch[key] / 8)
-        assert shares["conversation_share"][key] == round(conversation[key] / 40)
-        parts = ("own_offline", "batch_share", "conversation_share", "online")
-        assert shares["total"][key] == pytest.approx(sum(shares[p][key] for p in parts), abs=2)
-    assert shares["batch_share"]["rounds"] == batch["rounds"] / 8
-    assert found["prefill"]["prompt_rows"] == 16
-    assert found["token"]["past"] == 20
-    assert len(found["batch"]["rows"]) == len(plan.batch)
-    assert 0 < found["announced"]["failure_probability"] <= found["announced"]["limit"] == 2**-20
-    assert found["plan_hash"] == plan.digest()
-
-
-def test_a_plan_for_a_reader(plan):
-    console = Console(width=220)
-    with console.capture() as captured:
-        print_generation_plan(console, plan, 5)
-    said = captured.get()
-    for words in (
-        "a conversation of 40 private positions", "a batch of 8 rows", "a prompt of 5 private",
-        "one token behind 20", "limit 2^-20", "prepare layer0.scores", plan.digest(),
-    ):  # fmt: skip
-        assert words in said
 
 
 # -- a session ------------------------------------------------------------------------------
