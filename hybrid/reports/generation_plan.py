@@ -18,10 +18,10 @@ from hybrid.planning.plan import (
     offline_name,
     traffic_row,
 )
-from hybrid.reports.generation_costs import Amount, total
+from hybrid.reports.generation_costs import Amount, correlations_traffic, total
 from hybrid.reports.run_report import rounds_text
 from hybrid.reports.terminal import outside, plan_table
-from mpc_nonlinear.cost import NO_COST, Cost
+from mpc_nonlinear.cost import Cost, total_without_work
 from transport.traffic import Traffic
 
 Json = dict[str, Any]
@@ -68,18 +68,11 @@ def shared_rows(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]]) -
     """What passes share, in the form of a plan's rows; shapes are those of one row."""
     known = {row["name"]: row for row in plan.one.rows() if row["phase"] == ONLINE}
     found = []
-    needed = sum((cost for _, cost in pieces), NO_COST)
+    needed = total_without_work(cost for _, cost in pieces)
     if needed.demand.counts:
-        first = dict(plan.one.rows()[0])
-        ots = needed.ots
-        traffic = plan.source.production_traffic(ots)
-        found.append(
-            {
-                **first,
-                "shape": [ots.client_sends, ots.server_sends],
-                "predicted": traffic_row(traffic),
-            }
-        )
+        shape = [needed.ots.client_sends, needed.ots.server_sends]
+        traffic = traffic_row(correlations_traffic(plan, needed))
+        found.append({**plan.one.rows()[0], "shape": shape, "predicted": traffic})
     for operator, cost in pieces:
         found.append(
             {
@@ -95,12 +88,12 @@ def shared_rows(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]]) -
 
 
 def _shared_traffic(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]]) -> Traffic:
-    needed = sum((cost for _, cost in pieces), NO_COST)
-    return needed.traffic + plan.source.production_traffic(needed.ots)
+    needed = total_without_work(cost for _, cost in pieces)
+    return needed.traffic + correlations_traffic(plan, needed)
 
 
 def _shared_total(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]]) -> Json:
-    needed = sum((cost for _, cost in pieces), NO_COST)
+    needed = total_without_work(cost for _, cost in pieces)
     return {
         "total": traffic_row(_shared_traffic(plan, pieces)),
         "failure_probability": needed.failure_probability,
@@ -112,7 +105,7 @@ def _pass(one: Plan, plan: GenerationPlan) -> Json:
         "rows": one.rows(),
         "offline": traffic_row(plan.offline_traffic(one)),
         "online": traffic_row(one.cost.traffic),
-        "failure_probability": one.cost.failure_probability,
+        "failure_probability": plan.pass_failure(one),
     }
 
 
