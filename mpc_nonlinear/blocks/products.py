@@ -21,6 +21,11 @@ class Bounds:
     """The result is x * y / 2^shift."""
     largest: float = 2.0**28
     """Of |x * y|, before the shift: narrower products by oblivious transfer are cheaper."""
+    x_fresh: float = 1.0
+    """Part of the x that no product before this one, by the same engine, took. What is wrong by
+    chance in a number is so in all its products: engines that lift operands count these alone."""
+    y_fresh: float = 1.0
+    """The same of the y; 1 / n where each serves n products."""
 
 
 @dataclass(frozen=True, slots=True)
