@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,6 +59,10 @@ class FactoredPolynomial:
             2 * s * k / m for (s, _), (m, k) in zip(self.factors, self.multiples, strict=False)
         ]
         assert not ratios or max(ratios) - min(ratios) < 1e-6 * min(ratios), ratios
+
+    def of(self, rms: float) -> FactoredPolynomial:
+        """The same for inputs of this root mean square, or less where `input_rms` is less."""
+        return replace(self, input_rms=min(self.input_rms, rms))
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """In the clear, float64."""
