@@ -93,7 +93,7 @@ class EvenPolynomialGelu(NonlinearProtocol):
             less_than_constants_cost(n, 2, self._width)
             + select_cost(2 * n)
             + products.polynomial_cost(n, self._polynomial(products))
-            + scale_cost(n, min(THRESHOLD, self.rms) / context.fixed_point.unit)
+            + scale_cost(n, self._polynomial(products).input_rms / context.fixed_point.unit)
         )
 
     def run(self, x: RingArray, session: Session) -> RingArray:

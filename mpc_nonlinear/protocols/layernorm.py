@@ -111,10 +111,16 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
         """Bits by which variances are finer than other numbers: small ones need more digits."""
         return min(max(0, _VARIANCE_BITS - ceil(log2(self.variance_max))), _MAX_FINER)
 
-    @property
-    def _kept_mean(self) -> float:
-        """Mean of variances as they are kept: at most that of x^2, and their root mean square."""
-        return min(self.variance_rms, self.rms**2) * 2.0**self._finer
+    def _lifted(self, products: Products) -> tuple[float, float, float]:
+        """Bounds on what is scaled, a row: its mean, its mean square as kept, its variance as kept.
+
+        A mean is at most the root mean square of x, a variance that of x^2. The largest ones where
+        lifts of operands are not counted, too.
+        """
+        if not products.needs_largest:
+            return self.bound, self._scaled_range[1], 2 * self._scaled_range[1]
+        kept = min(self.variance_rms, self.rms**2) * 2.0**self._finer
+        return min(self.bound, self.rms), kept, kept
 
     @property
     def _scaled_range(self) -> tuple[float, float]:
@@ -148,13 +154,13 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
         products, bits = context.products, context.fixed_point.fraction_bits
         exact, units = exact_products(context), 2.0**bits
         count = len(octaves(*self._scaled_range)) + 1
+        mean, square, variance = self._lifted(products)
         return (
-            # A row's mean is at most its root mean square.
-            scale_cost(rows, min(self.bound, self.rms) * self.width * units)
+            scale_cost(rows, mean * self.width * units)
             + products.square_cost(n, self._square(products))
-            + scale_cost(rows, self._kept_mean * self.width * units)
+            + scale_cost(rows, square * self.width * units)
             + find_octave_cost(rows, *self._scaled_range, bits)
-            + scale_by_octave_cost(rows, count, self._kept_mean * units)
+            + scale_by_octave_cost(rows, count, variance * units)
             + exact.polynomial_cost(rows, INVERSE_ROOT)
             + scale_by_octave_cost(rows, count, 2 * units)
             + products.multiply_cost(n, self._last(products))

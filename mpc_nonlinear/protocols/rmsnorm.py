@@ -121,10 +121,9 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         """Smallest and largest mean square as they are kept."""
         return self.square_min * 2.0**self._finer, 2 * self.square_max * 2.0**self._finer
 
-    @property
-    def _kept_mean(self) -> float:
-        """Mean of mean squares as they are kept: that of x^2, and at most their own."""
-        return min(self.square_rms, self.rms**2) * self._stretch * 2.0**self._finer
+    def _kept_mean(self, products: Products) -> float:
+        """Mean of mean squares as kept: at most that of x^2, and their root mean square."""
+        return self._deviation(products) ** 2 * self._stretch * 2.0**self._finer
 
     def _deviation(self, products: Products) -> float:
         """Root mean square of x, which is at most the root of that of mean squares.
@@ -172,7 +171,7 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         return (
             cost
             + find_octave_cost(rows, low, high, bits)
-            + scale_by_octave_cost(rows, count, self._kept_mean * 2.0**bits)
+            + scale_by_octave_cost(rows, count, self._kept_mean(products) * 2.0**bits)
             + exact_products(context).polynomial_cost(rows, INVERSE_ROOT)
             + scale_by_octave_cost(rows, count, 2 * 2.0**bits)
             + products.multiply_cost(n, self._last(products))

@@ -119,9 +119,11 @@ class RowSoftmax(NonlinearProtocol):
     def _reciprocal_cost(self, rows: int, columns: int, context: Context) -> Cost:
         high, units = self._largest_sum(columns), 1 / context.fixed_point.unit
         count = len(octaves(0.5, high)) + 1
+        close = context.products.needs_largest
+        total = _LARGEST_TERM * columns if close else 2 * high
         return (
             find_octave_cost(rows, 0.5, high, context.fixed_point.fraction_bits)
-            + scale_by_octave_cost(rows, count, _LARGEST_TERM * columns * units)
+            + scale_by_octave_cost(rows, count, total * units)
             + self.inverse_cost(rows, context)
             + scale_by_octave_cost(rows, count, 4 * units)
         )
