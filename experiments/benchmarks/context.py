@@ -8,8 +8,9 @@ A decoder of few layers with random weights (`--like`, `--layers`) reads a promp
 tokens, one session for each context; a token is the mean of the three after the first, whose cache
 ends at the context. A PROJECTION, labelled as one, takes steps of layers times the ratio of layers
 and steps outside them once. `--report` marks what `hybrid generate` measured of the whole model, at
-the context where its answer ended. Each token carries its shares of batches of rows and of the
-correlations of the conversation, which has as many positions as the context.
+the context where its answer ended, the public prefix included. Each token carries its shares of
+batches of rows and of the correlations of the conversation, which has as many positions as the
+context.
 
 Writes context_LIKE.png and context_LIKE.json, with every step of every token, into `--out`.
 """
@@ -138,7 +139,7 @@ def drawn(found: Mapping[str, Any], out: Path) -> None:
     panels = figure.subplots(1, 3)
     points, whole = found["points"], found["whole_model"]
     for axes, key, unit in zip(
-        panels, ("seconds", "megabytes", "rounds"), ("seconds", "MB, both ways", "rounds"),
+        panels, ("seconds", "megabytes", "rounds"), ("seconds", "MB of both directions,", "rounds"),
         strict=True,
     ):  # fmt: skip
         _panel(axes, points, key, unit)
@@ -149,23 +150,27 @@ def drawn(found: Mapping[str, Any], out: Path) -> None:
             )  # fmt: skip
     name, few, layers = found["name"], found["layers_measured"], found["layers"]
     figure.suptitle(
-        f"One token of the shape of {name}: {few} layers measured, {layers} layers PROJECTED",
+        f"A token of the shape of {name}: {_layers(few)} measured, {layers} layers PROJECTED",
         color=INK, fontsize=12,
     )  # fmt: skip
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8.5
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
 
 
 def _panel(axes: Any, points: Sequence[Mapping[str, Any]], key: str, unit: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     contexts = [point["context"] for point in points]
     few, layers = points[0]["layers_measured"], points[0]["layers_projected"]
     lines = (
         ("PROJECTION", "total", BLUE, "--", "o", f"{layers} layers, total, PROJECTION"),
         ("PROJECTION", "online", ORANGE, "--", "s", f"{layers} layers, online, PROJECTION"),
-        ("measured", "total", BLUE, "-", "o", f"{few} layers, total, measured"),
-        ("measured", "online", ORANGE, "-", "s", f"{few} layers, online, measured"),
+        ("measured", "total", BLUE, "-", "o", f"{_layers(few)}, total, measured"),
+        ("measured", "online", ORANGE, "-", "s", f"{_layers(few)}, online, measured"),
     )
     for kind, phase, colour, dash, marker, label in lines:
         values = [point[kind][phase][key] for point in points]
@@ -173,14 +178,18 @@ def _panel(axes: Any, points: Sequence[Mapping[str, Any]], key: str, unit: str) 
         axes.plot(
             contexts, values, dash, color=colour, marker=marker, markerfacecolor=face, label=label
         )
-        if phase == "total":
+        if phase == "total" or key != "rounds":
             for x, y in zip(contexts, values, strict=True):
                 axes.annotate(
-                    f"{y:.3g}" if y < 1000 else f"{y:,.0f}", (x, y), xytext=(0, 6),
+                    f"{y:.3g}" if y < 1000 else f"{y:,.0f}", (x, y), xytext=(0, 6 if phase == "total" else -13),
                     textcoords="offset points", ha="center", fontsize=8, color=MUTED,
                 )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    # Plain numbers at 1, 2 and 5 of every decade.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.12)
     axes.set_xticks(contexts, [str(context) for context in contexts])
     axes.set_xlabel("positions in the cache")
@@ -188,6 +197,10 @@ def _panel(axes: Any, points: Sequence[Mapping[str, Any]], key: str, unit: str) 
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
 
 
 def shown(point: Mapping[str, Any]) -> str:
