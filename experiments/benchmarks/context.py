@@ -179,9 +179,10 @@ def _panel(axes: Any, points: Sequence[Mapping[str, Any]], key: str, unit: str) 
             contexts, values, dash, color=colour, marker=marker, markerfacecolor=face, label=label
         )
         if phase == "total" or key != "rounds":
+            above = 6 if phase == "total" else -13
             for x, y in zip(contexts, values, strict=True):
                 axes.annotate(
-                    f"{y:.3g}" if y < 1000 else f"{y:,.0f}", (x, y), xytext=(0, 6 if phase == "total" else -13),
+                    f"{y:.3g}" if y < 1000 else f"{y:,.0f}", (x, y), xytext=(0, above),
                     textcoords="offset points", ha="center", fontsize=8, color=MUTED,
                 )  # fmt: skip
     axes.set_xscale("log", base=2)
