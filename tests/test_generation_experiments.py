@@ -111,7 +111,7 @@ def test_longer_answers_count_for_more(experiment):
 
 def test_perplexity_of_known_logits(experiment):
     perplexity = experiment("perplexity")
-    even, following = np.zeros((3, 8)), np.array([0, 5, 7])
+    even, following = np.ones((3, 8)), np.array([0, 5, 7])
     sure = np.where(np.arange(8) == following[:, None], 50.0, 0.0)
     found = perplexity.compared(sure, even, following)
     assert found["plain_perplexity"] == pytest.approx(8)
@@ -197,6 +197,7 @@ def test_a_text_is_read_between_two_processes(tmp_path):
     assert last["summary"]["declared_equals_measured"]
 
 
+@pytest.mark.long
 def test_wrong_options_are_one_line(tmp_path):
     empty = tmp_path / "none.txt"
     empty.write_text("\n")
