@@ -223,18 +223,13 @@ def shown(point: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def run(arguments: argparse.Namespace) -> Json:
-    """All contexts, one session each."""
+def run(arguments: argparse.Namespace, stem: Path) -> None:
+    """All contexts, one session each; what is known is written after each."""
     like, layers = arguments.like, arguments.layers
     _, whole_layers, name = SHAPES[like]
     whole = None if arguments.report is None else whole_point(arguments.report)
-    points = []
-    for context in arguments.contexts:
-        config = configured(like, layers, context, arguments.sets)
-        note(f"context {context}")
-        points.append(point_of(token_at(config, context), context, whole_layers))
-        print(shown(points[-1]), flush=True)
-    return {
+    points: list[Json] = []
+    found = {
         "like": like,
         "name": name,
         "layers_measured": layers,
@@ -243,6 +238,13 @@ def run(arguments: argparse.Namespace) -> Json:
         "whole_model": whole,
         "environment": describe(),
     }
+    for context in arguments.contexts:
+        config = configured(like, layers, context, arguments.sets)
+        note(f"context {context}")
+        points.append(point_of(token_at(config, context), context, whole_layers))
+        print(shown(points[-1]), flush=True)
+        drawn(found, stem.with_name(f"{stem.name}.png"))
+        write_json(found, stem.with_name(f"{stem.name}.json"))
 
 
 def main() -> None:
@@ -257,13 +259,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.layers < 1 or min(arguments.contexts) <= NEW:
         parser.error(f"--layers: 1 or more; --contexts: more than {NEW}")
+    stem = arguments.out / f"context_{arguments.like}"
     try:
-        found = run(arguments)
+        run(arguments, stem)
     except (HybridError, OSError, ValueError, KeyError, TypeError) as error:
         parser.error(str(error))
-    stem = arguments.out / f"context_{arguments.like}"
-    drawn(found, stem.with_name(f"{stem.name}.png"))
-    write_json(found, stem.with_name(f"{stem.name}.json"))
     note(f"figure: {stem}.png")
 
 
