@@ -104,6 +104,16 @@ class Answers(ABC):
         answer = Answer(prompt, np.array([*read, *ids], np.int64), len(ids), self._count)
         return self._answered(talk, asked, answer)
 
+    def check(self, prompts: Sequence[str], max_new_tokens: int | None = None) -> None:
+        """`ConfigError` where one of these prompts could not be answered, whatever came before it.
+
+        Before a session is opened, so that nothing runs for a list that holds a mistake. In a
+        conversation a later prompt may still find too little room behind earlier answers.
+        """
+        for prompt in prompts:
+            ids = Conversation(self.prompts).ask(prompt)
+            self._checked(0, len(ids), max_new_tokens)
+
     def force(self, ids: Sequence[int]) -> None:
         """Read ids one by one whatever tokens are chosen: for a measurement of every position."""
         first, *others = (int(i) for i in ids)
