@@ -109,15 +109,17 @@ class GenerationPlan:
         return sum((cost for _, cost in self.batch), NO_COST)
 
     def passes(self, prompt: int, new_tokens: int) -> Iterator[Plan]:
-        """Of a prompt of so many rows and an answer of so many tokens."""
-        yield self.of_pass(prompt, 0)
-        for past in range(prompt, prompt + new_tokens - 1):
+        """Of a first prompt of so many tokens, which are padded, and an answer of so many."""
+        rows = self.model.settings.padded(prompt)
+        yield self.of_pass(rows, 0)
+        for past in range(rows, rows + new_tokens - 1):
             yield self.of_pass(1, past)
 
     def failure_probability(self, prompt: int, new_tokens: int) -> float:
         """Of a conversation of one prompt and its answer, rows and correlations included."""
         passes = sum(self.pass_failure(plan) for plan in self.passes(prompt, new_tokens))
-        batches = -(-(prompt + new_tokens - 1) // self.batch_rows)
+        rows = self.model.settings.padded(prompt) + new_tokens - 1
+        batches = -(-rows // self.batch_rows)
         shared = self.conversation_cost() + self.batch_cost() * batches
         return passes + shared.failure_probability
 
@@ -185,8 +187,10 @@ def check_failures(run: RunConfig, plan: GenerationPlan) -> None:
     """`ConfigError` where one conversation of the announced size fails too often."""
     settings = run.generation
     assert settings is not None
-    new = min(settings.max_new_tokens, plan.model.capacity - 1)
-    prompt = max(1, plan.model.capacity - new)
+    # The longest first prompt is one of whole buckets.
+    bucket = settings.prompt_bucket
+    prompt = (plan.model.capacity - settings.max_new_tokens + 1) // bucket * bucket
+    new = plan.model.capacity - prompt
     found = plan.failure_probability(prompt, new + 1)
     if found > MAX_FAILURE_PROBABILITY:
         raise ConfigError(
