@@ -13,7 +13,7 @@ limit_threads()
 
 import io  # noqa: E402
 from abc import ABC, abstractmethod  # noqa: E402
-from collections.abc import Callable, Mapping, Sequence  # noqa: E402
+from collections.abc import Callable, Iterator, Mapping, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any, Generic, Self, TypeVar  # noqa: E402
 
@@ -26,13 +26,27 @@ from hybrid.config.loading import Config, checked, load_config, parse_yaml  # no
 from hybrid.config.overrides import overrides_of  # noqa: E402
 from hybrid.machine.predict import predicted_seconds  # noqa: E402
 from hybrid.machine.prices import prices_for_reports, schedule_prices  # noqa: E402
+from hybrid.models.generator_loading import load_generator  # noqa: E402
 from hybrid.models.loading import load_model  # noqa: E402
 from hybrid.planning import plan as planning  # noqa: E402
+from hybrid.planning.generation import GenerationPlan, plan_generation  # noqa: E402
 from hybrid.planning.planner import make_plan  # noqa: E402
+from hybrid.reports.generation_plan import (  # noqa: E402
+    generation_plan_to_dict,
+    print_generation_plan,
+)
+from hybrid.reports.generation_report import (  # noqa: E402
+    client_generation_reports,
+    generation_reports,
+    server_generation_reports,
+)
 from hybrid.reports.session_report import joined_reports, party_reports  # noqa: E402
 from hybrid.reports.terminal import print_plan  # noqa: E402
 from hybrid.runtime import local as runtime_local  # noqa: E402
 from hybrid.runtime import remote as runtime_remote  # noqa: E402
+from hybrid.runtime.answers import Answers, Token  # noqa: E402
+from hybrid.runtime.generation_local import LocalGeneration  # noqa: E402
+from hybrid.runtime.generation_remote import RemoteGeneration, serve_answers  # noqa: E402
 from transport.errors import (  # noqa: E402
     ConfigError,
     FrameError,
@@ -108,7 +122,7 @@ def _config(source: Config | Source) -> Config:
 class Plan:
     """What both parties will do in one request, step by step, before anything runs."""
 
-    def __init__(self, config: Config, planned: planning.Plan) -> None:
+    def __init__(self, config: Config, planned: planning.Plan | GenerationPlan) -> None:
         """Made by `hybrid.plan`; planned: the same as both parties derive it."""
         self._config = config
         self._planned = planned
@@ -120,12 +134,19 @@ class Plan:
 
     @property
     def seconds(self) -> dict[str, float] | None:
-        """Predicted seconds of every step; None where this machine is not calibrated."""
+        """Predicted seconds of every step; None where this machine is not calibrated.
+
+        Of decoders there are none: their rows have no prices yet.
+        """
+        if isinstance(self._planned, GenerationPlan):
+            return None
         link = self._config.run.scheduled_link()
         return predicted_seconds(self._planned.works(), prices_for_reports(), link)
 
     def to_dict(self) -> Json:
         """The whole plan as plain data, as `hybrid plan --json` prints it."""
+        if isinstance(self._planned, GenerationPlan):
+            return generation_plan_to_dict(self._planned)
         return self._planned.to_dict() | {"predicted_seconds": self.seconds}
 
     def table(self) -> str:
@@ -136,6 +157,9 @@ class Plan:
 
     def print_to(self, console: Console) -> None:
         """The table on a console of `rich`."""
+        if isinstance(self._planned, GenerationPlan):
+            print_generation_plan(console, self._planned)
+            return
         print_plan(console, self._planned, self._config.run.weights_memory_gb(), self.seconds)
 
     def save(self, path: str | Path) -> None:
@@ -161,10 +185,18 @@ def plan(config: Config | Source) -> Plan:
     The policy `fastest` needs prices of this machine, which `hybrid calibrate` measures once.
     """
     given = _config(config)
+    if given.run.generation is not None:
+        return Plan(given, plan_generation(given, load_generator(given).public))
     return Plan(given, make_plan(given, load_model(given).public, schedule_prices(given.run)))
 
 
-S = TypeVar("S", runtime_local.LocalSession, runtime_remote.RemoteSession)
+S = TypeVar(
+    "S",
+    bound=runtime_local.LocalSession
+    | LocalGeneration
+    | runtime_remote.RemoteSession
+    | RemoteGeneration,
+)
 
 
 class _Session(ABC, Generic[S]):
@@ -179,16 +211,30 @@ class _Session(ABC, Generic[S]):
         return self._session.config
 
     def embed(self, texts: Sequence[str], *, truncate: bool = False) -> NDArray[np.float64]:
-        """Private answers to texts, one row a text; may be called again and again.
+        """Private answers to texts, one row a text; may be called again and again. Encoders.
 
         A text of more than `model.tokens` tokens is a `ConfigError` before anything is sent, unless
         truncate cuts it. After any error of the run itself only a new session helps.
         """
+        if isinstance(self._session, Answers):
+            raise UsageError("embed: this config's decoder answers prompts; use generate")
         return self._session.embed(texts, truncate=truncate)
+
+    def generate(
+        self, prompt: str, max_new_tokens: int | None = None, *, goes_on: bool = False
+    ) -> Iterator[Token]:
+        """Tokens of a private answer as they come; `str(token)` is what it adds. Decoders.
+
+        max_new_tokens: at most the config's, which it is if not given. goes_on: the prompt is the
+        next turn of the conversation, whose cache is kept; else a new conversation begins.
+        """
+        if not isinstance(self._session, Answers):
+            raise UsageError("generate: this config's encoder has vectors for texts; use embed")
+        return self._session.generate(prompt, max_new_tokens, goes_on=goes_on)
 
     @abstractmethod
     def reports(self) -> list[Json]:
-        """One report a request, `model.batch` texts each, once the with statement has ended."""
+        """One report a request or prompt, once the with statement has ended."""
 
     def __enter__(self) -> Self:
         self._session.__enter__()
@@ -201,7 +247,7 @@ class _Session(ABC, Generic[S]):
         return repr(self._session)
 
 
-class LocalSession(_Session[runtime_local.LocalSession]):
+class LocalSession(_Session[runtime_local.LocalSession | LocalGeneration]):
     """Both parties as processes of this machine; a context manager made by `hybrid.local`."""
 
     @property
@@ -210,16 +256,18 @@ class LocalSession(_Session[runtime_local.LocalSession]):
         return Plan(self._session.config, self._session.plan)
 
     def reports(self) -> list[Json]:
-        """What `hybrid run` writes as report.json: one a request, both parties' measurements.
+        """What `hybrid run` and `hybrid generate` write as report.json, one a request or prompt.
 
         They are there once the with statement has ended.
         """
         if self._session.result is None:
             raise UsageError(_NO_REPORT)
+        if isinstance(self._session, LocalGeneration):
+            return generation_reports(self._session)
         return joined_reports(self._session)
 
 
-class RemoteSession(_Session[runtime_remote.RemoteSession]):
+class RemoteSession(_Session[runtime_remote.RemoteSession | RemoteGeneration]):
     """The client of a server elsewhere; a context manager made by `hybrid.connect`."""
 
     @property
@@ -237,6 +285,11 @@ class RemoteSession(_Session[runtime_remote.RemoteSession]):
         session = self._session
         if session.plan is None or session.record is None:
             raise UsageError(_NO_REPORT)
+        if isinstance(session, RemoteGeneration):
+            decode = session.prompts.tokenizer.decode
+            return client_generation_reports(
+                session.config, session.plan, session.record, session.answers, decode
+            )
         return party_reports(session.config, session.plan, session.record)
 
 
@@ -246,9 +299,16 @@ def local(config: Config | Source) -> LocalSession:
         with hybrid.local("minilm.yaml") as session:
             vectors = session.embed(["A text."])
 
+        with hybrid.local("smollm2.yaml") as session:
+            for token in session.generate("What is the capital of France?"):
+                print(token, end="", flush=True)
+
     It works in a script without a `__main__` guard, in a notebook and with `python -c`.
     """
-    return LocalSession(runtime_local.LocalSession(_config(config)))
+    given = _config(config)
+    if given.run.generation is not None:
+        return LocalSession(LocalGeneration(given))
+    return LocalSession(runtime_local.LocalSession(given))
 
 
 def serve(
@@ -265,6 +325,11 @@ def serve(
     sessions end. on_session: is given the reports of every session.
     """
     given, reports = _config(config), list[Json]()
+    if given.run.generation is not None:
+        for plan, answered in serve_answers(given, endpoint, keep=keep, say=say):
+            reports = server_generation_reports(given, plan, answered)
+            on_session(reports)
+        return reports
     for planned, record in runtime_remote.serve_sessions(given, endpoint, keep=keep, say=say):
         reports = party_reports(given, planned, record)
         on_session(reports)
@@ -277,4 +342,7 @@ def connect(config: Config | Source, endpoint: str) -> RemoteSession:
     with hybrid.connect("minilm.yaml", "tcp://host:5555") as session:
         vectors = session.embed(["A text."])
     """
-    return RemoteSession(runtime_remote.RemoteSession(_config(config), endpoint))
+    given = _config(config)
+    if given.run.generation is not None:
+        return RemoteSession(RemoteGeneration(given, endpoint))
+    return RemoteSession(runtime_remote.RemoteSession(given, endpoint))

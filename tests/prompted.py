@@ -4,48 +4,22 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
-from hybrid.config.loading import checked
 from hybrid.models.generator_loading import load_generator
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient
 from mpc_nonlinear.correlations import run_dealer
+from tests.generation_setup import generation_config
 from tests.waiting import GUARD_S
 from transport.errors import PeerLostError
 from transport.local import memory_pair
 
-DATA = Path(__file__).parent / "data/decoders"
-_NORMS = {"llama": "rmsnorm", "gpt2": "layernorm"}
-_ACTIVATIONS = {
-    "llama": {"silu": "magnitude_polynomial"},
-    "gpt2": {"gelu_tanh": "even_polynomial"},
-}
 
-
-def config_of(family, *, embedding="public_table", positions=64, **generation):
+def config_of(family, *, embedding="public_table", **generation):
     """A small trained decoder; everything that takes ciphertexts is dealt instead."""
-    protocols = {
-        "linear": "beaver",
-        "cached_attention": "beaver",
-        "causal_softmax": "squared_polynomial",
-        "multiply": "dealer",
-        _NORMS[family]: "octave_polynomial",
-        **_ACTIVATIONS[family],
-    }
-    if embedding == "private":
-        protocols["embedding"] = "exact_rows"
-    settings = {"positions": positions, "max_new_tokens": 8, "rows": 32, "stop_early": False}
-    run = {
-        "name": "prompted",
-        "model": {"path": str(DATA / family), "embedding": embedding},
-        "generation": settings | generation,
-        "mpc": {"fraction_bits": 16, "correlations": "dealer"},
-        "protocols": protocols,
-        "ranges": {"margin": 2.0},
-    }
-    return checked(run, Path("prompted.yaml"))
+    settings = {"positions": 64, "max_new_tokens": 8, "stop_early": False} | generation
+    return generation_config(family, dealer=True, model={"embedding": embedding}, **settings)
 
 
 class Opened:

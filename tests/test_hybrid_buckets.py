@@ -9,6 +9,8 @@ import pytest
 
 from hybrid.models.generator import client_rows, load_prompts
 from hybrid.operators import cached_attention
+from hybrid.planning.generation import plan_generation
+from hybrid.reports.generation_trust import generation_trust_model
 from hybrid.runtime import generating
 from hybrid.runtime.answers import Answers
 from tests.prompted import config_of, converse, plain
@@ -259,9 +261,12 @@ def test_the_server_refuses_what_is_not_padded():
 
 
 def test_what_is_said_of_it():
-    plan = model("llama").public.graph(8, 0)
-    said = "first prompt rounded up to a multiple of 8, of later prompts as it is"
-    assert any(said in line for line in plan.disclosures)
-    exact = plain(config_of("llama", prompt_bucket=1)).public.graph(8, 0)
-    assert any("first prompt as it is" in line for line in exact.disclosures)
-    assert "mask" not in [edge.name for edge in exact.inputs]
+    config = config_of("llama")
+    lines = generation_trust_model(plan_generation(config, model("llama").public))
+    assert any("first prompt rounded up to a multiple of 8" in line for line in lines)
+    exact = config_of("llama", prompt_bucket=1)
+    plan = plan_generation(exact, plain(exact).public)
+    assert any(
+        "the exact number of private tokens of every" in x for x in generation_trust_model(plan)
+    )
+    assert "mask" not in [edge.name for edge in plan.one.graph.inputs]

@@ -1,6 +1,6 @@
 """The command line.
 
-Commands: init, fetch, run, serve, query, plan, compare, check, calibrate, doctor, keygen.
+Commands: init, fetch, run, generate, serve, query, plan, compare, check, calibrate, doctor, keygen.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import typer  # noqa: E402
 from hybrid.cli import check as check_  # noqa: E402
 from hybrid.cli import commands  # noqa: E402
 from hybrid.cli import doctor as doctor_  # noqa: E402
+from hybrid.cli import generate as generating  # noqa: E402
 from hybrid.cli.fetch import fetch  # noqa: E402
 from hybrid.cli.init import init  # noqa: E402
 from hybrid.cli.progress import make_console  # noqa: E402
 from hybrid.reports.comparison.configs import Options  # noqa: E402
-from transport.errors import HybridError  # noqa: E402
+from transport.errors import ConfigError, HybridError  # noqa: E402
 
 app = typer.Typer(
     name="hybrid",
@@ -41,6 +42,16 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder for report.json 
 Truncate = Annotated[bool, typer.Option("--truncate", help="Shorten texts that are too long.")]
 
 
+Prompts = Annotated[
+    list[str] | None, typer.Option("--prompt", help="Prompt to answer; repeatable.")
+]
+NewTokens = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", help="At most the config's generation.max_new_tokens."),
+]
+Talk = Annotated[
+    bool, typer.Option("--conversation", help="Each prompt goes on with the one before.")
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Instead of the config's; repeatable."),
@@ -65,6 +76,28 @@ def run(
 
 
 @app.command()
+def generate(  # noqa: PLR0913
+    config: ConfigPath,
+    prompt: Prompts = None,
+    max_new_tokens: NewTokens = None,
+    conversation: Talk = False,
+    out: Out = None,
+    link: Link = None,
+    set_: Sets = None,
+) -> None:
+    """A decoder answers prompts, token by token; both parties as processes of this machine."""
+    loaded = commands.configured(config, set_ or (), None, link)
+    generating.generate(
+        loaded,
+        prompt or [],
+        max_new_tokens,
+        out,
+        commands.writable,
+        is_conversation=conversation,
+    )
+
+
+@app.command()
 def serve(
     config: ConfigPath,
     listen: Annotated[str, typer.Option(help="tcp://HOST:PORT to listen on.")],
@@ -77,17 +110,43 @@ def serve(
 
 
 @app.command()
-def query(
+def query(  # noqa: PLR0913
     config: ConfigPath,
     connect: Annotated[str, typer.Option(help="tcp://HOST:PORT of the server.")],
     text: Texts = None,
+    prompt: Prompts = None,
+    max_new_tokens: NewTokens = None,
+    conversation: Talk = False,
     out: Out = None,
     truncate: Truncate = False,
     set_: Sets = None,
 ) -> None:
-    """The client: owns the text, never opens the weights."""
+    """The client: owns the text or prompt, never opens the weights."""
     loaded = commands.configured(config, set_ or ())
-    commands.query(loaded, connect, text or [], out, truncate)
+    answers = loaded.run.generation is not None
+    wrong = {
+        "--text": answers and text,
+        "--truncate": answers and truncate,
+        "--prompt": not answers and prompt,
+        "--max-new-tokens": not answers and max_new_tokens is not None,
+        "--conversation": not answers and conversation,
+    }
+    for option, is_wrong in wrong.items():
+        if is_wrong:
+            kind = "decoder, which takes --prompt" if answers else "encoder, which takes --text"
+            raise ConfigError(f"{option} would be ignored: {config} is of a {kind}")
+    if not answers:
+        commands.query(loaded, connect, text or [], out, truncate)
+        return
+    generating.ask(
+        loaded,
+        connect,
+        prompt or [],
+        max_new_tokens,
+        out,
+        commands.writable,
+        is_conversation=conversation,
+    )
 
 
 @app.command()

@@ -40,6 +40,10 @@ Json = dict[str, Any]
 
 def run(config: Config, texts: list[str], out: Path | None, truncate: bool) -> None:
     """`hybrid run`."""
+    if config.run.generation is not None:
+        raise ConfigError(
+            f"{config.path}: a decoder answers prompts; use hybrid generate {config.path}"
+        )
     console = make_console()
     texts = texts or read_texts(config)
     calibrated(config, console)

@@ -63,3 +63,71 @@ class ProgressDisplay:
             label = f"layer {layer}" if layer >= 0 else name
             self._console.print(f"[{elapsed:6.1f} s] {label}", highlight=False, markup=False)
         self._layer = layer
+
+
+class GenerationDisplay:
+    """Tokens as they come, each with its seconds; below them on a terminal the step under way."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description:<44}", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._phase = ""
+        self._start = time.monotonic()
+
+    def __enter__(self) -> GenerationDisplay:
+        self._task = self._bar.add_task("starting both parties", total=None)
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def step(self, name: str, layer: int) -> None:
+        """A step begins."""
+        phase = _phase(name)
+        self._bar.update(self._task, description=f"{phase}: {name}" if phase != name else name)
+        if phase != self._phase and not self._console.is_terminal and phase != _COMPUTING:
+            self._line(f"[{time.monotonic() - self._start:6.1f} s] {phase}")
+        self._phase = phase
+        del layer
+
+    def prompt(self, text: str) -> None:
+        """A prompt is asked."""
+        self._line(f"prompt: {_shown(text)}")
+
+    def token(self, text: str, seconds: float) -> None:
+        """A token has come."""
+        self._line(f"{seconds:8.2f} s  {_shown(text)}")
+
+    def answered(self, text: str) -> None:
+        """The whole answer."""
+        self._line(f"answer: {_shown(text)}")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
+
+_COMPUTING = "computing"
+
+
+def _phase(name: str) -> str:
+    if name in _SETUP:
+        return name
+    return "preparing" if name.startswith("prepare ") else _COMPUTING
+
+
+def _shown(text: str) -> str:
+    """A model's words, without what could steer a terminal."""
+    return "".join(c if c.isprintable() else {"\n": "\u21b5"}.get(c, "?") for c in text)

@@ -194,19 +194,6 @@ class DecoderGraphBuilder(GraphBuilder):
         return [
             table,
             f"The public prefix of {self.what.prefix} tokens is known to both parties.",
-            self._lengths(),
             "Only the next token is opened, to the client alone; logits and probabilities never "
             "are.",
         ]
-
-    def _lengths(self) -> str:
-        bucket = self.what.bucket
-        first = (
-            f"rounded up to a multiple of {bucket}, of later prompts as it is"
-            if bucket > 1
-            else "as it is"
-        )
-        return (
-            f"The server learns the number of tokens of a conversation's first prompt {first}, and "
-            "of every answer."
-        )

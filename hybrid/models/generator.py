@@ -112,6 +112,8 @@ class Generator:
 
     public: PublicGenerator
     model: DecoderModel
+    outliers: tuple[str, ...] = ()
+    """Edges on which position 0 reaches far beyond private positions, a line each."""
 
     def maps(self) -> Iterator[tuple[str, LinearMap]]:
         """What every node that has weights multiplies with and adds, one after the other."""
@@ -195,9 +197,10 @@ def load_bare(config: Config, prompts: Prompts) -> Generator:
     return Generator(public, model)
 
 
-def with_ranges(generator: Generator, ranges: Ranges) -> Generator:
+def with_ranges(generator: Generator, ranges: Ranges, outliers: tuple[str, ...]) -> Generator:
     """The same, able to build graphs."""
-    return replace(generator, public=replace(generator.public, ranges=ranges))
+    public = replace(generator.public, ranges=ranges)
+    return replace(generator, public=public, outliers=outliers)
 
 
 def _shape(config: Config) -> tuple[AnyDecoder, Architecture]:

@@ -10,18 +10,24 @@ import hashlib
 import json
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hybrid.config.loading import Config
 from hybrid.config.places import cache_folder
-from hybrid.models.decoder_ranges import private_ranges, with_answer
+from hybrid.models.decoder_ranges import (
+    largest_by_position,
+    outlier_lines,
+    outliers,
+    private_ranges,
+    with_answer,
+)
 from hybrid.models.decoder_tokenizing import Prompt
 from hybrid.models.generator import Generator, load_bare, load_prompts, with_ranges
 from hybrid.models.prompts import Prompts
 from hybrid.models.random_weights import random_samples
 from hybrid.models.ranges import (
-    Bound,
     Ranges,
     default_lines,
     ranges_from_public,
@@ -33,7 +39,9 @@ from transport.errors import ConfigError
 
 _ANSWER_TOKENS = 16
 """Of every sample's greedy answer that ranges are found on."""
-_VERSION = 1
+_OUTLIER_SAMPLES = 2
+"""Enough: the prefix is the same in all of them."""
+_VERSION = 2
 """Of what ranges are; a change here makes kept ones stale."""
 
 
@@ -43,22 +51,28 @@ def load_generator(config: Config) -> Generator:
     bare = load_bare(config, prompts)
     samples = list(_samples(config, bare, prompts))
     key = _key(config, bare, samples)
-    ranges = _kept(key)
-    if ranges is None:
-        ranges = _found(config, bare, prompts, samples)
-        _keep(key, ranges)
-    return with_ranges(bare, ranges)
+    found = _kept(key)
+    if found is None:
+        found = _found(config, bare, prompts, samples)
+        _keep(key, found)
+    return with_ranges(bare, found.ranges, found.outliers)
 
 
-def _found(
-    config: Config, bare: Generator, prompts: Prompts, samples: list[Prompt]
-) -> dict[str, Bound]:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    ranges: Ranges
+    outliers: tuple[str, ...]
+    """A line for each edge that position 0 reaches far beyond, for a reader at the server."""
+
+
+def _found(config: Config, bare: Generator, prompts: Prompts, samples: list[Prompt]) -> _Found:
     ends = prompts.tokenizer.end_ids
     if config.run.model.shape is None:
         samples = [with_answer(bare.model, s, _answer_tokens(bare, s), ends) for s in samples]
     ranges = private_ranges(bare.model, samples, config.run.ranges.margin)
     weights = {f"{name}.weight": weight_bound(linear.weight) for name, linear in bare.maps()}
-    return {**ranges, **weights}
+    beyond = outliers(largest_by_position(bare.model, samples[:_OUTLIER_SAMPLES]))
+    return _Found({**ranges, **weights}, tuple(outlier_lines(beyond)))
 
 
 def _answer_tokens(bare: Generator, sample: Prompt) -> int:
@@ -109,18 +123,20 @@ def _path(key: str) -> Path:
     return cache_folder() / f"ranges-{key}.json"
 
 
-def _kept(key: str) -> Ranges | None:
+def _kept(key: str) -> _Found | None:
     try:
-        return ranges_from_public(json.loads(_path(key).read_text(encoding="utf-8")))
-    except (OSError, ValueError, ConfigError):
+        data = json.loads(_path(key).read_text(encoding="utf-8"))
+        return _Found(ranges_from_public(data["ranges"]), tuple(map(str, data["outliers"])))
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
         return None
 
 
-def _keep(key: str, ranges: Ranges) -> None:
+def _keep(key: str, found: _Found) -> None:
     """A folder that cannot be written only costs the next search."""
     path = _path(key)
+    data = {"ranges": ranges_to_public(found.ranges), "outliers": list(found.outliers)}
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(ranges_to_public(ranges)), encoding="utf-8")
+        partial.write_text(json.dumps(data), encoding="utf-8")
         partial.replace(path)

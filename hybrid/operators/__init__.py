@@ -18,6 +18,7 @@ from hybrid.operators.cached_attention import (
 )
 from hybrid.operators.dealt_layers import (
     BeaverAttention,
+    BeaverEmbedding,
     BeaverLinear,
     DealtAttentionOperator,
     DealtLinearOperator,
@@ -62,6 +63,7 @@ OPERATORS: tuple[type[Operator], ...] = (
 
 ENTRIES: tuple[type[Any], ...] = (
     BeaverLinear,
+    BeaverEmbedding,
     BeaverAttention,
     MatrixCorrelations,
     DealtCorrelations,

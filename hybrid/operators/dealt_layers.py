@@ -49,6 +49,12 @@ class BeaverLinear:
     source: ClassVar[str] = "[Beaver91]; weights fixed for a session as in [Mohassel17] SecureML"
 
 
+class BeaverEmbedding(BeaverLinear):
+    """Catalog entry of a private embedding: one-hot rows times the table."""
+
+    op = "embedding"
+
+
 class BeaverAttention:
     """Catalog entry of products of shared matrices from a dealer's triples."""
 
@@ -111,11 +117,18 @@ class DealtLinearOperator(WeightedOperator):
         """Of weights of up to 21 bits, in float64; larger ones take three times as much."""
         return 8 * prod(self._shape[1:])
 
+    @property
+    def _truncates(self) -> bool:
+        """Whether the input has fraction bits of its own: one-hot rows are integers."""
+        return self.node.op != BeaverEmbedding.op
+
     def cost(self) -> Cost:
         """The client's masked share; one truncation of every result."""
+        product = weight_product_cost(self._layer, *self._shape)
+        if not self._truncates:
+            return product
         bits = self.context.fixed_point.fraction_bits
-        results = self._shape[0] * self._shape[2]
-        return weight_product_cost(self._layer, *self._shape) + truncate_cost(results, bits)
+        return product + truncate_cost(self._shape[0] * self._shape[2], bits)
 
     def offline_cost(self) -> Cost:
         """The client's product with masked weights: no message."""
@@ -160,7 +173,9 @@ class DealtLinearOperator(WeightedOperator):
         weights = None if own is None else self._weights(own)[1]
         pad = tuple(state.pads.pop(self.node.name).take())
         product = weight_product(inputs[0], pad, weights, state.session)
-        full = truncate(product, state.session.fixed_point.fraction_bits, state.session)
+        full = product
+        if self._truncates:
+            full = truncate(product, state.session.fixed_point.fraction_bits, state.session)
         outputs = split_columns(full, self.node)
         return outputs if own is None else own.with_constants(outputs, state)
 

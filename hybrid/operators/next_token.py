@@ -50,7 +50,8 @@ class NextTokenOperator(Operator):
         self._top_k = int(found["top_k"]) or None
         self._decoding: GreedyDecoding | TemperatureSampling = GreedyDecoding(bound)
         if found["temperature"]:
-            self._decoding = TemperatureSampling(bound, found["temperature"], self._top_k)
+            rms = node.bounds["input"].rms
+            self._decoding = TemperatureSampling(bound, found["temperature"], self._top_k, rms)
 
     def parameters(self) -> dict[str, float | int | str]:
         """Bound on logits, and how the token is chosen."""

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 from hybrid.config.loading import Config
-from hybrid.config.schema import RunConfig
 from hybrid.models.generator import PublicGenerator
 from hybrid.models.graph import Node
 from hybrid.operators.base import Operator, WeightedOperator
@@ -123,6 +122,14 @@ class GenerationPlan:
         shared = self.conversation_cost() + self.batch_cost() * batches
         return passes + shared.failure_probability
 
+    def announced_failure_probability(self) -> float:
+        """Of a conversation that fills all announced positions."""
+        settings, capacity = self.model.settings, self.model.capacity
+        # The longest first prompt is one of whole buckets.
+        room, bucket = capacity - settings.max_new_tokens + 1, settings.prompt_bucket
+        prompt = room // bucket * bucket
+        return self.failure_probability(prompt, capacity - prompt + 1)
+
     def digest(self) -> str:
         """SHA-256 of the plan of one row at either end of the cache, and of what is shared."""
         last = self.of_pass(1, self.model.capacity - 1)
@@ -170,7 +177,7 @@ def plan_generation(
     plan = GenerationPlan(
         model, chosen, Binder(config.run, catalog, source, slot_triples=True), source
     )
-    check_failures(config.run, plan)
+    check_failures(plan)
     return plan
 
 
@@ -183,15 +190,9 @@ def _schedule(config: Config, nodes: tuple[Node, ...], catalog: Catalog) -> Sche
     return named_schedule(config, nodes, catalog)
 
 
-def check_failures(run: RunConfig, plan: GenerationPlan) -> None:
+def check_failures(plan: GenerationPlan) -> None:
     """`ConfigError` where one conversation of the announced size fails too often."""
-    settings = run.generation
-    assert settings is not None
-    # The longest first prompt is one of whole buckets.
-    bucket = settings.prompt_bucket
-    prompt = (plan.model.capacity - settings.max_new_tokens + 1) // bucket * bucket
-    new = plan.model.capacity - prompt
-    found = plan.failure_probability(prompt, new + 1)
+    found = plan.announced_failure_probability()
     if found > MAX_FAILURE_PROBABILITY:
         raise ConfigError(
             f"plan: failure probability {found:.1e} of a conversation of {plan.model.capacity} "

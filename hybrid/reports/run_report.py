@@ -38,17 +38,17 @@ def worst(texts: Iterable[Accuracy]) -> Accuracy:
     return Accuracy(every[0].reference, cosine, max(one.max_abs_error for one in every))
 
 
+SEMI_HONEST = "Two parties that follow the protocol (semi-honest); computational security 128 bits."
+DISTILLING = "Whoever may ask many questions can distil the model from the answers."
+
+
 def trust_model(plan: Plan, batch: int = 1) -> list[str]:
     """Assumptions and declared leakage of a run, one plain sentence each."""
     parameters = plan.context.parameters
-    lattices = [
-        f"RLWE with uniform ternary secrets, N={parameters.poly_degree}, "
-        f"{parameters.total_modulus_bits} modulus bits with the special prime, "
-        "and circular security of the rotation and relinearisation keys.",
-    ]
+    size = parameters.poly_degree, parameters.total_modulus_bits
     return [
-        "Two parties that follow the protocol (semi-honest); computational security 128 bits.",
-        *(lattices if plan.key_sets or plan.ring_sets else ()),
+        SEMI_HONEST,
+        *([lattice_line(*size)] if plan.key_sets or plan.ring_sets else ()),
         plan.source.trust,
         "The server learns the padded number of tokens, "
         + (f"the batch of {batch} texts, " if batch > 1 else "")
@@ -56,8 +56,16 @@ def trust_model(plan: Plan, batch: int = 1) -> list[str]:
         "The client learns the architecture, the bounds on every edge (powers of two, from the "
         "server's run on public samples), the polynomials in use and the output.",
         *plan.graph.disclosures,
-        "Whoever may ask many questions can distil the model from the answers.",
+        DISTILLING,
     ]
+
+
+def lattice_line(poly_degree: int, modulus_bits: int) -> str:
+    """What is assumed of one parameter set."""
+    return (
+        f"RLWE with uniform ternary secrets, N={poly_degree}, {modulus_bits} modulus bits with the "
+        "special prime, and circular security of the rotation and relinearisation keys."
+    )
 
 
 def phase_row(seconds: float, traffic: Traffic) -> dict[str, Any]:
@@ -122,13 +130,15 @@ def prediction_line(summary: Mapping[str, Any]) -> str:
 def share_offline_cost(rows: list[dict[str, Any]]) -> None:
     """Spread the offline phase over the steps it was for.
 
-    Correlations by how many a step consumed; what a step prepared is its own.
+    Correlations by how many a step consumed, or by their bytes where those are known; what a step
+    prepared is its own.
     """
     offline = {row["name"]: row["measured"] for row in rows if row["phase"] == OFFLINE}
     produced = offline[CORRELATIONS_STEP]
-    used = sum(row["correlations"] for row in rows) or 1
-    for row in rows:
-        part = row["correlations"] / used
+    consumed = [row.get("correlation_bytes", row["correlations"]) for row in rows]
+    used = sum(consumed) or 1
+    for row, count in zip(rows, consumed, strict=True):
+        part = count / used
         own = offline.get(offline_name(row["name"]), {})
         row["offline_share"] = {
             "seconds": produced["seconds"] * part + own.get("seconds", 0.0),
@@ -171,7 +181,7 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
     lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
     failure = report["failure_probability"]
     lines += [f"Failure probability of this run, all steps together: at most {failure:.1e}.", ""]
-    lines += ["## Totals", "", *_table(*_phase_table(report)), ""]
+    lines += ["## Totals", "", *table_lines(*phase_table(report)), ""]
     batch = report["config"]["model"].get("batch", 1)
     if batch > 1:
         total, sent = report["total"], _sent(report["total"]) / batch / 1e6
@@ -188,9 +198,14 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
             f"largest difference {accuracy['max_abs_error']:.2e}.",
             "",
         ]
-    lines += ["## By operation", "", *_table(*group_table(report["steps"], "op")), ""]
-    lines += ["## By layer and engine", "", *_table(*group_table(report["steps"], "layer")), ""]
-    lines += ["## Steps", "", *_table(*_steps_table(report["steps"])), ""]
+    lines += ["## By operation", "", *table_lines(*group_table(report["steps"], "op")), ""]
+    lines += [
+        "## By layer and engine",
+        "",
+        *table_lines(*group_table(report["steps"], "layer")),
+        "",
+    ]
+    lines += ["## Steps", "", *table_lines(*steps_table(report["steps"])), ""]
     lines += ["## Environment", ""]
     lines += [f"- {key}: {value}" for key, value in report["environment"].items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -199,12 +214,15 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
 Table = tuple[list[str], list[list[str]]]
 
 
-def _table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
+def table_lines(head: list[str], rows: Iterable[list[str]]) -> list[str]:
+    """Of Markdown."""
     align = ["---"] + ["---:"] * (len(head) - 1)
-    return ["| " + " | ".join(cells) + " |" for cells in (head, align, *rows)]
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, align, *rows))
+    return ["| " + " | ".join(cells) + " |" for cells in escaped]
 
 
-def _phase_table(report: Mapping[str, Any]) -> Table:
+def phase_table(report: Mapping[str, Any]) -> Table:
+    """Set-up, offline, online and both together."""
     head = ["phase", "seconds", "client sent MB", "server sent MB", "rounds"]
     rows = []
     for phase in ("setup", OFFLINE, "online", "total"):
@@ -219,8 +237,13 @@ def measured_cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['seconds']:.3f}",
         f"{row['client_sent_bytes'] / 1e6:.3f}",
         f"{row['server_sent_bytes'] / 1e6:.3f}",
-        str(row["rounds"]),
+        rounds_text(row["rounds"]),
     ]
+
+
+def rounds_text(rounds: float) -> str:
+    """A whole number, or two digits where rounds are shared."""
+    return str(rounds) if isinstance(rounds, int) else f"{rounds:.2f}"
 
 
 def group_table(steps: Sequence[Mapping[str, Any]], by: str) -> Table:
@@ -254,7 +277,8 @@ def _layer_name(layer: int) -> str:
     return "outside" if layer < 0 else str(layer)
 
 
-def _steps_table(steps: Sequence[Mapping[str, Any]]) -> Table:
+def steps_table(steps: Sequence[Mapping[str, Any]]) -> Table:
+    """Every step, declared beside measured."""
     head = ["step", "engine", "protocol", "shape", "seconds", "client sent bytes"]
     head += ["server sent bytes", "rounds", "traffic as predicted", "predicted seconds"]
     rows = []

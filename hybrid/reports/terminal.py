@@ -21,10 +21,10 @@ def print_report(
     """Tables per layer and engine and per operation, totals, accuracy."""
     console.rule(escape(title[:100]))
     for by in ("layer", "op"):
-        console.print(_table(*group_table(report["steps"], by)))
+        console.print(rich_table(*group_table(report["steps"], by)))
     phases = [[p, *measured_cells(report[p])] for p in ("setup", "offline", "online", "total")]
     head = ["phase", "seconds", "client sent MB", "server sent MB", "rounds"]
-    console.print(_table(head, phases))
+    console.print(rich_table(head, phases))
     console.print(f"failure probability: at most {report['failure_probability']:.1e}")
     if report.get("prediction"):
         console.print(prediction_line(report["prediction"]), highlight=False)
@@ -45,7 +45,7 @@ def print_plan(
     seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Every step of a plan; seconds: predicted, where the machine is calibrated."""
-    console.print(_plan_table(plan, seconds))
+    console.print(plan_table(plan.rows(), seconds))
     for name, traffic in (
         ("offline", plan.offline_traffic + plan.prepared_traffic),
         ("online", plan.cost.traffic),
@@ -80,13 +80,16 @@ def print_plan(
     console.print(f"plan hash: {plan.digest()}")
 
 
-def _plan_table(plan: Plan, seconds: Mapping[str, float] | None) -> Table:
+def plan_table(
+    rows: Iterable[Mapping[str, Any]], seconds: Mapping[str, float] | None = None
+) -> Table:
+    """Rows of a plan."""
     head = ["step", "phase", "engine", "protocol", "shape", "bounds", "client MB", "server MB"]
     head += ["rounds", "OTs", "log2 failure", "seconds"]
-    rows = []
-    for row in plan.rows():
+    cells = []
+    for row in rows:
         predicted, failure = row["predicted"], row["failure_probability"]
-        rows.append(
+        cells.append(
             [
                 row["name"],
                 row["phase"],
@@ -102,17 +105,28 @@ def _plan_table(plan: Plan, seconds: Mapping[str, float] | None) -> Table:
                 "" if seconds is None else f"{seconds[row['name']]:.4f}",
             ]
         )
-    return _table(head, rows)
+    return rich_table(head, cells)
 
 
 def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _table(head: list[str], rows: Iterable[list[str]]) -> Table:
+def printable(text: str) -> str:
+    """Control codes by their numbers, but for ends of lines."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+
+
+def outside(text: str) -> str:
+    """Text from outside: neither markup nor control codes."""
+    return escape(printable(text))
+
+
+def rich_table(head: list[str], rows: Iterable[list[str]]) -> Table:
+    """Cells are text and nothing else."""
     table = Table()
     for index, title in enumerate(head):
         table.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(outside(cell) for cell in row))
     return table

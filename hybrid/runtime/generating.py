@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.config.loading import Config
-from hybrid.models.decoder_graph import EMBEDDING, MASK, ONE_HOT
+from hybrid.models.decoder_graph import EMBEDDING, LOGITS, MASK, NEXT_TOKEN, ONE_HOT
 from hybrid.models.folding import FloatArray
 from hybrid.models.generator import ClientRows, Generator, PublicGenerator, client_rows
 from hybrid.models.prompts import Prompts
@@ -65,6 +65,7 @@ class NextToken:
     """What a pass gives the client."""
 
     token: int
+    """As it was opened: not compared with the vocabulary."""
     record: PassRecord
 
 
@@ -164,7 +165,7 @@ class GenerationSession(SessionParts):
         seconds = time.perf_counter() - start
         outputs = dict(result.outputs)
         if not self._keep_shares:
-            del outputs["logits"]
+            del outputs[LOGITS]
         record = PassRecord(rows, self.past, result.steps, seconds, outputs)
         self.past += rows
         self._passes += 1
@@ -260,17 +261,29 @@ class GenerationClient(GenerationSession):
         own = self._inputs(client_rows(model, ids, self.past, fillers))
         self._say(Word.PASS, count)
         record = self._run(count, own)
-        token = int(record.outputs["next_token"][0])
-        if token >= model.architecture.vocabulary:
-            raise FrameError("next_token: no token of the vocabulary was opened; a share is wrong")
-        return NextToken(token, record)
+        return NextToken(int(record.outputs[NEXT_TOKEN][0]), record)
+
+    def _check_range(self, rows: FloatArray) -> None:
+        """Refuse rows of the table that the ranges do not hold: all that a client can see of them.
+
+        Before the pass is announced, so that the server sees no more than an answer that ends.
+        """
+        bound = self.plan_.model.ranges[EMBEDDING].max_abs
+        if (largest := float(np.abs(rows).max())) > bound:
+            raise UsageError(
+                f"prompt: a token's embedding reaches {largest:g}, the server's ranges hold "
+                f"{bound:g}, so the answer would be wrong; use other words, or have the server "
+                "raise ranges.margin"
+            )
 
     def _inputs(self, rows: ClientRows) -> dict[str, RingArray]:
         model = self.plan_.model
         own = {MASK: rows.visible} if model.settings.prompt_bucket > 1 else {}
         if self._table is None:
             return own | {ONE_HOT: rows.one_hot(model)}
-        return own | {EMBEDDING: self._state.encode(self._table.embed(rows.ids, rows.positions))}
+        embedded = self._table.embed(rows.ids, rows.positions)
+        self._check_range(embedded)
+        return own | {EMBEDDING: self._state.encode(embedded)}
 
     def finish(self) -> None:
         """Tell the server that nothing follows."""

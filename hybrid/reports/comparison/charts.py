@@ -22,7 +22,7 @@ from hybrid.reports.comparison.drawing import (
 )
 from hybrid.reports.comparison.groups import GROUPS, PHASES, Group, by_group, group_of, sent, value
 from hybrid.reports.comparison.summary import finished, links_of
-from hybrid.reports.comparison.words import how_measured, label, link_title, seconds
+from hybrid.reports.comparison.words import how_measured, label, link_title, one_unit, seconds
 
 Json = Mapping[str, Any]
 Parts = dict[str, float]
@@ -91,7 +91,7 @@ def _totals(made: Json) -> list[Drawn]:
     time = _phases(made, lambda row: float(row["seconds"]), "seconds", seconds)
     size = _phases(made, lambda row: sent(row) / 1e6, _UNITS["megabytes"], seconds)
     turns = _phases(made, lambda row: float(row["rounds"]), "rounds", _whole)
-    end = "At the end of a bar: one request (offline and online) + set-up of a session."
+    end = f"At the end of a bar: {one_unit(made)} (offline and online) + set-up of a session."
     return [
         _drawn(time, "fig-total-seconds", "Seconds by phase", f"{end} {how_measured(made)}"),
         _drawn(
@@ -107,9 +107,9 @@ def _totals(made: Json) -> list[Drawn]:
 
 
 _SAID = {
-    "seconds": ("Seconds by operator", "Offline and online of one request, without set-up."),
-    "megabytes": ("Bytes by operator", "Offline and online of one request, both directions."),
-    "rounds": ("Rounds by operator", "Offline and online of one request."),
+    "seconds": ("Seconds by operator", "Offline and online of {one}, without set-up."),
+    "megabytes": ("Bytes by operator", "Offline and online of {one}, both directions."),
+    "rounds": ("Rounds by operator", "Offline and online of {one}."),
 }
 
 
@@ -122,7 +122,8 @@ def _by_operator(made: Json, what: str) -> Drawn:
         lambda row: show(value(row["total"], what)),
     )
     figure = stacked_bars(bars, GROUPS, _UNITS[what], show)
-    return _drawn(figure, f"fig-operator-{what}", title, caption)
+    said = caption.format(one=one_unit(made))
+    return _drawn(figure, f"fig-operator-{what}", title, said)
 
 
 def _whole(number: float) -> str:
@@ -145,8 +146,9 @@ def _layers(made: Json) -> Drawn:
     legend(figure, [group for group in GROUPS if group.key in used])
     return _drawn(
         figure, "fig-layers", "Layer by layer",
-        "Seconds and MB (10⁶ bytes, both directions) of every layer, offline and online, one "
-        "request. “all” is what belongs to no single layer: correlations and pooling.",
+        "Seconds and MB (10⁶ bytes, both directions) of every layer, offline and online, "
+        f"{one_unit(made)}. “all” is what belongs to no single layer: correlations, and what comes "
+        "before the first layer or after the last.",
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from hybrid.config.loading import Config, load_config
 from hybrid.config.overrides import overrides_of
 from hybrid.config.schema import CustomLink
 from hybrid.config.texts import read_texts
+from transport.errors import ConfigError
 
 _PATHS = (
     ("model", "path"),
@@ -23,6 +24,9 @@ _PATHS = (
     ("ranges", "sentences"),
     ("runtime", "curve_keys"),
 )
+_OF_ENCODERS = (("model", "tokens"), ("model", "pooling"), ("model", "normalize"),
+                ("mpc", "output_bits"), ("ckks", "linear_phase"))  # fmt: skip
+"""Refused beside generation, even at their defaults."""
 _NAME_LENGTH = 64
 _ANY_TEXT = "Nothing about this text changes what is measured."
 """Asked where neither the command nor the config names a text: seconds do not depend on it."""
@@ -71,6 +75,11 @@ class PlannedRun:
         """Name of its files."""
         return self.config.path.stem
 
+    @property
+    def answers(self) -> bool:
+        """Whether a decoder answers; else an encoder is asked."""
+        return self.config.run.generation is not None
+
     def text(self, given: str | None) -> str:
         """What is asked: the option, else the config's first line, else any sentence."""
         if given is not None:
@@ -86,6 +95,7 @@ def plan_runs(paths: Sequence[Path], options: Options) -> list[PlannedRun]:
         [load_config(path, overrides_of(options.sets, options.tokens, over)) for path in paths]
         for over in links
     ]
+    _check_one_kind(sources[0])
     names = unique_names([(s.run.name, s.path.stem) for s in sources[0]])
     runs: list[PlannedRun] = []
     for over, configs in zip(links, sources, strict=True):
@@ -99,6 +109,17 @@ def plan_runs(paths: Sequence[Path], options: Options) -> list[PlannedRun]:
     return runs
 
 
+def _check_one_kind(configs: Sequence[Config]) -> None:
+    """`ConfigError` where seconds of a request would stand beside seconds of a token."""
+    decoders = [config for config in configs if config.run.generation is not None]
+    encoders = [config for config in configs if config.run.generation is None]
+    if decoders and encoders:
+        raise ConfigError(
+            f"compare: {decoders[0].path} answers prompts and {encoders[0].path} does not; compare "
+            "decoders with decoders and encoders with encoders"
+        )
+
+
 def resolved(source: Config, name: str) -> dict[str, Any]:
     """The whole config as plain data: every default written out, paths absolute."""
     config = source.run.model_dump(mode="json", exclude_none=True)
@@ -108,6 +129,8 @@ def resolved(source: Config, name: str) -> dict[str, Any]:
             part = part.get(key, {})
         if isinstance(part.get(last), str):
             part[last] = str(source.resolve(part[last]))
+    for table, key in _OF_ENCODERS if source.run.generation is not None else ():
+        config.get(table, {}).pop(key, None)
     config["name"] = name
     return config
 

@@ -27,6 +27,7 @@ GROUPS = (
     Group("activation", "activation", "#D55E00"),
     Group("norm", "norm", "#CC79A7"),
     Group("pool", "pool", "#F0E442"),
+    Group("token", "next token", "#8C6D31"),
     Group("correlations", "correlations", "#6B7280"),
     Group("other", "other", "#1F2937"),
 )
@@ -38,8 +39,11 @@ PHASES = (
 )
 _OF_OP = {
     "linear": "linear",
+    "embedding": "linear",
     "scores": "attention",
     "context": "attention",
+    "cached_scores": "attention",
+    "cached_context": "attention",
     "softmax": "softmax",
     "causal_softmax": "softmax",
     "gelu": "activation",
@@ -47,18 +51,19 @@ _OF_OP = {
     "relu": "activation",
     "silu": "activation",
     "tanh": "activation",
+    "product": "activation",
     "layernorm": "norm",
     "rmsnorm": "norm",
     "pool": "pool",
+    "next_token": "token",
     "correlations": "correlations",
 }
 
 
 def group_of(step: Json) -> str:
     """Key of a step's group."""
-    if step["op"] == "linear" and step["phase"] == "offline":
-        return "prepared"
-    return _OF_OP.get(step["op"], "other")
+    group = _OF_OP.get(step["op"], "other")
+    return "prepared" if group == "linear" and step["phase"] == "offline" else group
 
 
 def sent(row: Json) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hybrid.reports.comparison.groups import GROUPS, by_group, value
 from hybrid.reports.comparison.summary import PHASE_NAMES, failures, finished
 from hybrid.reports.comparison.words import (
+    ANSWER_HEAD,
     accuracy_cells,
+    answer_rows,
     how_measured,
     label,
     models,
@@ -19,7 +21,10 @@ from hybrid.reports.comparison.words import (
     seconds,
     summary_sentences,
     trust_lines,
+    unit,
 )
+from hybrid.reports.generation_text import plain_cell
+from hybrid.reports.run_report import Table, table_lines
 
 Made = Mapping[str, Any]
 
@@ -28,25 +33,21 @@ def write_comparison(made: Made, path: Path) -> None:
     """The comparison for a reader without a browser."""
     lines = ["# Comparison of protocols", "", " ".join(summary_sentences(made)), ""]
     lines += [how_measured(made), "", models(made), ""]
-    lines += ["## Totals", "", *_table(*_totals(made)), ""]
+    title = "Totals" if unit(made) == "request" else "Totals of a token"
+    lines += [f"## {title}", "", *table_lines(*_totals(made)), ""]
+    lines += _answers(made)
     for place, said in reason_lists(made):
         lines += _lists(f"{place}: what is faster, and why", said)
     for what, title in (("seconds", "Seconds"), ("megabytes", "MB"), ("rounds", "Rounds")):
-        lines += [f"## {title} by operator", "", *_table(*_by_operator(made, what)), ""]
+        lines += [f"## {title} by operator", "", *table_lines(*_by_operator(made, what)), ""]
     lines += _lists("Prediction of seconds", [f"{n}: {s}" for n, s in predictions(made)])
-    lines += ["## Accuracy", "", *_table(*_accuracy(made)), ""]
+    lines += ["## Accuracy", "", *table_lines(*_accuracy(made)), ""]
     shared, own = trust_lines(made)
     lines += _lists("Trust model and declared leakage", shared)
     for name, said in own:
         lines += [f"Only {name}:", "", *(f"- {line}" for line in said), ""]
     lines += _lists("Failed", [f"{r['name']}, {r['link']}: {r['error']}" for r in failures(made)])
-    lines += [
-        "## Published figures of other systems, on other machines",
-        "",
-        *_table(*_published(made)),
-        "",
-    ]
-    lines += [*(f"- {line}" for line in made["published_relative"]), ""]
+    lines += _others(made)
     lines += _lists("Environment", [f"{k}: {v}" for k, v in made["environment"].items()])
     files = [
         f"{label(r, made)}: {', '.join([r['config_file'], *r['reports']])}" for r in finished(made)
@@ -55,17 +56,22 @@ def write_comparison(made: Made, path: Path) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
+def _others(made: Made) -> list[str]:
+    if not made["published"]:
+        return []
+    title = "## Published figures of other systems, on other machines"
+    relative = (f"- {line}" for line in made["published_relative"])
+    return [title, "", *table_lines(*_published(made)), "", *relative, ""]
+
+
+def _answers(made: Made) -> list[str]:
+    """Prompts and answers of decoders; their text has no meaning here."""
+    rows = [[*cells[:-1], plain_cell(cells[-1])] for cells in answer_rows(made)]
+    return ["## Prompt and answer", "", *table_lines(list(ANSWER_HEAD), rows), ""] if rows else []
+
+
 def _lists(title: str, items: list[str]) -> list[str]:
     return [f"## {title}", "", *(f"- {item}" for item in items), ""] if items else []
-
-
-Table = tuple[list[str], list[list[str]]]
-
-
-def _table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
-    align = ["---"] + ["---:"] * (len(head) - 1)
-    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, align, *rows))
-    return ["| " + " | ".join(cells) + " |" for cells in escaped]
 
 
 def _totals(made: Made) -> Table:

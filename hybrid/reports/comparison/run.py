@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.config.loading import Config
+from hybrid.reports.comparison.answering import (
+    answer_of,
+    as_request,
+    check_prompt,
+    measured_answers,
+)
 from hybrid.reports.comparison.configs import Options, PlannedRun, plan_runs
 from hybrid.reports.comparison.markdown import write_comparison
 from hybrid.reports.comparison.summary import document, failed_row, run_row
+from hybrid.reports.generation_text import write_generation_markdown
 from hybrid.reports.run_report import write_json, write_markdown
 from hybrid.reports.session_report import measured_reports
+from hybrid.runtime.generation_local import LocalGeneration
 from hybrid.runtime.local import LocalSession
 from transport.errors import ConfigError, HybridError
 
@@ -27,6 +35,12 @@ Prepare = Callable[[Config], LocalSession]
 """From a config to a session that has not started; `ConfigError` where it cannot run."""
 Display = Callable[[LocalSession, int], AbstractContextManager[None]]
 """Shows the progress of a session of so many requests."""
+AnswerDisplay = Callable[[LocalGeneration, int], AbstractContextManager[None]]
+"""The same of a session of so many prompts."""
+
+
+def _unseen(_session: LocalGeneration, _prompts: int) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +52,13 @@ class Hooks:
     say: Callable[[str], None]
     measure: Callable[[LocalSession, Sequence[NDArray[np.int64]]], list[Json]] = measured_reports
     """Runs a session over texts' token ids; the report of each request."""
+    prepare_answers: Callable[[Config], LocalGeneration] = LocalGeneration
+    display_answers: AnswerDisplay = _unseen
+    measure_answers: Callable[[LocalGeneration, str, int], list[Json]] = measured_answers
+    """Asks a decoder's session one prompt so many times; the report of each."""
+
+
+Measure = Callable[[], list[Json]]
 
 
 def run_comparison(paths: Sequence[Path], options: Options, hooks: Hooks) -> Json:
@@ -45,16 +66,12 @@ def run_comparison(paths: Sequence[Path], options: Options, hooks: Hooks) -> Jso
     if not paths:
         raise ConfigError("compare: no config named; name at least one YAML file")
     runs = plan_runs(paths, options)
-    sessions = []
-    for run in runs:
-        session = hooks.prepare(run.config)
-        text = session.encode(run.text(options.text), truncate=options.shortens)
-        sessions.append((session, [text] * (options.requests * run.config.run.model.batch)))
+    ready = [(_answering if run.answers else _asking)(run, options, hooks) for run in runs]
     rows: list[Json] = []
     made = document(rows, runs, options)
-    for index, (run, (session, ids)) in enumerate(zip(runs, sessions, strict=True)):
+    for index, (run, measure) in enumerate(zip(runs, ready, strict=True)):
         hooks.say(f"run {index + 1} of {len(runs)}: {run.name}, link {run.link}")
-        rows.append(_measured(run, session, ids, options, hooks))
+        rows.append(_measured(run, measure, options, hooks))
         made = document(rows, runs, options)
         write_json(made, options.out / "report.json")
         write_comparison(made, options.out / "report.md")
@@ -67,31 +84,65 @@ def run_comparison(paths: Sequence[Path], options: Options, hooks: Hooks) -> Jso
     return made
 
 
-def _measured(
-    run: PlannedRun,
-    session: LocalSession,
-    ids: Sequence[NDArray[np.int64]],
-    options: Options,
-    hooks: Hooks,
-) -> Json:
+def _asking(run: PlannedRun, options: Options, hooks: Hooks) -> Measure:
+    """All repetitions of an encoder, checked and not yet started."""
+    session = hooks.prepare(run.config)
+    text = session.encode(run.text(options.text), truncate=options.shortens)
+    ids = [text] * (options.requests * run.config.run.model.batch)
+
+    def measure() -> list[Json]:
+        with hooks.display(session, options.requests):
+            return hooks.measure(session, ids)
+
+    return measure
+
+
+def _answering(run: PlannedRun, options: Options, hooks: Hooks) -> Measure:
+    """All repetitions of a decoder, checked and not yet started."""
+    prompt = run.text(options.text)
+    check_prompt(hooks.prepare_answers(run.config), prompt, options.requests)
+
+    def measure() -> list[Json]:
+        # Loaded again when its turn comes: memory may hold one language model, but not several.
+        session = hooks.prepare_answers(run.config)
+        with hooks.display_answers(session, options.requests):
+            return hooks.measure_answers(session, prompt, options.requests)
+
+    return measure
+
+
+def _measured(run: PlannedRun, measure: Measure, options: Options, hooks: Hooks) -> Json:
     """One row of the report."""
     try:
-        with hooks.display(session, options.requests):
-            reports = hooks.measure(session, ids)
+        reports = measure()
+        paths = _written(run, reports, options)
+        row = _row(run, reports[options.warm_up :], paths[options.warm_up :])
     except HybridError as error:
         hooks.say(f"{run.name}, link {run.link}: failed: {error}")
         return failed_row(run, str(error))
+    each = " a token" if run.answers else ""
+    hooks.say(
+        f"{run.name}, link {run.link}: {row['total']['seconds']:.2f} s{each} "
+        f"({row['offline']['seconds']:.2f} offline, {row['online']['seconds']:.2f} online)"
+    )
+    return row
+
+
+def _written(run: PlannedRun, reports: Sequence[Json], options: Options) -> list[str]:
+    """Every repetition's own report; where they lie."""
     paths = []
     for index, report in enumerate(reports):
         number = index + 1 - options.warm_up
         folder = options.out / "runs" / run.slug / (f"repetition{number}" if number else "warm-up")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(report, folder / "report.json")
-        write_markdown(report, folder / "report.md")
+        (write_generation_markdown if run.answers else write_markdown)(report, folder / "report.md")
         paths.append(str((folder / "report.json").relative_to(options.out)))
-    row = run_row(run, reports[options.warm_up :], paths[options.warm_up :])
-    hooks.say(
-        f"{run.name}, link {run.link}: {row['total']['seconds']:.2f} s "
-        f"({row['offline']['seconds']:.2f} offline, {row['online']['seconds']:.2f} online)"
-    )
-    return row
+    return paths
+
+
+def _row(run: PlannedRun, reports: Sequence[Json], paths: Sequence[str]) -> Json:
+    if not run.answers:
+        return run_row(run, reports, paths)
+    row = run_row(run, [as_request(report) for report in reports], paths)
+    return {**row, "answer": answer_of(reports)}

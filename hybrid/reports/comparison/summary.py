@@ -25,6 +25,7 @@ def document(rows: Sequence[Json], planned: Sequence[PlannedRun], options: Optio
     """What is known after some of the planned runs."""
     return {
         "schema": SCHEMA,
+        "unit": "token" if planned[0].answers else "request",
         "complete": len(rows) == len(planned),
         "repetitions": options.repetitions,
         "warm_up": options.warm_up,
@@ -32,8 +33,9 @@ def document(rows: Sequence[Json], planned: Sequence[PlannedRun], options: Optio
         "runs": list(rows),
         "ranking": ranking(rows, planned[0].name),
         "reasons": reasons([r for r in rows if "error" not in r], planned[0].name),
-        "published": published_rows(),
-        "published_relative": list(RELATIVE),
+        # Those are of encoders.
+        "published": [] if planned[0].answers else published_rows(),
+        "published_relative": [] if planned[0].answers else list(RELATIVE),
     }
 
 

@@ -38,6 +38,16 @@ def times(ratio: float) -> str:
     return f"{ratio:.0f} times" if ratio >= 20 else f"{ratio:.1f} times"
 
 
+def unit(made: Mapping[str, Any]) -> str:
+    """What seconds and bytes are of: a request, or a token of an answer."""
+    return str(made["unit"])
+
+
+def one_unit(made: Mapping[str, Any]) -> str:
+    """The same in a sentence."""
+    return "one request" if unit(made) == "request" else "a token after the prompt"
+
+
 def link_words(link: str) -> str:
     """A link inside a sentence."""
     return "Over loopback" if link == "none" else f"Over {link}"
@@ -50,7 +60,7 @@ def link_title(link: str) -> str:
 
 def summary_sentences(made: Mapping[str, Any]) -> list[str]:
     """Which config is fastest over each link, by how much, and who sends least."""
-    sentences = [_fastest(place) + _doubt(place, made) for place in made["ranking"]]
+    sentences = [_fastest(place, made) + _doubt(place, made) for place in made["ranking"]]
     found = (_leanest(made), _batched(made), _agreement(made), _failed(made))
     sentences += [text for text in found if text]
     if not made["complete"]:
@@ -58,9 +68,10 @@ def summary_sentences(made: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _fastest(place: Json) -> str:
+def _fastest(place: Json, made: Mapping[str, Any]) -> str:
     first, *others = place["order"]
     said = f"{link_words(place['link'])}, {first['name']} takes {seconds(first['seconds'])} s"
+    said += " a token" if unit(made) == "token" else ""
     if not others:
         return said + "."
     tails = [
@@ -97,7 +108,7 @@ def _leanest(made: Mapping[str, Any]) -> str:
     most = max(here, key=lambda row: sent(row["total"]))
     fewest = min(here, key=lambda row: row["total"]["rounds"])
     return (
-        f"{least['name']} sends least, {megabytes(sent(least['total']))} MB a request "
+        f"{least['name']} sends least, {megabytes(sent(least['total']))} MB a {unit(made)} "
         f"({most['name']} sends most, {megabytes(sent(most['total']))} MB); "
         f"{fewest['name']} takes the fewest rounds, {fewest['total']['rounds']:,}."
     )
@@ -174,6 +185,35 @@ def accuracy_cells(row: Json) -> list[str]:
     return [f"{found['cosine']:.6f}", f"{found['max_abs_error']:.1e}"]
 
 
+ANSWER_HEAD = ("run", "prompt tokens", "answer tokens", "first token s", "prefill offline s",
+               "prefill online s", "prefill MB", "tokens of the plain model", "answer")  # fmt: skip
+
+
+def answer_rows(made: Mapping[str, Any]) -> list[list[str]]:
+    """Of every run of a decoder: reading the prompt, and the answer."""
+    rows = []
+    for row in finished(made):
+        found = row.get("answer")
+        if not found:
+            continue
+        before, after = found["prefill"]["offline"], found["prefill"]["online"]
+        equal = found["equal_tokens"]
+        rows.append(
+            [
+                label(row, made),
+                str(found["prompt_tokens"]),
+                str(found["new_tokens"]),
+                seconds(found["time_to_first_token_seconds"]),
+                seconds(before["seconds"]),
+                seconds(after["seconds"]),
+                megabytes(sent(before) + sent(after)),
+                "not compared" if equal is None else f"{equal} of {found['new_tokens']}",
+                found["text"],
+            ]
+        )
+    return rows
+
+
 def trust_lines(made: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Lines that all configs share, and each config's own."""
     by_name = {row["name"]: row["trust_model"] for row in finished(made)}
@@ -200,7 +240,11 @@ def models(made: Mapping[str, Any]) -> str:
 def how_measured(made: Mapping[str, Any]) -> str:
     """What the figures are, in one sentence."""
     number = made["repetitions"]
-    kept = "one request" if number == 1 else f"medians of {number} requests of one session"
+    what, of = "request", ""
+    if unit(made) == "token":
+        what, of = "answer", "the mean over an answer's tokens after the first, with their shares "
+        of += "of what was prepared for several: "
+    kept = f"one {what}" if number == 1 else f"medians of {number} {what}s of one session"
     warm = ", after a first one that is not counted" if made["warm_up"] else ""
     machine = made["environment"].get("machine", "unknown machine")
-    return f"Seconds are {kept}{warm}, at the client, on {machine}."
+    return f"Seconds are {of}{kept}{warm}, at the client, on {machine}."

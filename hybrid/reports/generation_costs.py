@@ -1,0 +1,357 @@
+"""What every pass of a session took: its own steps and its shares of what passes have in common.
+
+A batch of rows is shared by the rows that it serves, a conversation's correlations by its
+positions. Prepared rows leave a layer's stock in the order in which they were made, so the place of
+a row says which batch it is from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hybrid.operators.slot_triples import stored_part, triples_cost
+from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan
+from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, Step, offline_name, traffic_row
+from hybrid.reports.run_report import share_offline_cost
+from hybrid.runtime.generation_records import GenerationRecord, SharedRecord
+from mpc_nonlinear.cost import Cost, total_without_work
+from transport.traffic import NO_TRAFFIC, Traffic
+
+Json = dict[str, Any]
+_STEP_DIGITS = 6
+"""Of rounds in the rows of steps, so that their sums do not drift."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Seconds, bytes and rounds, or a part of them."""
+
+    seconds: float = 0.0
+    client_sent_bytes: float = 0.0
+    server_sent_bytes: float = 0.0
+    rounds: float = 0.0
+
+    @classmethod
+    def of(cls, traffic: Traffic, seconds: float = 0.0) -> Amount:
+        """All of a step."""
+        sizes = traffic.client_sent_bytes, traffic.server_sent_bytes
+        return cls(seconds, *sizes, traffic.rounds)
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(
+            self.seconds + other.seconds,
+            self.client_sent_bytes + other.client_sent_bytes,
+            self.server_sent_bytes + other.server_sent_bytes,
+            self.rounds + other.rounds,
+        )
+
+    def __mul__(self, part: float) -> Amount:
+        return Amount(
+            self.seconds * part,
+            self.client_sent_bytes * part,
+            self.server_sent_bytes * part,
+            self.rounds * part,
+        )
+
+    def __sub__(self, other: Amount) -> Amount:
+        return self + other * -1
+
+    def counts(self, digits: int = 2) -> Json:
+        """Bytes whole, rounds with digits where they are part of a share."""
+        rounds = round(self.rounds, digits)
+        return {
+            "client_sent_bytes": round(self.client_sent_bytes),
+            "server_sent_bytes": round(self.server_sent_bytes),
+            "rounds": int(rounds) if rounds == int(rounds) else rounds,
+        }
+
+    def row(self, digits: int = 2) -> Json:
+        """As reports write a phase or what was measured of a step."""
+        return {"seconds": self.seconds, **self.counts(digits)}
+
+
+NOTHING = Amount()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One step of a pass, or the pass's share of a step that several share."""
+
+    about: Mapping[str, Any]
+    """The plan's row, without what was predicted."""
+    declared: Amount
+    measured: Amount
+    is_share: bool = False
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether it comes before the tokens are known."""
+        return bool(self.about["phase"] == OFFLINE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one operator prepared for several passes."""
+
+    declared: Amount
+    measured: Amount
+
+    def __mul__(self, part: float) -> _Part:
+        return _Part(self.declared * part, self.measured * part)
+
+    def __add__(self, other: _Part) -> _Part:
+        return _Part(self.declared + other.declared, self.measured + other.measured)
+
+
+class Ledger:
+    """One party's record, divided among its passes."""
+
+    def __init__(self, plan: GenerationPlan, record: GenerationRecord) -> None:
+        self._plan = plan
+        self._record = record
+        shared = [(one.kind, one.rows, _parts(plan, one)) for one in record.shared]
+        self._conversations = [parts for kind, _, parts in shared if kind == CONVERSATION]
+        self._stock: dict[str, list[tuple[int, _Part]]] = {}
+        for kind, rows, parts in shared:
+            for name, part in parts.items() if kind == BATCH else ():
+                self._stock.setdefault(name, []).append((rows, part))
+
+    def lines(self, index: int) -> list[Line]:
+        """All of a pass, in the order of a report: what is prepared comes before what runs."""
+        own, shares = self._own(index), self._shares(index)
+        before = [line for line in own if line.is_offline]
+        return [*before[:1], *shares, *before[1:], *(x for x in own if not x.is_offline)]
+
+    def _own(self, index: int) -> list[Line]:
+        done = self._record.passes[index]
+        plan, found = self._plans[index], []
+        made = _bytes_by_step(plan)
+        for row, seen in zip(plan.rows(), done.steps, strict=True):
+            assert row["name"] == seen.name
+            about = {k: v for k, v in row.items() if k not in ("parameters", "predicted")}
+            about["correlation_bytes"] = made.get(row["name"], 0)
+            declared = Amount(0.0, *row["predicted"].values())
+            found.append(Line(about, declared, Amount.of(seen.traffic, seen.seconds)))
+        return found
+
+    @cached_property
+    def _plans(self) -> list[Plan]:
+        """Of every pass; made once, since a plan of a large model takes a tenth of a second."""
+        return [self._plan.of_pass(done.rows, done.past) for done in self._record.passes]
+
+    def _shares(self, index: int) -> list[Line]:
+        return self._all_shares[index]
+
+    @cached_property
+    def _all_shares(self) -> list[list[Line]]:
+        return [self._shares_of(index) for index in range(len(self._record.passes))]
+
+    def _shares_of(self, index: int) -> list[Line]:
+        done = self._record.passes[index]
+        found: dict[str, _Part] = {}
+        for name, (first, last) in self._consumed[index].items():
+            for part in _taken(self._stock.get(name, []), first, last):
+                found[name] = found[name] + part if name in found else part
+        # Found by its beginning: the first pass of a conversation has nothing behind it.
+        number = self._conversation_of[index]
+        if number < len(self._conversations):
+            taken = done.rows / self._plan.model.capacity
+            for name, part in self._conversations[number].items():
+                found[name] = found[name] + part * taken if name in found else part * taken
+        steps = _steps(self._plans[index])
+        return [self._share_line(steps[name], part) for name, part in found.items()]
+
+    @staticmethod
+    def _share_line(step: Step, part: _Part) -> Line:
+        about = {
+            "name": step.offline_name,
+            "layer": step.node.layer,
+            "op": step.node.op,
+            "engine": step.operator.engine,
+            "protocol": step.operator.protocol,
+            "shape": list(step.node.shape),
+            "phase": OFFLINE,
+            "multiply": step.operator.multiply,
+            "correlations": 0,
+            "correlation_bytes": 0,
+            "failure_probability": 0.0,
+        }
+        return Line(about, part.declared, part.measured, is_share=True)
+
+    @cached_property
+    def _consumed(self) -> list[dict[str, tuple[int, int]]]:
+        """Which of a layer's prepared rows a pass consumed, counted from the first."""
+        used = dict.fromkeys((operator.node.name for operator, _ in self._plan.batch), 0)
+        found = []
+        for plan in self._plans:
+            steps = _steps(plan)
+            taken = {}
+            for name, first in used.items():
+                # A layer that only the newest row enters consumes one row, however long the pass.
+                last = first + steps[name].node.shape[0]
+                taken[name] = first, last
+                used[name] = last
+            found.append(taken)
+        return found
+
+    @cached_property
+    def _conversation_of(self) -> list[int]:
+        number, found = -1, []
+        for done in self._record.passes:
+            number += done.past == 0
+            found.append(number)
+        return found
+
+    def left(self) -> Amount:
+        """What was prepared and no pass has consumed."""
+        prepared = [x for one in self._conversations for x in one.values()]
+        prepared += [part for stock in self._stock.values() for _, part in stock]
+        passes = range(len(self._record.passes))
+        consumed = (line.measured for index in passes for line in self._shares(index))
+        return total(part.measured for part in prepared) - total(consumed)
+
+
+def _steps(plan: Plan) -> dict[str, Step]:
+    return {step.node.name: step for step in plan.steps}
+
+
+def _taken(stock: Sequence[tuple[int, _Part]], first: int, last: int) -> Iterable[_Part]:
+    """Parts of the batches that rows first to last are from."""
+    start = 0
+    for rows, part in stock:
+        inside = min(last, start + rows) - max(first, start)
+        if inside > 0:
+            yield part * (inside / rows)
+        start += rows
+    assert last <= start, "a pass consumed rows that no batch of the record prepared"
+
+
+def _parts(plan: GenerationPlan, shared: SharedRecord) -> dict[str, _Part]:
+    """By operator; correlations are spread over them by how many each was for."""
+    costs = _costs(plan, shared)
+    steps = [step for step in shared.steps if step.name != CORRELATIONS_STEP]
+    made = [step for step in shared.steps if step.name == CORRELATIONS_STEP]
+    spread = total(Amount.of(step.traffic, step.seconds) for step in made)
+    declared = Amount.of(_declared_correlations(plan, costs)) if made else NOTHING
+    counts = {name: cost.ots.total for name, cost in costs}
+    # Dealt ones are no oblivious transfers, and all of one kind: alike for every operator.
+    all_of = sum(counts.values())
+    parts = {}
+    for (name, _), step, own in zip(costs, steps, shared.declared, strict=True):
+        weight = counts[name] / all_of if all_of else 1 / len(costs)
+        seen = Amount.of(step.traffic, step.seconds) + spread * weight
+        parts[name] = _Part(Amount.of(own) + declared * weight, seen)
+    return parts
+
+
+def _costs(plan: GenerationPlan, shared: SharedRecord) -> list[tuple[str, Cost]]:
+    """Operators of a piece of preparation, in its order."""
+    pieces = plan.batch if shared.kind == BATCH else plan.conversation
+    ran = {step.name for step in shared.steps}
+    named = [(operator.node.name, cost) for operator, cost in pieces]
+    return [(name, cost) for name, cost in named if offline_name(name) in ran]
+
+
+def _declared_correlations(plan: GenerationPlan, costs: Sequence[tuple[str, Cost]]) -> Traffic:
+    return correlations_traffic(plan, total_without_work(cost for _, cost in costs))
+
+
+def correlations_traffic(plan: GenerationPlan, needed: Cost) -> Traffic:
+    """Of making what a cost consumes: oblivious transfers, triples from slots."""
+    return plan.source.production_traffic(needed.ots) + triples_cost(needed.demand).traffic
+
+
+def _bytes_by_step(plan: Plan) -> dict[str, int]:
+    """What making each step's correlations sent, by how many it consumes of either kind."""
+    needed = plan.cost
+    by_ot = plan.source.production_traffic(needed.ots).sent_bytes / max(1, needed.ots.total)
+    made = triples_cost(needed.demand).traffic.sent_bytes / max(1, _triples(needed))
+    return {
+        step.node.name: round(step.cost.ots.total * by_ot + _triples(step.cost) * made)
+        for step in plan.steps
+    }
+
+
+def _triples(cost: Cost) -> int:
+    return sum(count for _, count in stored_part(cost.demand).counts)
+
+
+def total(amounts: Iterable[Amount]) -> Amount:
+    """Of all together."""
+    return sum(amounts, NOTHING)
+
+
+def phases(lines: Iterable[Line]) -> tuple[Amount, Amount]:
+    """Offline and online."""
+    every = list(lines)
+    before = total(line.measured for line in every if line.is_offline)
+    return before, total(line.measured for line in every if not line.is_offline)
+
+
+def mean_lines(passes: Sequence[Sequence[Line]]) -> list[Line]:
+    """Step by step over passes that have the same steps."""
+    part = 1 / max(1, len(passes))
+    found = []
+    for same in zip(*passes, strict=True):
+        assert len({line.about["name"] for line in same}) == 1
+        declared = total(line.declared for line in same) * part
+        measured = total(line.measured for line in same) * part
+        found.append(Line(same[-1].about, declared, measured, same[-1].is_share))
+    return found
+
+
+def line_rows(lines: Sequence[Line], why: Mapping[str, str]) -> list[Json]:
+    """As plain data: what was declared beside what was measured."""
+    rows: list[Json] = [
+        {
+            **line.about,
+            "predicted": line.declared.counts(_STEP_DIGITS),
+            "measured": line.measured.row(_STEP_DIGITS),
+            "share": line.is_share,
+            "why": why.get(str(line.about["name"]), ""),
+        }
+        for line in lines
+    ]
+    if rows:
+        share_offline_cost(rows)
+    return rows
+
+
+def differing_steps(plan: GenerationPlan, record: GenerationRecord, party: str) -> list[Json]:
+    """Every step of the session that sent other than was declared; of which there is to be none."""
+    pairs = []
+    for index, done in enumerate(record.passes):
+        declared = _declared(plan.of_pass(done.rows, done.past))
+        pairs += [(f"pass {index}", d, s) for d, s in zip(declared, done.steps, strict=True)]
+    for index, shared in enumerate(record.shared):
+        place, expected = f"{shared.kind} {index}", list(shared.declared)
+        if len(shared.steps) > len(expected):
+            expected.insert(0, _declared_correlations(plan, _costs(plan, shared)))
+        pairs += [(place, d, s) for d, s in zip(expected, shared.steps, strict=True)]
+    return [
+        {
+            "party": party,
+            "where": place,
+            "step": seen.name,
+            "declared": traffic_row(expected),
+            "measured": traffic_row(seen.traffic),
+        }
+        for place, expected, seen in pairs
+        if traffic_row(expected) != traffic_row(seen.traffic)
+    ]
+
+
+def _declared(plan: Plan) -> list[Traffic]:
+    """Of the steps of a pass in their order."""
+    prepared = [step.offline.traffic for step in plan.steps if step.prepares]
+    return [plan.offline_traffic, *prepared, *(step.cost.traffic for step in plan.steps)]
+
+
+def whole_session(record: GenerationRecord) -> Traffic:
+    """What all steps of a record sent, set-up apart."""
+    steps = [step for done in record.passes for step in done.steps]
+    steps += [step for shared in record.shared for step in shared.steps]
+    return sum((step.traffic for step in steps), NO_TRAFFIC)

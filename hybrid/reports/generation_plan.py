@@ -1,0 +1,185 @@
+"""The plan of a session that answers prompts, before anything runs: tables and plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log2
+from typing import Any
+
+from rich.console import Console
+
+from hybrid.operators.base import Operator
+from hybrid.planning.generation import GenerationPlan
+from hybrid.planning.plan import (
+    MAX_FAILURE_PROBABILITY,
+    OFFLINE,
+    ONLINE,
+    Plan,
+    offline_name,
+    traffic_row,
+)
+from hybrid.reports.generation_costs import Amount, correlations_traffic, total
+from hybrid.reports.run_report import rounds_text
+from hybrid.reports.terminal import outside, plan_table
+from mpc_nonlinear.cost import Cost, total_without_work
+from transport.traffic import Traffic
+
+Json = dict[str, Any]
+_PROMPT_ROWS = 16
+
+
+def shown_rows(plan: GenerationPlan) -> int:
+    """Rows of the prompt that a plan is shown for: a short one, or what announced answers leave."""
+    settings = plan.model.settings
+    room = min(_PROMPT_ROWS, plan.model.capacity + 1 - settings.max_new_tokens)
+    # Whole buckets; the config sees to it that one has room.
+    return room // settings.prompt_bucket * settings.prompt_bucket
+
+
+def generation_plan_to_dict(plan: GenerationPlan, prompt_rows: int | None = None) -> Json:
+    """All that `hybrid plan --json` prints of a decoder."""
+    rows = plan.model.settings.padded(prompt_rows or shown_rows(plan))
+    middle = plan.model.capacity // 2
+    prefill, token = plan.of_pass(rows, 0), plan.of_pass(1, middle)
+    settings = plan.model.settings
+    return {
+        "conversation": {
+            "positions": plan.model.capacity,
+            "rows": shared_rows(plan, plan.conversation),
+            **_shared_total(plan, plan.conversation),
+        },
+        "batch": {
+            "rows_of_a_batch": plan.batch_rows,
+            "rows": shared_rows(plan, plan.batch),
+            **_shared_total(plan, plan.batch),
+        },
+        "prefill": {"prompt_rows": rows, "past": 0, **_pass(prefill, plan)},
+        "token": {"past": middle, **_pass(token, plan), "with_shares": token_totals(plan, token)},
+        "schedule": plan.schedule.to_file(),
+        "why": dict(plan.schedule.why),
+        "announced": {
+            "positions": plan.model.capacity,
+            "max_new_tokens": settings.max_new_tokens,
+            "failure_probability": plan.announced_failure_probability(),
+            "limit": MAX_FAILURE_PROBABILITY,
+        },
+        "encoded_bytes": sum(plan.one.encoded_bytes().values()),
+        "plan_hash": plan.digest(),
+    }
+
+
+def shared_rows(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]]) -> list[Json]:
+    """What passes share, in the form of a plan's rows; shapes are those of one row."""
+    known = {row["name"]: row for row in plan.one.rows() if row["phase"] == ONLINE}
+    found = []
+    needed = total_without_work(cost for _, cost in pieces)
+    if needed.demand.counts:
+        shape = [needed.ots.client_sends, needed.ots.server_sends]
+        traffic = traffic_row(correlations_traffic(plan, needed))
+        found.append({**plan.one.rows()[0], "shape": shape, "predicted": traffic})
+    for operator, cost in pieces:
+        found.append(
+            {
+                **known[operator.node.name],
+                "name": offline_name(operator.node.name),
+                "phase": OFFLINE,
+                "predicted": traffic_row(cost.traffic),
+                "correlations": cost.ots.total,
+                "failure_probability": cost.failure_probability,
+            }
+        )
+    return found
+
+
+def _shared_traffic(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]]) -> Traffic:
+    needed = total_without_work(cost for _, cost in pieces)
+    return needed.traffic + correlations_traffic(plan, needed)
+
+
+def _shared_total(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]]) -> Json:
+    needed = total_without_work(cost for _, cost in pieces)
+    return {
+        "total": traffic_row(_shared_traffic(plan, pieces)),
+        "failure_probability": needed.failure_probability,
+    }
+
+
+def _pass(one: Plan, plan: GenerationPlan) -> Json:
+    return {
+        "rows": one.rows(),
+        "offline": traffic_row(plan.offline_traffic(one)),
+        "online": traffic_row(one.cost.traffic),
+        "failure_probability": plan.pass_failure(one),
+    }
+
+
+def token_totals(plan: GenerationPlan, token: Plan) -> Json:
+    """Of a token: its own, a row of a batch, a position of a conversation, and all together."""
+    own = Amount.of(plan.offline_traffic(token))
+    row = Amount.of(_shared_traffic(plan, plan.batch)) * (1 / plan.batch_rows)
+    place = Amount.of(_shared_traffic(plan, plan.conversation)) * (1 / plan.model.capacity)
+    online = Amount.of(token.cost.traffic)
+    parts = {
+        "own_offline": own,
+        "batch_share": row,
+        "conversation_share": place,
+        "offline": own + row + place,
+        "online": online,
+        "total": total([own, row, place, online]),
+    }
+    return {name: amount.counts() for name, amount in parts.items()}
+
+
+def print_generation_plan(
+    console: Console, plan: GenerationPlan, prompt_rows: int | None = None
+) -> None:
+    """What a conversation and a batch prepare, the pass of a prompt, that of a token."""
+    found = generation_plan_to_dict(plan, prompt_rows)
+    prompt, past = found["prefill"]["prompt_rows"], found["token"]["past"]
+    titles = {
+        "conversation": f"a conversation of {plan.model.capacity} private positions prepares",
+        "batch": f"a batch of {plan.batch_rows} rows (shapes: one row)",
+        "prefill": f"a prompt of {prompt} rows, read in one pass",
+        "token": f"one token behind {past} private positions",
+    }
+    for key, title in titles.items():
+        part = found[key]
+        console.rule(title)
+        if not part["rows"]:
+            console.print("nothing")
+            continue
+        console.print(plan_table(part["rows"]))
+        for name in ("offline", "online", "total"):
+            if name in part:
+                console.print(f"{name}: {_said(part[name])}")
+    for line in _lines(plan, found):
+        console.print(outside(line), highlight=False)
+
+
+def _lines(plan: GenerationPlan, found: Json) -> list[str]:
+    shares, announced = found["token"]["with_shares"], found["announced"]
+    probability = announced["failure_probability"]
+    exponent = f" (2^{log2(probability):.1f})" if probability else ""
+    weights = len(plan.one.encoded_bytes())
+    return [
+        f"a token, with its shares: {_said(shares['total'])}",
+        f"  offline: {_said(shares['offline'])}",
+        f"    its own: {_said(shares['own_offline'])}",
+        f"    a row of {plan.batch_rows} of a batch: {_said(shares['batch_share'])}",
+        f"    a position of {plan.model.capacity} of a conversation: "
+        f"{_said(shares['conversation_share'])}",
+        f"  online: {_said(shares['online'])}",
+        *(f"{name}: {line}" for name, line in found["why"].items()),
+        f"failure probability of a conversation of {announced['positions']} positions, answers of "
+        f"up to {announced['max_new_tokens']} tokens: {probability:.2e}{exponent}; limit "
+        f"2^{log2(announced['limit']):.0f}",
+        f"encoded weights: {found['encoded_bytes'] / 1e6:.1f} MB at the server, {weights} layers",
+        f"plan hash: {found['plan_hash']}",
+    ]
+
+
+def _said(row: Json) -> str:
+    return (
+        f"client sends {row['client_sent_bytes'] / 1e6:.3f} MB, server "
+        f"{row['server_sent_bytes'] / 1e6:.3f} MB, {rounds_text(row['rounds'])} rounds"
+    )

@@ -1,0 +1,196 @@
+"""The report of a prompt for a reader: Markdown, and tables on a terminal.
+
+Prompts, answers and names come from outside: on the terminal they are neither markup nor control
+codes, in Markdown neither formatting nor HTML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from hybrid.reports.run_report import (
+    Table,
+    group_table,
+    measured_cells,
+    phase_table,
+    rounds_text,
+    steps_table,
+    table_lines,
+)
+from hybrid.reports.terminal import outside, printable, rich_table
+
+Report = Mapping[str, Any]
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#!~&$])")
+_STEP_TABLES = (("prefill", "the prefill"), ("last_token", "the last token"))
+
+
+def token_table(report: Report) -> Table:
+    """The prefill and every token: seconds, megabytes and rounds, offline and online."""
+    generation = report["generation"]
+    passes = [generation["prefill"], *generation["tokens"]]
+    known = "token" in generation["prefill"]
+    head = ["pass", "offline s", "online s", "MB", "rounds"]
+    head += ["gives", "plain model gives", "logits cosine"] if known else []
+    rows = []
+    for index, one in enumerate(passes):
+        name = f"prefill of {generation['prompt_tokens']}" if not index else f"token {index + 1}"
+        before, after = one["offline"], one["online"]
+        sent = sum(part[f"{party}_sent_bytes"] for part in (before, after)
+                   for party in ("client", "server"))  # fmt: skip
+        cells = [name, f"{before['seconds']:.3f}", f"{after['seconds']:.3f}", f"{sent / 1e6:.3f}"]
+        cells.append(rounds_text(before["rounds"] + after["rounds"]))
+        rows.append(cells + (_given(one) if known else []))
+    return head, rows
+
+
+def _given(one: Mapping[str, Any]) -> list[str]:
+    text = repr(one["token_text"]) if "token_text" in one else ""
+    plain = one.get("plain_token")
+    same = "" if plain is None else "the same" if plain == one["token"] else str(plain)
+    cosine = f"{one['logits_cosine']:.6f}" if "logits_cosine" in one else ""
+    return [f"{one['token']} {text}".strip(), same, cosine]
+
+
+def total_lines(report: Report) -> list[str]:
+    """A token and the first one, in a sentence each."""
+    generation, lines = report["generation"], []
+    waited = report.get("time_to_first_token_seconds")
+    if waited is not None:
+        lines.append(
+            f"First token after {waited:.3f} s: {generation['prompt_tokens']} private tokens of "
+            "the prompt, with what had to be prepared."
+        )
+    seconds = report["seconds_per_token"]
+    if seconds is not None:
+        lines.append(
+            f"A token after it: {seconds['total']:.3f} s ({seconds['offline']:.3f} offline, "
+            f"{seconds['online']:.3f} online), {report['bytes_per_token'] / 1e6:.3f} MB, "
+            f"{report['per_token']['total']['rounds']:.2f} rounds; the mean of "
+            f"{len(generation['tokens'])}, with its share of batches and of the conversation."
+        )
+    return lines
+
+
+def accuracy_line(report: Report) -> str:
+    """How far answer and logits are from the plain model's."""
+    generation, parts = report["generation"], []
+    equal = generation.get("equal_tokens")
+    if equal is not None:
+        new = generation["new_tokens"]
+        parts.append(f"{equal} of {new} tokens are those of the plain model")
+    if generation.get("note"):
+        parts.append(generation["note"])
+    if report.get("accuracy"):
+        found = report["accuracy"]
+        parts.append(
+            f"logits: least cosine {found['cosine']:.6f}, largest difference "
+            f"{found['max_abs_error']:.2e} (against the {found['reference']})"
+        )
+    return "; ".join(parts)
+
+
+def traffic_line(report: Report) -> str:
+    """Whether what was sent is what was declared."""
+    if report["declared_equals_measured"]:
+        return "Bytes and rounds of every step of the session are exactly as declared."
+    names = [f"{s['party']}, {s['where']}, {s['step']}" for s in report["differing_steps"]]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"Bytes or rounds differ from what was declared: {'; '.join(names[:5])}{more}."
+
+
+def failure_line(report: Report) -> str:
+    """What ran and what was announced, against the limit."""
+    return (
+        f"Failure probability: of all that ran in the session at most "
+        f"{report['failure_probability']:.1e}, of one conversation of the announced size "
+        f"{report['failure_probability_announced']:.1e}, limit "
+        f"{report['failure_probability_limit']:.1e}."
+    )
+
+
+# -- terminal -------------------------------------------------------------------------------
+
+
+def print_generation_report(
+    console: Console, report: Report, title: str, folder: Path | None
+) -> None:
+    """Operations of a token, every pass, totals, accuracy, the answer."""
+    generation = report["generation"]
+    console.rule(outside(title[:100]))
+    name = "last_token" if report["steps"]["last_token"] else "prefill"
+    console.print(f"{dict(_STEP_TABLES)[name]}, by operation:")
+    console.print(rich_table(*group_table(report["steps"][name], "op")))
+    console.print(rich_table(*token_table(report)))
+    console.print(rich_table(*phase_table(report)))
+    lines = [*total_lines(report), failure_line(report), traffic_line(report)]
+    lines.append(accuracy_line(report))
+    for line in lines:
+        if line:
+            console.print(outside(line), highlight=False)
+    for key, said in (("text", "answer"), ("plain_text", "plain model")):
+        if generation.get(key) is not None:
+            console.print(f"{said}: {outside(generation[key])}", highlight=False)
+    if folder:
+        console.print(f"report: {outside(str(folder / 'report.md'))}", highlight=False)
+
+
+# -- Markdown -------------------------------------------------------------------------------
+
+
+def write_generation_markdown(report: Report, path: Path) -> None:
+    """The same report as a file."""
+    lines = [f"# Private generation: {plain_cell(report['config']['name'])}", ""]
+    lines += [f"Model: {plain_cell(report['model'])}.", ""]
+    lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
+    lines += [failure_line(report), ""]
+    lines += ["## Totals", "", *table_lines(*phase_table(report)), ""]
+    for line in total_lines(report):
+        lines += [line, ""]
+    left = ", ".join(measured_cells(report["prepared_and_left"])[:3])
+    lines += [f"Prepared in the session and not consumed (s, MB each way): {left}.", ""]
+    lines += ["## Answer", "", *_answer_lines(report)]
+    head, rows = token_table(report)
+    escaped = [[plain_cell(cell) for cell in cells] for cells in rows]
+    lines += ["## Pass by pass", "", *table_lines(head, escaped), ""]
+    lines += ["## Declared and measured", "", traffic_line(report), ""]
+    for key, said in _STEP_TABLES:
+        lines += _step_lines(report["steps"][key], said)
+    lines += ["## Environment", ""]
+    lines += [f"- {key}: {value}" for key, value in report["environment"].items()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _answer_lines(report: Report) -> list[str]:
+    generation, lines = report["generation"], []
+    for key, said in (("text", "The answer:"), ("plain_text", "The plain model's:")):
+        if generation.get(key) is not None:
+            lines += [said, "", *quoted(generation[key]), ""]
+    line = accuracy_line(report)
+    if "text" not in generation:
+        line = "This party does not see it."
+    return [*lines, line, ""] if line else lines
+
+
+def _step_lines(steps: Sequence[Mapping[str, Any]], said: str) -> list[str]:
+    if not steps:
+        return []
+    return [
+        f"## Operations of {said}", "", *table_lines(*group_table(steps, "op")), "",
+        f"## Layers of {said}", "", *table_lines(*group_table(steps, "layer")), "",
+        f"## Steps of {said}", "", *table_lines(*steps_table(steps)), "",
+    ]  # fmt: skip
+
+
+def quoted(text: str) -> list[str]:
+    """An indented block, in which nothing has a meaning."""
+    return [f"    {line}" for line in printable(text).split("\n")]
+
+
+def plain_cell(text: str) -> str:
+    """A line of a paragraph or table in which no character has a meaning."""
+    return _SPECIAL.sub(r"\\\1", " ".join(printable(text).split()))

@@ -1,0 +1,93 @@
+"""Configs of the small trained decoders, and what the plain model answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from hybrid.config.loading import Config, checked
+from hybrid.runtime.generation_local import LocalGeneration, plain_answer, plain_logits
+
+DECODERS = Path(__file__).resolve().parent / "data" / "decoders"
+_NONLINEAR = {
+    "llama": {"rmsnorm": "octave_polynomial", "silu": "magnitude_polynomial"},
+    "gpt2": {"layernorm": "octave_polynomial", "gelu_tanh": "even_polynomial"},
+}
+
+
+def generation_content(family="llama", *, dealer=False, **settings):
+    """What a YAML file would hold; settings: of `generation`, or whole tables by name."""
+    linear = "beaver" if dealer else "exact_rows"
+    protocols = {
+        "embedding": linear,
+        "linear": linear,
+        "cached_attention": "beaver" if dealer else "matrix_correlations",
+        "causal_softmax": "squared_polynomial",
+        "multiply": "dealer" if dealer else "slot_triples",
+        **_NONLINEAR[family],
+    }
+    tables = {
+        "name": f"tiny-{family}",
+        "model": {"path": str(DECODERS / family), "embedding": "private"},
+        "mpc": {"fraction_bits": 16, "correlations": "dealer" if dealer else "softspoken"},
+        "protocols": protocols,
+        "ranges": {"margin": 2.0},
+    }
+    for key in [key for key in settings if key in tables]:
+        tables[key] = {**tables[key], **settings.pop(key)}
+    if tables["model"]["embedding"] == "public_table":
+        del protocols["embedding"]
+    generation = {"positions": 64, "max_new_tokens": 4, "rows": 32, **settings}
+    return {**tables, "generation": generation}
+
+
+def generation_config(family="llama", **settings) -> Config:
+    return checked(generation_content(family, **settings), Path("tiny.yaml"))
+
+
+def write_generation_config(folder: Path, family="llama", **settings) -> Path:
+    path = folder / f"{family}.yaml"
+    path.write_text(yaml.safe_dump(generation_content(family, **settings)))
+    return path
+
+
+def plain_tokens(session: LocalGeneration, answer) -> list[int]:
+    """The plain model's greedy answer to the same ids."""
+    return plain_answer(session.model, session.prompts, answer.read, len(answer.tokens))[0]
+
+
+def smallest_cosine(session: LocalGeneration, answer) -> float:
+    """Of private and plain logits behind the same ids."""
+    count = len(answer.tokens)
+    ids = np.array([*answer.read, *answer.tokens[:-1]], np.int64)
+    plain = plain_logits(session.model, ids, count)
+    private = session.result.logits(16)[answer.first_pass : answer.first_pass + count]
+    return min(
+        x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(plain, private, strict=True)
+    )
+
+
+def traffic(measured):
+    return {
+        "client_sent_bytes": measured.client_sent_bytes,
+        "server_sent_bytes": measured.server_sent_bytes,
+        "rounds": measured.rounds,
+    }
+
+
+def undeclared(session: LocalGeneration) -> list[str]:
+    """Steps of passes whose traffic is not what the plan says."""
+    found = []
+    for record in session.result.client.passes:
+        plan = session.plan.of_pass(record.rows, record.past)
+        for row, step in zip(plan.rows(), record.steps, strict=True):
+            if row["predicted"] != traffic(step.traffic):
+                found.append(f"{row['name']} of {record.rows} rows at {record.past}")
+    for shared in session.result.client.shared:
+        steps = shared.steps[-len(shared.declared) :]
+        for step, declared in zip(steps, shared.declared, strict=True):
+            if traffic(step.traffic) != traffic(declared):
+                found.append(f"{shared.kind}: {step.name}")
+    return found
