@@ -142,7 +142,7 @@ def test_encoders_and_decoders_are_not_mixed(tmp_path):
 @pytest.mark.parametrize(
     ("generation", "message"),
     [
-        ({"positions": 20}, "need 21 positions"),
+        ({"positions": 20}, "18 private tokens in 24 rows and 4 new ones need 27 positions"),
         ({"max_new_tokens": 1}, "give at least 2"),
     ],
 )
@@ -156,7 +156,10 @@ def test_every_config_is_checked_before_the_first_run(tmp_path, generation, mess
 
 
 def test_sessions_that_would_fail_too_often_are_refused(tmp_path):
-    paths, options = write_decoders(tmp_path), Options(tmp_path / "out", repetitions=100_000)
+    paths, options = (
+        write_decoders(tmp_path, positions=48),
+        Options(tmp_path / "out", repetitions=100_000),
+    )
     hooks = Hooks(LocalSession, lambda *_: nullcontext(), lambda _: None)
     with pytest.raises(ConfigError, match="fewer --repetitions"):
         run_comparison(paths, options, hooks)

@@ -42,7 +42,7 @@ def test_a_plan_for_a_reader(plan):
         print_generation_plan(console, plan, 5)
     said = captured.get()
     for words in (
-        "a conversation of 40 private positions", "a batch of 8 rows", "a prompt of 5 private",
+        "a conversation of 40 private positions", "a batch of 8 rows", "a prompt of 8 rows",
         "one token behind 20", "limit 2^-20", "prepare layer0.scores", plan.digest(),
     ):  # fmt: skip
         assert words in said

@@ -254,7 +254,8 @@ def test_trust_model_says_what_lengths_show(planned):
     config, generator, plan = planned
     (report, *_) = server_generation_reports(config, plan, two_conversations(plan))
     said = " ".join(report["trust_model"])
-    assert "exact number of private tokens" in said
+    assert "first prompt rounded up to a multiple of 8" in said
+    assert "exact number of those of later prompts" in said
     assert "An answer ends with the model's end token" in said
     assert "N=8192, 207 modulus bits" in said
     assert "The public prefix of" in said
@@ -357,7 +358,7 @@ def test_a_server_has_a_report_for_a_reader_too(planned, plan, record, tmp_path)
 
 @pytest.fixture(scope="module")
 def session():
-    found = LocalGeneration(tiny_config(positions=44, max_new_tokens=3))
+    found = LocalGeneration(tiny_config(positions=52, max_new_tokens=3))
     with found:
         list(found.generate("What is a mask?", 3))
         list(found.generate("And then?", 1, goes_on=True))

@@ -30,12 +30,16 @@ _PROMPT_ROWS = 16
 
 def shown_rows(plan: GenerationPlan) -> int:
     """Rows of the prompt that a plan is shown for: a short one, or what announced answers leave."""
-    return max(1, min(_PROMPT_ROWS, plan.model.capacity + 1 - plan.model.settings.max_new_tokens))
+    settings = plan.model.settings
+    room = min(_PROMPT_ROWS, plan.model.capacity + 1 - settings.max_new_tokens)
+    # Whole buckets; the config sees to it that one has room.
+    return room // settings.prompt_bucket * settings.prompt_bucket
 
 
 def generation_plan_to_dict(plan: GenerationPlan, prompt_rows: int | None = None) -> Json:
     """All that `hybrid plan --json` prints of a decoder."""
-    rows, middle = prompt_rows or shown_rows(plan), plan.model.capacity // 2
+    rows = plan.model.settings.padded(prompt_rows or shown_rows(plan))
+    middle = plan.model.capacity // 2
     prefill, token = plan.of_pass(rows, 0), plan.of_pass(1, middle)
     settings = plan.model.settings
     return {
@@ -135,7 +139,7 @@ def print_generation_plan(
     titles = {
         "conversation": f"a conversation of {plan.model.capacity} private positions prepares",
         "batch": f"a batch of {plan.batch_rows} rows (shapes: one row)",
-        "prefill": f"a prompt of {prompt} private tokens, read in one pass",
+        "prefill": f"a prompt of {prompt} rows, read in one pass",
         "token": f"one token behind {past} private positions",
     }
     for key, title in titles.items():

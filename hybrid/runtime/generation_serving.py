@@ -93,7 +93,7 @@ class AskingClient:
         ends = self.prompts.tokenizer.end_ids if self.prompts.settings.stop_early else frozenset()
         if fresh:
             with reporting_failure(self._channel):
-                self._session.begin()
+                self._session.begin(len(ids))
         rows: Sequence[int] | Ids = ids
         for index in range(tokens):
             # Not around the yield: a caller who has had enough is no failure.
