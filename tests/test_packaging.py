@@ -243,12 +243,18 @@ def test_init_writes_configs_that_fit_their_folder(tmp_path: Path) -> None:
     configs = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
     assert sorted(path.name for path in folder.glob("*.yaml")) == configs
     assert {path.name for path in (folder / "tutorial").iterdir()} >= {"tiny.yaml", "my_gelu.py"}
-    (folder / "models" / "all-MiniLM-L6-v2").mkdir(parents=True)
+    encoder, decoder = "all-MiniLM-L6-v2", "SmolLM2-135M-Instruct"
+    for model in (encoder, decoder):
+        (folder / "models" / model).mkdir(parents=True)
     for name in configs:
         config = load(folder / name)
-        read_texts(config)
-        if config.run.model.shape is None:
-            assert config.model_folder == folder / "models" / "all-MiniLM-L6-v2"
+        assert read_texts(config)
+        if config.run.model.shape is not None:
+            continue
+        if config.run.generation is None:
+            assert config.model_folder == folder / "models" / encoder
+        else:
+            assert config.decoder_place == folder / "models" / decoder
 
 
 def test_init_keeps_what_is_there(tmp_path: Path) -> None:

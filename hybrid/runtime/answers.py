@@ -115,8 +115,8 @@ class Answers(ABC):
         conversation a later prompt may still find too little room behind earlier answers.
         """
         for prompt in prompts:
-            ids = Conversation(self.prompts).ask(prompt)
-            self._checked(0, len(ids), max_new_tokens)
+            new = len(Conversation(self.prompts).ask(prompt))
+            self._checked(0, new, self.prompts.settings.padded(new) - new, max_new_tokens)
 
     def force(self, ids: Sequence[int]) -> None:
         """Read ids one by one whatever tokens are chosen: for a measurement of every position."""
