@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 MODEL := models/all-MiniLM-L6-v2
+SMOLLM2 := models/SmolLM2-135M-Instruct
 # One thread a party, as the measurements assume; the environment overrides.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
@@ -16,14 +17,19 @@ PYTEST = $(BIN)/pytest --durations=10
 BESIDE = -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install model run check test test-fast test-slow clean
+.PHONY: help install model model-smollm2 run generate check test test-fast test-slow clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed  ## create .venv with the project and its pinned dependencies
 
 model: $(MODEL)/1_Pooling/config.json  ## fetch all-MiniLM-L6-v2 into models/
+
+model-smollm2: $(SMOLLM2)/SmolLM2-135M-Instruct.Q4_1.gguf  ## fetch SmolLM2-135M-Instruct into models/
+
+generate: install model-smollm2  ## a private answer of configs/smollm2.yaml between two local processes
+	$(BIN)/hybrid generate configs/smollm2.yaml
 
 run: install model  ## private inference of configs/minilm.yaml between two local processes
 	$(BIN)/hybrid run configs/minilm.yaml
@@ -75,3 +81,6 @@ $(VENV)/.tested: requirements/test.txt $(VENV)/.installed
 # The last file that the fetch puts in place.
 $(MODEL)/1_Pooling/config.json: | $(VENV)/.installed
 	$(BIN)/hybrid fetch minilm $(MODEL)
+
+$(SMOLLM2)/SmolLM2-135M-Instruct.Q4_1.gguf: | $(VENV)/.installed
+	$(BIN)/hybrid fetch smollm2 $(SMOLLM2)

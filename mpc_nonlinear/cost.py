@@ -71,6 +71,8 @@ class Form(IntEnum):
         return self >= Form.PRIME_TRIPLE
 
 
+RESIDUE_BITS = 128
+"""Uniform bits of which a pad modulo a number is the remainder."""
 _BATCH = 1 << 14
 """Instances made at a time, so that their raw OTs and pads stay near the processor."""
 _DEALT_BATCH = 1 << 19
@@ -92,7 +94,7 @@ class Kind:
     """Values under one index."""
     shape: tuple[int, ...] = ()
     """Of a dealt product: (batch, m, k, n) of matrices, (layer, m, k, n) of weights; of products
-    modulo a prime: (prime,)."""
+    modulo a prime, and of pads modulo a number: (modulus,)."""
 
     @property
     def ots(self) -> OtCount:
@@ -154,7 +156,7 @@ class Kind:
             return max(8, self.bits << self.choice_bits)
         if self.form is Form.TABLE:
             return self.bits << self.choice_bits
-        return self.bits
+        return RESIDUE_BITS if self.shape else self.bits
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,11 @@ import yaml
 
 from hybrid.config.loading import Config, checked
 from hybrid.runtime.generation_local import LocalGeneration, plain_answer, plain_logits
+from hybrid.runtime.generation_serving import AnsweringServer, AskingClient
+from tests.waiting import GUARD_S
+from transport.channel import Channel
+from transport.errors import HybridError
+from transport.local import memory_pair
 
 DECODERS = Path(__file__).resolve().parent / "data" / "decoders"
 _NONLINEAR = {
@@ -91,3 +98,34 @@ def undeclared(session: LocalGeneration) -> list[str]:
             if traffic(step.traffic) != traffic(declared):
                 found.append(f"{shared.kind}: {step.name}")
     return found
+
+
+def both_ends(
+    server: Config, client: Config, ask: Callable[[AskingClient], object] = lambda _client: None
+) -> tuple[BaseException | None, BaseException | None]:
+    """How a session in two threads ends at the server and at the client, who asks in it."""
+
+    def serve(channel: Channel) -> None:
+        AnsweringServer(server).serve_session(channel)
+
+    def query(channel: Channel) -> None:
+        asking = AskingClient(client)
+        asking.open(channel)
+        ask(asking)
+        asking.close()
+
+    pair = memory_pair(timeout_s=GUARD_S)
+
+    def ended(role: Callable[[Channel], None], channel: Channel) -> BaseException | None:
+        try:
+            role(channel)
+        except HybridError as error:
+            return error
+        finally:
+            channel.close()
+        return None
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        ends = dict(zip((query, serve), pair, strict=True))
+        futures = {role: pool.submit(ended, role, channel) for role, channel in ends.items()}
+        return futures[serve].result(), futures[query].result()

@@ -71,13 +71,15 @@ def caught_output() -> Iterator[list[str]]:
                 said.append(file.read().decode())
 
 
-def run(*arguments: object, cwd: Path) -> tuple[int, str]:
+def run(*arguments: object, cwd: Path, waits: bool | None = None) -> tuple[int, str]:
     """Exit code and output of a command whose parsing and launching happen in this process.
 
     Its parties are processes all the same; only what Python takes to start is saved. What
     could wait for a peer for ever gets a process of its own.
     """
-    if arguments[0] in ("serve", "query"):
+    if waits is None:
+        waits = arguments[0] in ("serve", "query")
+    if waits:
         return finish(hybrid(*arguments, cwd=cwd))
     code = 0
     with caught_output() as said, chdir(cwd), pytest.MonkeyPatch.context() as patch:

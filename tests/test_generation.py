@@ -50,8 +50,9 @@ def test_a_conversation_reads_on_with_its_cache(spoken):
     first, second = session.answers[:2]
     passes = session.result.client.passes
     turn = passes[second.first_pass]
-    assert turn.past == len(first.read) + len(first.tokens) - 1
-    assert turn.rows == second.new == len(second.read) - turn.past
+    fillers = -len(first.read) % session.prompts.settings.prompt_bucket
+    assert turn.past == fillers + len(first.read) + len(first.tokens) - 1
+    assert turn.rows == second.new == len(second.read) + fillers - turn.past
     assert list(second.read[: len(first.read)]) == list(first.read)
     # The third begins anew.
     assert passes[session.answers[2].first_pass].past == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -178,8 +179,8 @@ def test_only_as_many_bits_as_needed():
     bounds = Bounds(1.0, 2.0, 1.0, 0, limit * 1.5)
     assert ENGINE._cuts(bounds) == (0, 1)
     cost = ENGINE.multiply_cost(8, bounds)
-    # A cut that wraps, and lifts: the second of half the number.
-    assert cost.failure_probability == 8 * 2.0**-48 * (1.0 + 2.0 + 1.0)
+    # A cut is one of what is lifted: it adds no failure.
+    assert cost.failure_probability == 8 * 2.0**-48 * (1.0 + 2.0)
 
 
 def test_what_does_not_fit_even_so_is_refused():
@@ -351,7 +352,27 @@ def test_bounds_of_polynomials_hold_and_fit_without_a_cut(name):
     assert all(ENGINE._cuts(bounds) == (0, 0) for bounds in products)
     assert ENGINE._square_cut(tree.squares) == 0
     x = np.linspace(*POLYNOMIALS[name][1], 777)
-    assert np.abs(polynomial(x)).max() <= abs(tree.leading) * tree.result_rms * 1.5
+    assert np.abs(x - tree.centre).max() <= max(tree.input_rms, polynomial.input_rms)
+
+
+@pytest.mark.parametrize("name", POLYNOMIALS)
+def test_one_lift_of_the_input_is_all_that_can_fail(name):
+    polynomial = POLYNOMIALS[name][0]
+    low, high = polynomial.interval or (-polynomial.largest, polynomial.largest)
+    cost = ENGINE.polynomial_cost(1000, polynomial)
+    half = max(high - round((low + high) / 2), round((low + high) / 2) - low)
+    known = min(half, polynomial.input_rms)
+    assert cost.failure_probability == pytest.approx(1000 * known * 2.0**-48)
+    small = ENGINE.polynomial_cost(1000, polynomial.of(0.5))
+    assert small.failure_probability == pytest.approx(1000 * 0.5 * 2.0**-48)
+    assert small.traffic == cost.traffic
+
+
+def test_lifts_count_once_for_a_number():
+    bounds = Bounds(2.0, 4.0, 8.0, 0, 16.0)
+    assert ENGINE.multiply_cost(64, bounds).failure_probability == 64 * 6.0 * 2.0**-48
+    shared = replace(bounds, x_fresh=0.0, y_fresh=1 / 64)
+    assert ENGINE.multiply_cost(64, shared).failure_probability == 4.0 * 2.0**-48
 
 
 def test_one_factor_alone_and_small_rooms():

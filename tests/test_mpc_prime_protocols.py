@@ -1,5 +1,7 @@
 """Protocols of decoders with products by triples modulo a prime: error, traffic, exact rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -94,3 +96,24 @@ def test_norms_by_other_engines_cost_what_they_did():
     products = OtProducts(16)
     assert not products.needs_largest
     assert protocol._square(products).largest == protocol._last(products).largest == 2.0**28
+
+
+@pytest.mark.parametrize("name,rms,most", [
+    # Units of 2^-48: elements' lifts once, and the row's own numbers.
+    ("rmsnorm", 2.0, 96 * 2.0 + 4 * 1.5 * 32 + 70),
+    ("layernorm", 2.0, 48 * 2.0 + 48 * (2.0 + 4.0 * 32) + 300),
+    ("silu", 1.0, 614 * 1.0),
+    ("gelu_tanh", 1.0, 614 * 2.0),
+])  # fmt: skip
+def test_failures_go_by_what_is_known_of_the_input(name, rms, most):
+    protocol, x = CASES[name]
+    shape = (1, x.shape[-1]) if x.ndim > 1 else x.shape
+    known = replace(protocol, rms=rms).cost(shape, CONTEXT)
+    assert known.failure_probability <= most * 2.0**-48 * (1 + 1e-9)
+    assert known.failure_probability < protocol.cost(shape, CONTEXT).failure_probability
+    assert known.traffic == protocol.cost(shape, CONTEXT).traffic
+
+
+def test_a_token_of_gpt2_hardly_fails_in_its_norms():
+    norm = OctavePolynomialLayerNorm(768, 1e-5, 2.0**-4, 2.0**6, 1.0, 64.0, 4.0)
+    assert norm.cost((1, 768), CONTEXT).failure_probability * 25 < 1e-9

@@ -38,6 +38,7 @@ def generate(  # noqa: PLR0913
     prompts = prompts or read_texts(config)
     console.print("loading the model and planning", highlight=False)
     session = LocalGeneration(config)
+    session.check(prompts, tokens)
     out = out or Path("runs") / slug(config.run.name)
     writable(out)
     with GenerationDisplay(console) as display:
@@ -66,6 +67,7 @@ def ask(  # noqa: PLR0913
         writable(out)
     with GenerationDisplay(console) as display:
         session = RemoteGeneration(config, endpoint, display.step)
+        session.check(prompts, tokens)
         with session:
             answer_all(session, prompts, tokens, display, is_conversation=is_conversation)
     assert session.plan is not None

@@ -26,8 +26,9 @@ def init(directory: Annotated[Path, typer.Argument(help="Folder for them, new or
     say = make_console().print
     lines = [
         f"{len(files)} files written to {directory}",
-        "hybrid fetch minilm    fetches the model of most configs, once for all folders",
-        f"hybrid run {directory / 'minilm.yaml'}    runs the first config",
+        "hybrid fetch smollm2    fetches the language model, hybrid fetch minilm the encoder",
+        f"hybrid generate {directory / 'smollm2.yaml'}    answers a private prompt",
+        f"hybrid run {directory / 'minilm.yaml'}    embeds private sentences",
         f"{directory / _TUTORIALS}    tutorials, numbered; their first lines say how to run them",
     ]
     for line in lines:
@@ -38,7 +39,7 @@ def starter_files() -> dict[str, bytes]:
     """Content by path below the folder."""
     configs, tutorials = _sources()
     found = {path.name: _moved(path) for path in sorted(configs.glob("*.yaml"))}
-    found["sentences.txt"] = (configs / "sentences.txt").read_bytes()
+    found |= {path.name: path.read_bytes() for path in sorted(configs.glob("*.txt"))}
     for path in sorted((*tutorials.glob("*.py"), *tutorials.glob("*.yaml"))):
         found[f"{_TUTORIALS}/{path.name}"] = path.read_bytes()
     return found

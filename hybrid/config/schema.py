@@ -90,6 +90,13 @@ class GenerationConfig(Strict):
     every answer runs to `max_new_tokens`."""
     rows: int = Field(default=64, ge=1, le=256)
     """Rows of linear layers that are prepared at once; what is left serves later prompts."""
+    prompt_bucket: Literal[1, 2, 4, 8, 16] = 8
+    """The server sees the length of a conversation's first prompt rounded up to a multiple of this;
+    1: as it is."""
+
+    def padded(self, tokens: int) -> int:
+        """Rows of the pass that reads a first prompt of so many tokens."""
+        return -(-tokens // self.prompt_bucket) * self.prompt_bucket
 
     @model_validator(mode="after")
     def _sampling(self) -> GenerationConfig:
@@ -113,6 +120,12 @@ class GenerationConfig(Strict):
             raise ValueError(
                 f"max_new_tokens {self.max_new_tokens} leaves no position for a prompt; positions "
                 f"is {self.positions}"
+            )
+        if self.prompt_bucket + self.max_new_tokens - 1 > self.positions:
+            raise ValueError(
+                f"prompt_bucket {self.prompt_bucket} and max_new_tokens {self.max_new_tokens} need "
+                f"{self.prompt_bucket + self.max_new_tokens - 1} positions, positions is "
+                f"{self.positions}; lower one of them or raise it"
             )
         return self
 

@@ -9,7 +9,8 @@ from transport.errors import ConfigError
 def read_texts(config: Config) -> list[str]:
     """One text a line from the file that the config names."""
     if config.run.texts is None:
-        raise ConfigError(f"{config.path}: texts: no file is named; add one or pass --text")
+        option = "--text" if config.run.generation is None else "--prompt"
+        raise ConfigError(f"{config.path}: texts: no file is named; add one or pass {option}")
     path = config.resolve(config.run.texts)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -145,7 +145,9 @@ def schedule_prices(config: RunConfig) -> MachinePrices | None:
 
 def needs_prices(config: RunConfig) -> bool:
     """Whether its schedule needs prices that this machine has not got."""
-    return config.scheduler.policy == "fastest" and known_prices() is None
+    # No policy chooses for decoders, which says so at once and not after a minute.
+    is_encoder = config.generation is None
+    return is_encoder and config.scheduler.policy == "fastest" and known_prices() is None
 
 
 def prices_for_reports() -> MachinePrices | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from hybrid.models.architecture import Architecture
 from hybrid.models.causal import Cache
 from hybrid.models.decoder_graph import Pass
-from hybrid.models.folding import LinearMap
+from hybrid.models.folding import FloatArray, LinearMap
 from hybrid.models.gguf_file import GgufFile
 from hybrid.models.graph import Graph
 from hybrid.models.ranges import Observer, Ranges
@@ -88,6 +88,14 @@ class Decoder(ABC, Generic[A, W]):
     def learns_positions(self) -> bool:
         """Whether a token's row depends on its position."""
 
+    turns_keys: ClassVar[bool] = False
+    """Whether a key is turned by its position."""
+
+    def turned(self, architecture: A, keys: FloatArray, by: int) -> FloatArray:
+        """Keys (kv_heads, positions, size) as they would be `by` positions later."""
+        del architecture, by
+        return keys
+
     def public_shapes(self, architecture: A) -> tuple[tuple[int, ...], ...]:
         """Of the arrays of the public table, in wire order."""
         words = (architecture.vocabulary, architecture.hidden)
@@ -100,9 +108,9 @@ class Decoder(ABC, Generic[A, W]):
         return TokenTable.from_arrays(arrays)
 
     def one_hot(
-        self, architecture: A, token_ids: NDArray[np.int64], first: int
+        self, architecture: A, token_ids: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> NDArray[np.uint64]:
-        """Rows (tokens, table rows) of zeros and ones: of tokens from position `first` on.
+        """Rows (tokens, table rows) of zeros and ones: of tokens at these positions.
 
         A learned position is a second one in a row.
         """
@@ -110,7 +118,7 @@ class Decoder(ABC, Generic[A, W]):
         found = np.zeros((len(rows), sum(s[0] for s in self.public_shapes(a))), np.uint64)
         found[rows, token_ids] = 1
         if self.learns_positions:
-            found[rows, a.vocabulary + first + rows] = 1
+            found[rows, a.vocabulary + positions] = 1
         return found
 
     @abstractmethod

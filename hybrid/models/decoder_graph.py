@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hybrid.models.graph import CachePlace, Graph, GraphBuilder
 from hybrid.models.ranges import Bound, Ranges
 
-EMBEDDING, ONE_HOT = "embedding", "one_hot"
+EMBEDDING, ONE_HOT, MASK = "embedding", "one_hot", "mask"
 LOGITS, NEXT_TOKEN = "logits", "next_token"
 _PROBABILITY = Bound(2.0**-20, 1.0, 1.0)
 _ONE = Bound(1.0, 1.0, 1.0)
@@ -45,6 +45,9 @@ class Pass:
     private_embedding: bool
     """Whether tokens enter as one-hot rows, else as rows of a table that the client has."""
     decoding: Decoding
+    bucket: int = 1
+    """A conversation's first pass has a multiple of so many rows. Its first rows may be fillers,
+    which nobody but the client tells from tokens; 1: there are none."""
 
 
 class DecoderGraphBuilder(GraphBuilder):
@@ -53,6 +56,11 @@ class DecoderGraphBuilder(GraphBuilder):
     def __init__(self, what: Pass, ranges: Ranges) -> None:
         super().__init__(what.rows, 1, ranges)
         self.what = what
+        keys = what.prefix + what.past + what.rows
+        self._masks: tuple[str, ...] = ()
+        """The edge that says which positions are tokens, where some may not be."""
+        if what.bucket > 1:
+            self._masks = (self.input(MASK, (1, keys), is_bits=True),)
 
     def embedding(self, table_rows: int, width: int) -> str:
         """Rows of the table: of what the client looks up, or the product of one-hot rows."""
@@ -129,11 +137,18 @@ class DecoderGraphBuilder(GraphBuilder):
         shape, residuals = (self.rows, width), len(sources) - 1
         return self.add((-1, "last_row"), "last_row", sources, shape, {}, residuals=residuals)
 
-    def attention(self, layer: int, qkv: str, sizes: tuple[int, int], kv_heads: int) -> str:
-        """Contexts (rows, heads * size) of one edge of queries, keys and values, side by side."""
+    def attention(
+        self, layer: int, qkv: str, sizes: tuple[int, int], kv_heads: int, *, turned: bool = False
+    ) -> str:
+        """Contexts (rows, heads * size) of one edge of queries, keys and values, side by side.
+
+        turned: whether keys are turned by their positions; then those of the prefix must keep
+        their distance to the tokens behind the fillers.
+        """
         heads, size = sizes
-        name, bound = f"layer{layer}", self.bound
-        cache = CachePlace(self.what.prefix, self.what.past, self.what.capacity, kv_heads)
+        name, bound, what = f"layer{layer}", self.bound, self.what
+        turns = what.bucket if turned and what.prefix else 1
+        cache = CachePlace(what.prefix, what.past, what.capacity, kv_heads, turns)
         keys = cache.keys(self.rows)
         query, key, value = (bound(f"{name}.{part}") for part in ("query", "key", "value"))
         scores = bound(f"{name}.scores")
@@ -141,7 +156,8 @@ class DecoderGraphBuilder(GraphBuilder):
         shape = (heads, self.rows, size, keys)
         edge = self.add((layer, "scores"), "cached_scores", (qkv,), shape, bounds, cache=cache)
         rows, bounds = (heads, self.rows, keys), {"input": scores}
-        edge = self.add((layer, "softmax"), "causal_softmax", (edge,), rows, bounds, cache=cache)
+        sources = (edge, *self._masks)
+        edge = self.add((layer, "softmax"), "causal_softmax", sources, rows, bounds, cache=cache)
         bounds = {"left": _PROBABILITY, "right": value, "output": bound(f"{name}.context")}
         shape = (heads, self.rows, keys, size)
         return self.add((layer, "context"), "cached_context", (edge,), shape, bounds, cache=cache)

@@ -135,7 +135,7 @@ class DecoderTokenizer:
         if self._template is None:
             raise ConfigError(
                 f"{self._place}: has no chat template; use a model that was trained on "
-                "conversations, or let it continue a text"
+                "conversations, or let it continue a text with generation.chat: false"
             )
         first = next((i for i, m in enumerate(messages) if m.get("role") == "user"), None)
         if first is None:
@@ -144,6 +144,7 @@ class DecoderTokenizer:
             self._check(message.get("content", ""))
         marked = [{**m, "content": self._marked(m.get("content", ""))} for m in messages]
         head = self._head(self._template, marked[:first], marked[first])
+        self._check_written(marked[:first], head)
         whole = self._template.render(marked)
         if not whole.startswith(head):
             raise ConfigError(
@@ -180,6 +181,15 @@ class DecoderTokenizer:
                 "so it cannot be told from what is public; use another model"
             )
         return parts[0]
+
+    def _check_written(self, before: Sequence[Message], head: str) -> None:
+        """Refuse messages that a template without their role passes over without a word."""
+        for message in before:
+            if message["content"].strip() not in head:
+                raise ConfigError(
+                    f"{self._place}: the chat template does not write a message of role "
+                    f"{message.get('role')!r}; remove it (generation.system), or use another model"
+                )
 
     def _split(self, head: str, whole: str) -> Prompt:
         """Prefix and private ids of a text that starts with `head`."""

@@ -52,7 +52,12 @@ class PublicGenerator:
         s = self.settings
         decoding = Decoding(s.temperature, s.top_k)
         place = len(self.prefix), past, self.capacity
-        return Pass(rows, *place, self.private_embedding, decoding)
+        return Pass(rows, *place, self.private_embedding, decoding, s.prompt_bucket)
+
+    @property
+    def turns(self) -> int:
+        """How many ways the client has to turn the prefix's keys."""
+        return self.settings.prompt_bucket if self.family.turns_keys and len(self.prefix) else 1
 
     @property
     def prefix_digest(self) -> str:
@@ -126,11 +131,18 @@ class Generator:
         return cache
 
     def prefix_rows(self) -> dict[str, FloatArray]:
-        """The same, (kv_heads, positions, size), by layer: `layer0.keys`, `layer0.values`."""
-        found = {}
+        """The same, (kv_heads, positions, size), by layer: `layer0.keys`, `layer0.values`.
+
+        Keys (turns, ...) where there are several ways to turn them: by 0, 1, ... positions.
+        """
+        found, public = {}, self.public
         for layer, pair in enumerate(self.prefix_cache.layers):
-            for part, rows in zip(("keys", "values"), pair, strict=True):
-                found[f"layer{layer}.{part}"] = rows.double().numpy()
+            keys, values = (rows.double().numpy() for rows in pair)
+            if public.turns > 1:
+                turn = public.family.turned
+                ways = [turn(public.architecture, keys, by) for by in range(public.turns)]
+                keys = np.stack(ways)
+            found[f"layer{layer}.keys"], found[f"layer{layer}.values"] = keys, values
         return found
 
     def plain_logits(self, private: Ids) -> FloatArray:
@@ -200,12 +212,38 @@ def _shape(config: Config) -> tuple[AnyDecoder, Architecture]:
     return family, shape_architecture(config, given, family)
 
 
-def client_words(
-    public: PublicGenerator, ids: Sequence[int] | Ids, past: int
-) -> NDArray[np.uint64]:
-    """One-hot rows of a pass, all of them the client's share."""
-    first = len(public.prefix) + past
-    found: NDArray[np.uint64] = public.family.one_hot(
-        public.architecture, np.asarray(ids, np.int64), first
-    )
-    return found
+@dataclass(frozen=True, slots=True)
+class ClientRows:
+    """What the client puts into a pass: fillers, then tokens.
+
+    Every filler is the first token once more, at its position where positions are learned, so that
+    bounds hold for it as for a token.
+    """
+
+    ids: Ids
+    positions: Ids
+    visible: NDArray[np.uint64]
+    """(1, keys): one for every position so far that is the prefix's or a token's."""
+
+    def one_hot(self, public: PublicGenerator) -> NDArray[np.uint64]:
+        """Rows of zeros and ones, all of them the client's share."""
+        found: NDArray[np.uint64] = public.family.one_hot(
+            public.architecture, self.ids, self.positions
+        )
+        return found
+
+
+def client_rows(
+    public: PublicGenerator, ids: Sequence[int] | Ids, past: int, fillers: int
+) -> ClientRows:
+    """Of tokens after `past` rows of a conversation that began with so many fillers."""
+    tokens, before, prefix = np.asarray(ids, np.int64), fillers * (not past), len(public.prefix)
+    first = prefix + (past - fillers if past else 0)
+    positions = np.arange(first, first + len(tokens))
+    visible = np.ones((1, prefix + past + before + len(tokens)), np.uint64)
+    visible[:, prefix : prefix + fillers] = 0
+
+    def filled(x: Ids) -> Ids:
+        return np.concatenate([x[:1].repeat(before), x])
+
+    return ClientRows(filled(tokens), filled(positions), visible)

@@ -33,6 +33,8 @@ class CachePlace:
     """Private positions that the cache has room for."""
     kv_heads: int
     """Heads of keys and values; heads / kv_heads queries that stand side by side share one."""
+    turns: int = 1
+    """How many ways there are to turn the prefix's keys, of which the client takes one."""
 
     def keys(self, rows: int) -> int:
         """Positions that the last of `rows` rows sees, its own among them."""

@@ -25,7 +25,7 @@ from hybrid.models.decoder_settings import (
     read_sizes,
     require,
 )
-from hybrid.models.folding import LinearMap, gained
+from hybrid.models.folding import FloatArray, LinearMap, gained
 from hybrid.models.gguf_file import GgufFile
 from hybrid.models.graph import Graph
 from hybrid.models.llama_names import (
@@ -249,6 +249,14 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
     # -- graph ----------------------------------------------------------------------------------
 
     learns_positions = False
+    turns_keys = True
+
+    def turned(self, architecture: LlamaArchitecture, keys: FloatArray, by: int) -> FloatArray:
+        """Keys (kv_heads, positions, size) as they would be `by` positions later."""
+        a = architecture
+        further = angles(by, 1, a.head_size, a.rope_theta)
+        found: FloatArray = rotate(torch.from_numpy(keys), further).numpy()
+        return found
 
     def graph(self, architecture: LlamaArchitecture, ranges: Ranges, what: Pass) -> Graph:
         """Layers, then the head on the last row; `ConfigError` where a range is missing."""
@@ -275,7 +283,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         ends = bound(f"{name}.attention_norm.normalised"), widest(parts)
         qkv = b.map((layer, "qkv"), edge, (a.hidden, width), ends)
         qkv = b.rotary(layer, qkv, a.heads + a.kv_heads, (width, size, a.rope_theta))
-        context = b.attention(layer, qkv, (a.heads, size), a.kv_heads)
+        context = b.attention(layer, qkv, (a.heads, size), a.kv_heads, turned=True)
         ends = bound(f"{name}.context"), bound(f"{name}.attention_output")
         return b.map((layer, "attention_output"), context, (a.heads * size, a.hidden), ends)
 

@@ -21,11 +21,13 @@ class TokenTable:
     positions: Array | None = None
     """(positions, hidden)"""
 
-    def embed(self, token_ids: NDArray[np.int64], first: int = 0) -> NDArray[np.float64]:
-        """Rows (tokens, hidden) of tokens at positions first, first + 1, ..., in float64."""
+    def embed(
+        self, token_ids: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Rows (tokens, hidden) of tokens at these positions, in float64."""
         rows = self.words[token_ids].astype(np.float64)
         if self.positions is not None:
-            rows += self.positions[first : first + len(token_ids)]
+            rows += self.positions[positions]
         return rows
 
     def arrays(self) -> tuple[Array, ...]:

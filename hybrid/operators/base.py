@@ -87,7 +87,10 @@ class RunState:
     """What a conversation keeps, by node: shares of keys and values, correlations."""
     prefix: Mapping[str, FloatArray] = field(default_factory=dict)
     """Server only: keys and values of the public prefix, (kv_heads, positions, size), by the node
-    that reads them."""
+    that reads them; keys that may be turned: (turns, kv_heads, positions, size)."""
+    fillers: int = field(default=0, repr=False)
+    """Client only: rows before the first token of the conversation, which are none. It decides what
+    the client takes obliviously and goes nowhere else."""
 
     @property
     def is_client(self) -> bool:

@@ -38,6 +38,7 @@ from mpc_nonlinear.blocks.cached_products import (
     made_causal,
     made_causal_cost,
 )
+from mpc_nonlinear.blocks.long_tables import offer_tables, take_table, take_table_cost
 from mpc_nonlinear.correlations.dealt import matrix_kind
 from mpc_nonlinear.cost import NO_COST, Cost, Demand
 from mpc_nonlinear.fixed_point import RingArray
@@ -103,6 +104,7 @@ class CachedAttentionOperator(Operator):
                 "that built it"
             )
         self._place, self._rows = place, rows
+        self._turns = place.turns if self._is_scores else 1
         group = heads // place.kv_heads
         self._sizes = CacheSizes(place.kv_heads, group, size, place.prefix, place.capacity)
         self._layer = f"layer{node.layer}"
@@ -131,7 +133,11 @@ class CachedAttentionOperator(Operator):
 
     def conversation_cost(self) -> Cost:
         """Correlations for all positions that there is room for; the prefix's rows, opened."""
-        return self._correlations_cost() + append_known_cost(self._sizes)
+        turned = NO_COST
+        if self._turns > 1:
+            words = self._sizes.kv_heads * self._sizes.prefix * self._sizes.size
+            turned = take_table_cost(self._turns, words)
+        return self._correlations_cost() + turned + append_known_cost(self._sizes)
 
     def prepare_conversation(self, state: RunState) -> None:
         """Masks that no other conversation has, and the prefix under them."""
@@ -185,11 +191,24 @@ class CachedAttentionOperator(Operator):
         return by_head, keys.transpose(1, 0, 2), values.transpose(1, 0, 2)
 
     def _prefix(self, what: str, state: RunState) -> RingArray:
-        """This party's share of the public prefix's rows: the server's is all of them."""
-        s, name = self._sizes, f"{self._layer}.{what}"
+        """This party's share of the public prefix's rows: the server's is all of them.
+
+        Of keys that may be turned the client takes those that stand as far from its first token as
+        if no filler came between, and the server does not learn which.
+        """
+        s, turns = self._sizes, self._turns
         shape = s.kv_heads, s.prefix, s.size
-        if state.is_client or not s.prefix:
+        if not s.prefix:
             return np.zeros(shape, np.uint64)
+        if turns == 1:
+            return np.zeros(shape, np.uint64) if state.is_client else self._own(what, shape, state)
+        if state.is_client:
+            return take_table(state.fillers, turns, shape, state.session)
+        return offer_tables(self._own(what, (turns, *shape), state), state.session)
+
+    def _own(self, what: str, shape: tuple[int, ...], state: RunState) -> RingArray:
+        """Rows of the prefix that the server has."""
+        name = f"{self._layer}.{what}"
         found = state.prefix.get(name)
         if found is None or found.shape != shape:
             raise UsageError(

@@ -9,11 +9,16 @@ import numpy as np
 
 from hybrid.models.graph import Node
 from hybrid.operators.base import Choice, Operator, PlanContext, RunState
-from mpc_nonlinear.blocks.decoding import GreedyDecoding, TemperatureSampling
+from mpc_nonlinear.blocks.decoding import (
+    MAX_CANDIDATES,
+    GreedyDecoding,
+    TemperatureSampling,
+)
 from mpc_nonlinear.blocks.opening import open_to_client, open_to_client_cost
 from mpc_nonlinear.blocks.session import Products
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
+from transport.errors import ConfigError
 
 
 class ChosenOnShares:
@@ -50,7 +55,16 @@ class NextTokenOperator(Operator):
         self._top_k = int(found["top_k"]) or None
         self._decoding: GreedyDecoding | TemperatureSampling = GreedyDecoding(bound)
         if found["temperature"]:
-            self._decoding = TemperatureSampling(bound, found["temperature"], self._top_k)
+            self._check_candidates(node.shape[-1])
+            rms = node.bounds["input"].rms
+            self._decoding = TemperatureSampling(bound, found["temperature"], self._top_k, rms)
+
+    def _check_candidates(self, vocabulary: int) -> None:
+        if self._top_k is None and vocabulary > MAX_CANDIDATES:
+            raise ConfigError(
+                f"generation.top_k: missing; sampling from {vocabulary} tokens takes the largest "
+                f"alone, give 1 to {MAX_CANDIDATES}"
+            )
 
     def parameters(self) -> dict[str, float | int | str]:
         """Bound on logits, and how the token is chosen."""

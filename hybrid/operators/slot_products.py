@@ -39,6 +39,7 @@ class CkksProducts(Products):
     name = "ckks"
     source = "[Cheon17] multiplication in CKKS slots, masked conversions of this project"
     max_error_units = 64
+    uses_ckks = True
 
     parameters: CkksParameters
     """Of products."""
@@ -184,6 +185,7 @@ class CheapestProducts(Products):
 
     name = "cheapest"
     source = "choice of this project"
+    uses_ckks = True
 
     def __init__(self, choices: Sequence[Products], bytes_per_ot: float) -> None:
         self._choices = tuple(choices)

@@ -108,22 +108,27 @@ class GenerationPlan:
         return sum((cost for _, cost in self.batch), NO_COST)
 
     def passes(self, prompt: int, new_tokens: int) -> Iterator[Plan]:
-        """Of a prompt of so many rows and an answer of so many tokens."""
-        yield self.of_pass(prompt, 0)
-        for past in range(prompt, prompt + new_tokens - 1):
+        """Of a first prompt of so many tokens, which are padded, and an answer of so many."""
+        rows = self.model.settings.padded(prompt)
+        yield self.of_pass(rows, 0)
+        for past in range(rows, rows + new_tokens - 1):
             yield self.of_pass(1, past)
 
     def failure_probability(self, prompt: int, new_tokens: int) -> float:
         """Of a conversation of one prompt and its answer, rows and correlations included."""
         passes = sum(self.pass_failure(plan) for plan in self.passes(prompt, new_tokens))
-        batches = -(-(prompt + new_tokens - 1) // self.batch_rows)
+        rows = self.model.settings.padded(prompt) + new_tokens - 1
+        batches = -(-rows // self.batch_rows)
         shared = self.conversation_cost() + self.batch_cost() * batches
         return passes + shared.failure_probability
 
     def announced_failure_probability(self) -> float:
         """Of a conversation that fills all announced positions."""
-        new = min(self.model.settings.max_new_tokens, self.model.capacity - 1)
-        return self.failure_probability(max(1, self.model.capacity - new), new + 1)
+        settings, capacity = self.model.settings, self.model.capacity
+        # The longest first prompt is one of whole buckets.
+        room, bucket = capacity - settings.max_new_tokens + 1, settings.prompt_bucket
+        prompt = room // bucket * bucket
+        return self.failure_probability(prompt, capacity - prompt + 1)
 
     def digest(self) -> str:
         """SHA-256 of the plan of one row at either end of the cache, and of what is shared."""

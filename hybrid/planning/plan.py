@@ -21,7 +21,6 @@ from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.refusal import Again, refusal
 from hybrid.planning.schedule import Schedule
-from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.cost import NO_COST, Cost, OtCount, total_without_work
@@ -101,7 +100,7 @@ class Plan:
         """Evaluation keys of a session, for each parameter set."""
         steps = tuple(sorted({s for step in self.steps for s in step.operator.galois_steps}))
         engines = [step.operator.products for step in self.steps]
-        in_slots = any(e is not None and not isinstance(e, OtProducts) for e in engines)
+        in_slots = any(e is not None and e.uses_ckks for e in engines)
         if not in_slots and not any(step.operator.uses_ckks for step in self.steps):
             return ()
         relinearise = in_slots or any(s.operator.needs_relinearisation for s in self.steps)

@@ -146,6 +146,7 @@ def _check_keys(
     """Every operation of the model is named, where there is a choice, and nothing else."""
     keys = {node.key: len(catalog.names(node.key)) for node in nodes}
     known = [*keys, _MULTIPLY]
+    products = ["ckks", "ot", "cheapest"] + ["slot_triples"] * ("next_token" in keys)
     for key in protocols:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
@@ -155,7 +156,7 @@ def _check_keys(
             )
     for key in known:
         if key not in protocols and keys.get(key) != 1:
-            names = catalog.names(key) if key in keys else ["ckks", "ot", "cheapest"]
+            names = catalog.names(key) if key in keys else products
             raise ConfigError(
                 f"{place}: protocols.{key}: missing; name one of {', '.join(names) or 'none known'}"
             )

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from hybrid.operators.slot_triples import stored_part, triples_cost
 from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan
-from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, offline_name, traffic_row
+from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, Step, offline_name, traffic_row
 from hybrid.reports.run_report import share_offline_cost
 from hybrid.runtime.generation_records import GenerationRecord, SharedRecord
-from mpc_nonlinear.cost import Cost, OtCount
+from mpc_nonlinear.cost import Cost, total_without_work
 from transport.traffic import NO_TRAFFIC, Traffic
 
 Json = dict[str, Any]
@@ -126,16 +127,29 @@ class Ledger:
 
     def _own(self, index: int) -> list[Line]:
         done = self._record.passes[index]
-        rows = self._plan.of_pass(done.rows, done.past).rows()
-        found = []
-        for row, seen in zip(rows, done.steps, strict=True):
+        plan, found = self._plans[index], []
+        made = _bytes_by_step(plan)
+        for row, seen in zip(plan.rows(), done.steps, strict=True):
             assert row["name"] == seen.name
             about = {k: v for k, v in row.items() if k not in ("parameters", "predicted")}
+            about["correlation_bytes"] = made.get(row["name"], 0)
             declared = Amount(0.0, *row["predicted"].values())
             found.append(Line(about, declared, Amount.of(seen.traffic, seen.seconds)))
         return found
 
+    @cached_property
+    def _plans(self) -> list[Plan]:
+        """Of every pass; made once, since a plan of a large model takes a tenth of a second."""
+        return [self._plan.of_pass(done.rows, done.past) for done in self._record.passes]
+
     def _shares(self, index: int) -> list[Line]:
+        return self._all_shares[index]
+
+    @cached_property
+    def _all_shares(self) -> list[list[Line]]:
+        return [self._shares_of(index) for index in range(len(self._record.passes))]
+
+    def _shares_of(self, index: int) -> list[Line]:
         done = self._record.passes[index]
         found: dict[str, _Part] = {}
         for name, (first, last) in self._consumed[index].items():
@@ -147,12 +161,13 @@ class Ledger:
             taken = done.rows / self._plan.model.capacity
             for name, part in self._conversations[number].items():
                 found[name] = found[name] + part * taken if name in found else part * taken
-        return [self._share_line(done.rows, done.past, name, part) for name, part in found.items()]
+        steps = _steps(self._plans[index])
+        return [self._share_line(steps[name], part) for name, part in found.items()]
 
-    def _share_line(self, rows: int, past: int, name: str, part: _Part) -> Line:
-        step = self._steps(self._plan.of_pass(rows, past))[name]
+    @staticmethod
+    def _share_line(step: Step, part: _Part) -> Line:
         about = {
-            "name": offline_name(name),
+            "name": step.offline_name,
             "layer": step.node.layer,
             "op": step.node.op,
             "engine": step.operator.engine,
@@ -161,21 +176,18 @@ class Ledger:
             "phase": OFFLINE,
             "multiply": step.operator.multiply,
             "correlations": 0,
+            "correlation_bytes": 0,
             "failure_probability": 0.0,
         }
         return Line(about, part.declared, part.measured, is_share=True)
-
-    @staticmethod
-    def _steps(plan: Plan) -> dict[str, Any]:
-        return {step.node.name: step for step in plan.steps}
 
     @cached_property
     def _consumed(self) -> list[dict[str, tuple[int, int]]]:
         """Which of a layer's prepared rows a pass consumed, counted from the first."""
         used = dict.fromkeys((operator.node.name for operator, _ in self._plan.batch), 0)
         found = []
-        for done in self._record.passes:
-            steps = self._steps(self._plan.of_pass(done.rows, done.past))
+        for plan in self._plans:
+            steps = _steps(plan)
             taken = {}
             for name, first in used.items():
                 # A layer that only the newest row enters consumes one row, however long the pass.
@@ -202,6 +214,10 @@ class Ledger:
         return total(part.measured for part in prepared) - total(consumed)
 
 
+def _steps(plan: Plan) -> dict[str, Step]:
+    return {step.node.name: step for step in plan.steps}
+
+
 def _taken(stock: Sequence[tuple[int, _Part]], first: int, last: int) -> Iterable[_Part]:
     """Parts of the batches that rows first to last are from."""
     start = 0
@@ -210,6 +226,7 @@ def _taken(stock: Sequence[tuple[int, _Part]], first: int, last: int) -> Iterabl
         if inside > 0:
             yield part * (inside / rows)
         start += rows
+    assert last <= start, "a pass consumed rows that no batch of the record prepared"
 
 
 def _parts(plan: GenerationPlan, shared: SharedRecord) -> dict[str, _Part]:
@@ -239,8 +256,27 @@ def _costs(plan: GenerationPlan, shared: SharedRecord) -> list[tuple[str, Cost]]
 
 
 def _declared_correlations(plan: GenerationPlan, costs: Sequence[tuple[str, Cost]]) -> Traffic:
-    needed = sum((cost.ots for _, cost in costs), OtCount())
-    return plan.source.production_traffic(needed)
+    return correlations_traffic(plan, total_without_work(cost for _, cost in costs))
+
+
+def correlations_traffic(plan: GenerationPlan, needed: Cost) -> Traffic:
+    """Of making what a cost consumes: oblivious transfers, triples from slots."""
+    return plan.source.production_traffic(needed.ots) + triples_cost(needed.demand).traffic
+
+
+def _bytes_by_step(plan: Plan) -> dict[str, int]:
+    """What making each step's correlations sent, by how many it consumes of either kind."""
+    needed = plan.cost
+    by_ot = plan.source.production_traffic(needed.ots).sent_bytes / max(1, needed.ots.total)
+    made = triples_cost(needed.demand).traffic.sent_bytes / max(1, _triples(needed))
+    return {
+        step.node.name: round(step.cost.ots.total * by_ot + _triples(step.cost) * made)
+        for step in plan.steps
+    }
+
+
+def _triples(cost: Cost) -> int:
+    return sum(count for _, count in stored_part(cost.demand).counts)
 
 
 def total(amounts: Iterable[Amount]) -> Amount:

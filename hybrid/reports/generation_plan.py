@@ -18,10 +18,10 @@ from hybrid.planning.plan import (
     offline_name,
     traffic_row,
 )
-from hybrid.reports.generation_costs import Amount, total
+from hybrid.reports.generation_costs import Amount, correlations_traffic, total
 from hybrid.reports.run_report import rounds_text
 from hybrid.reports.terminal import outside, plan_table
-from mpc_nonlinear.cost import NO_COST, Cost
+from mpc_nonlinear.cost import Cost, total_without_work
 from transport.traffic import Traffic
 
 Json = dict[str, Any]
@@ -30,12 +30,16 @@ _PROMPT_ROWS = 16
 
 def shown_rows(plan: GenerationPlan) -> int:
     """Rows of the prompt that a plan is shown for: a short one, or what announced answers leave."""
-    return max(1, min(_PROMPT_ROWS, plan.model.capacity + 1 - plan.model.settings.max_new_tokens))
+    settings = plan.model.settings
+    room = min(_PROMPT_ROWS, plan.model.capacity + 1 - settings.max_new_tokens)
+    # Whole buckets; the config sees to it that one has room.
+    return room // settings.prompt_bucket * settings.prompt_bucket
 
 
 def generation_plan_to_dict(plan: GenerationPlan, prompt_rows: int | None = None) -> Json:
     """All that `hybrid plan --json` prints of a decoder."""
-    rows, middle = prompt_rows or shown_rows(plan), plan.model.capacity // 2
+    rows = plan.model.settings.padded(prompt_rows or shown_rows(plan))
+    middle = plan.model.capacity // 2
     prefill, token = plan.of_pass(rows, 0), plan.of_pass(1, middle)
     settings = plan.model.settings
     return {
@@ -68,18 +72,11 @@ def shared_rows(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]]) -
     """What passes share, in the form of a plan's rows; shapes are those of one row."""
     known = {row["name"]: row for row in plan.one.rows() if row["phase"] == ONLINE}
     found = []
-    needed = sum((cost for _, cost in pieces), NO_COST)
+    needed = total_without_work(cost for _, cost in pieces)
     if needed.demand.counts:
-        first = dict(plan.one.rows()[0])
-        ots = needed.ots
-        traffic = plan.source.production_traffic(ots)
-        found.append(
-            {
-                **first,
-                "shape": [ots.client_sends, ots.server_sends],
-                "predicted": traffic_row(traffic),
-            }
-        )
+        shape = [needed.ots.client_sends, needed.ots.server_sends]
+        traffic = traffic_row(correlations_traffic(plan, needed))
+        found.append({**plan.one.rows()[0], "shape": shape, "predicted": traffic})
     for operator, cost in pieces:
         found.append(
             {
@@ -95,12 +92,12 @@ def shared_rows(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]]) -
 
 
 def _shared_traffic(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]]) -> Traffic:
-    needed = sum((cost for _, cost in pieces), NO_COST)
-    return needed.traffic + plan.source.production_traffic(needed.ots)
+    needed = total_without_work(cost for _, cost in pieces)
+    return needed.traffic + correlations_traffic(plan, needed)
 
 
 def _shared_total(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]]) -> Json:
-    needed = sum((cost for _, cost in pieces), NO_COST)
+    needed = total_without_work(cost for _, cost in pieces)
     return {
         "total": traffic_row(_shared_traffic(plan, pieces)),
         "failure_probability": needed.failure_probability,
@@ -112,7 +109,7 @@ def _pass(one: Plan, plan: GenerationPlan) -> Json:
         "rows": one.rows(),
         "offline": traffic_row(plan.offline_traffic(one)),
         "online": traffic_row(one.cost.traffic),
-        "failure_probability": one.cost.failure_probability,
+        "failure_probability": plan.pass_failure(one),
     }
 
 
@@ -142,7 +139,7 @@ def print_generation_plan(
     titles = {
         "conversation": f"a conversation of {plan.model.capacity} private positions prepares",
         "batch": f"a batch of {plan.batch_rows} rows (shapes: one row)",
-        "prefill": f"a prompt of {prompt} private tokens, read in one pass",
+        "prefill": f"a prompt of {prompt} rows, read in one pass",
         "token": f"one token behind {past} private positions",
     }
     for key, title in titles.items():

@@ -34,12 +34,11 @@ def _lattices(plan: GenerationPlan) -> list[str]:
 
 
 def _server_learns(plan: GenerationPlan) -> list[str]:
-    """What lengths say: they are not padded."""
+    """What lengths say, and how far they are hidden."""
     settings = plan.model.settings
     lines = [
-        "The server learns the exact number of private tokens of every prompt, which prompts "
-        "continue a conversation, the number of tokens of every answer and when each was asked "
-        "for.",
+        f"The server learns {_prompt_lengths(settings.prompt_bucket)}, which prompts continue a "
+        "conversation, the number of tokens of every answer and when each was asked for.",
     ]
     if settings.stop_early:
         lines.append(
@@ -58,3 +57,12 @@ def _server_learns(plan: GenerationPlan) -> list[str]:
             "batch is made follows from the numbers above."
         )
     return lines
+
+
+def _prompt_lengths(bucket: int) -> str:
+    if bucket == 1:
+        return "the exact number of private tokens of every prompt"
+    return (
+        f"the number of private tokens of a conversation's first prompt rounded up to a multiple "
+        f"of {bucket} (generation.prompt_bucket), the exact number of those of later prompts"
+    )

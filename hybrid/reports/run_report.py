@@ -130,13 +130,15 @@ def prediction_line(summary: Mapping[str, Any]) -> str:
 def share_offline_cost(rows: list[dict[str, Any]]) -> None:
     """Spread the offline phase over the steps it was for.
 
-    Correlations by how many a step consumed; what a step prepared is its own.
+    Correlations by how many a step consumed, or by their bytes where those are known; what a step
+    prepared is its own.
     """
     offline = {row["name"]: row["measured"] for row in rows if row["phase"] == OFFLINE}
     produced = offline[CORRELATIONS_STEP]
-    used = sum(row["correlations"] for row in rows) or 1
-    for row in rows:
-        part = row["correlations"] / used
+    consumed = [row.get("correlation_bytes", row["correlations"]) for row in rows]
+    used = sum(consumed) or 1
+    for row, count in zip(rows, consumed, strict=True):
+        part = count / used
         own = offline.get(offline_name(row["name"]), {})
         row["offline_share"] = {
             "seconds": produced["seconds"] * part + own.get("seconds", 0.0),

@@ -73,6 +73,8 @@ class Answers(ABC):
         self._conversation: Conversation | None = None
         self._read: list[int] = []
         """Private ids that the conversation's cache holds."""
+        self._fillers = 0
+        """Rows of the cache before the first of them."""
         self._count = 0
 
     def generate(
@@ -95,14 +97,26 @@ class Answers(ABC):
         before = (list(talk.messages), list(talk.pending))
         ids = talk.ask(prompt)
         read = [] if not goes_on else list(self._read)
+        fillers = self._fillers if goes_on else self.prompts.settings.padded(len(ids)) - len(ids)
         try:
-            wanted = self._checked(len(read), len(ids), max_new_tokens)
+            wanted = self._checked(len(read), len(ids), fillers, max_new_tokens)
         except ConfigError:
             talk.messages, talk.pending = before
             raise
+        self._fillers = fillers
         asked = Asked(ids, wanted, not goes_on)
         answer = Answer(prompt, np.array([*read, *ids], np.int64), len(ids), self._count)
         return self._answered(talk, asked, answer)
+
+    def check(self, prompts: Sequence[str], max_new_tokens: int | None = None) -> None:
+        """`ConfigError` where one of these prompts could not be answered, whatever came before it.
+
+        Before a session is opened, so that nothing runs for a list that holds a mistake. In a
+        conversation a later prompt may still find too little room behind earlier answers.
+        """
+        for prompt in prompts:
+            ids = Conversation(self.prompts).ask(prompt)
+            self._checked(0, len(ids), max_new_tokens)
 
     def force(self, ids: Sequence[int]) -> None:
         """Read ids one by one whatever tokens are chosen: for a measurement of every position."""
@@ -148,8 +162,8 @@ class Answers(ABC):
             is_usable = is_whole and (settings.stop_early or not over)
             self._conversation = talk if is_usable else None
 
-    def _checked(self, read: int, new: int, tokens: int | None) -> int:
-        """How many tokens are asked for, once prompt and answer fit."""
+    def _checked(self, read: int, new: int, fillers: int, tokens: int | None) -> int:
+        """How many tokens are asked for, once prompt and answer fit behind what was read."""
         settings = self.prompts.settings
         wanted = settings.max_new_tokens if tokens is None else tokens
         if not 1 <= wanted <= settings.max_new_tokens:
@@ -157,10 +171,13 @@ class Answers(ABC):
                 f"max_new_tokens: {wanted}; the config announces 1 to {settings.max_new_tokens}: "
                 "raise generation.max_new_tokens at both parties"
             )
-        room = settings.positions - read
-        if new + wanted - 1 > room:
+        # Fillers of a conversation that goes on are in its cache already.
+        padding, held = (0, read + fillers) if read else (fillers, 0)
+        room, needed = settings.positions - held, padding + new + wanted - 1
+        if needed > room:
+            filled = f", {padding} rows to fill generation.prompt_bucket" if padding else ""
             raise ConfigError(
-                f"prompt: {new} private tokens and {wanted} new ones need {new + wanted - 1} "
+                f"prompt: {new} private tokens{filled} and {wanted} new ones need {needed} "
                 f"positions, {room} of the announced {settings.positions} are left; shorten the "
                 "prompt, ask for fewer tokens or raise generation.positions at both parties"
             )

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.config.loading import Config
-from hybrid.models.decoder_graph import EMBEDDING, LOGITS, NEXT_TOKEN, ONE_HOT
+from hybrid.models.decoder_graph import EMBEDDING, LOGITS, MASK, NEXT_TOKEN, ONE_HOT
 from hybrid.models.folding import FloatArray
-from hybrid.models.generator import Generator, PublicGenerator, client_words
+from hybrid.models.generator import ClientRows, Generator, PublicGenerator, client_rows
 from hybrid.models.prompts import Prompts
 from hybrid.models.public_table import receive_table, send_table
 from hybrid.models.token_table import TokenTable
@@ -65,6 +65,7 @@ class NextToken:
     """What a pass gives the client."""
 
     token: int
+    """As it was opened: not compared with the vocabulary."""
     record: PassRecord
 
 
@@ -87,7 +88,7 @@ class GenerationSession(SessionParts):
         super().__init__(config, catalog, channel, progress)
         self._keep_shares = keep_shares
         self.past = 0
-        """Private positions of the conversation so far."""
+        """Rows of the conversation so far, those of its first prompt's padding among them."""
         self.shared: list[SharedRecord] = []
         """What was prepared for more than one pass."""
         self.failure_probability = 0.0
@@ -227,8 +228,10 @@ class GenerationClient(GenerationSession):
     def _schedule(self, data: Any) -> Schedule | None:
         return None if data["schedule"] is None else Schedule.from_public(data["schedule"])
 
-    def begin(self) -> None:
-        """A new conversation: an empty cache but for the prefix."""
+    def begin(self, tokens: int) -> None:
+        """A new conversation: an empty cache but for the prefix; tokens: of its first prompt."""
+        fillers = self.plan_.model.settings.padded(tokens) - tokens
+        self._state = replace(self._state, fillers=fillers)
         self._say(Word.CONVERSATION)
         self._begin()
 
@@ -241,27 +244,24 @@ class GenerationClient(GenerationSession):
         return True
 
     def next_token(self, ids: Sequence[int] | NDArray[np.int64]) -> NextToken:
-        """The token after these ids, the next rows of the conversation."""
-        model = self.plan_.model
-        room = model.capacity - self.past
-        if not 1 <= len(ids) <= room:
+        """The token after these ids, the next of the conversation."""
+        model, fillers = self.plan_.model, self._state.fillers
+        before = 0 if self.past else fillers
+        count, room = len(ids) + before, model.capacity - self.past
+        if not len(ids) or count > room:
             raise UsageError(
-                f"generation: {len(ids)} rows, the conversation has room for {room}; raise "
-                "generation.positions or begin a new one"
+                f"generation: {len(ids)} tokens and {before} rows of padding, the conversation has "
+                f"room for {room}; raise generation.positions or begin a new one"
             )
-        if self._table is None:
-            own = {ONE_HOT: client_words(model, ids, self.past)}
-        else:
-            first = len(model.prefix) + self.past
-            rows = self._table.embed(np.asarray(ids, np.int64), first)
-            self._check_range(rows)
-            own = {EMBEDDING: self._state.encode(rows)}
-        self._say(Word.PASS, len(ids))
-        record = self._run(len(ids), own)
-        token = int(record.outputs[NEXT_TOKEN][0])
-        if token >= model.architecture.vocabulary:
-            raise FrameError("next_token: no token of the vocabulary was opened; a share is wrong")
-        return NextToken(token, record)
+        if not self.past and count != model.settings.padded(len(ids)):
+            raise UsageError(
+                f"generation: {len(ids)} tokens are not what the conversation began for; begin one "
+                "with the number of tokens of its first prompt"
+            )
+        own = self._inputs(client_rows(model, ids, self.past, fillers))
+        self._say(Word.PASS, count)
+        record = self._run(count, own)
+        return NextToken(int(record.outputs[NEXT_TOKEN][0]), record)
 
     def _check_range(self, rows: FloatArray) -> None:
         """Refuse rows of the table that the ranges do not hold: all that a client can see of them.
@@ -275,6 +275,15 @@ class GenerationClient(GenerationSession):
                 f"{bound:g}, so the answer would be wrong; use other words, or have the server "
                 "raise ranges.margin"
             )
+
+    def _inputs(self, rows: ClientRows) -> dict[str, RingArray]:
+        model = self.plan_.model
+        own = {MASK: rows.visible} if model.settings.prompt_bucket > 1 else {}
+        if self._table is None:
+            return own | {ONE_HOT: rows.one_hot(model)}
+        embedded = self._table.embed(rows.ids, rows.positions)
+        self._check_range(embedded)
+        return own | {EMBEDDING: self._state.encode(embedded)}
 
     def finish(self) -> None:
         """Tell the server that nothing follows."""
@@ -341,11 +350,17 @@ class GenerationServer(GenerationSession):
                 self._begin()
             elif kind == Word.AHEAD and self.plan_.batch:
                 self._ahead()
-            elif kind == Word.PASS and 1 <= number <= self.plan_.model.capacity - self.past:
+            elif kind == Word.PASS and self._may_follow(number):
                 records.append(self._run(number, self._zeros(number)))
             else:
                 raise FrameError("setup: the client asks for what cannot be; same version?")
         return records
+
+    def _may_follow(self, rows: int) -> bool:
+        model = self.plan_.model
+        # Whole buckets only, so that a client that does not pad cannot go unnoticed.
+        is_padded = self.past or rows % model.settings.prompt_bucket == 0
+        return bool(is_padded) and 1 <= rows <= model.capacity - self.past
 
     def _zeros(self, rows: int) -> dict[str, RingArray]:
         """Inputs are the client's alone: the server's share of them is zero."""

@@ -25,6 +25,7 @@ from hybrid.runtime.runner import Progress
 from hybrid.runtime.serving import reporting_failure
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import SETUP, Channel
+from transport.errors import UsageError
 
 
 class AnsweringServer:
@@ -92,17 +93,27 @@ class AskingClient:
         ends = self.prompts.tokenizer.end_ids if self.prompts.settings.stop_early else frozenset()
         if fresh:
             with reporting_failure(self._channel):
-                self._session.begin()
+                self._session.begin(len(ids))
         rows: Sequence[int] | Ids = ids
         for index in range(tokens):
             # Not around the yield: a caller who has had enough is no failure.
             with reporting_failure(self._channel):
                 found = self._session.next_token(rows)
             self._passes.append(found.record)
+            self._check_token(found.token)
             yield found
             if found.token in ends and not forced:
                 return
             rows = [forced[index] if forced else found.token]
+
+    def _check_token(self, token: int) -> None:
+        """Refuse what is no token; the server is not told, and sees an answer that ends here."""
+        vocabulary = self._session.plan_.model.architecture.vocabulary
+        if token >= vocabulary:
+            raise UsageError(
+                f"next_token: {token} was opened, the vocabulary has {vocabulary}: a result on the "
+                "way was wrong, as the declared failure probability allows; ask again"
+            )
 
     def ahead(self) -> bool:
         """One piece of what later prompts need; whether there was one."""

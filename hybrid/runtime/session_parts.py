@@ -70,9 +70,10 @@ def _fact(value: str) -> str:
 def no_dealer(config: Config) -> str:
     """Why two machines cannot run what relies on a dealer."""
     key = "mpc.correlations" if config.run.mpc.correlations else "scheduler.trust"
+    command = "run" if config.run.generation is None else "generate"
     return (
         f"{config.path}: {key}: the schedule needs a dealer, a third process that only `hybrid "
-        "run` starts; choose another source of correlations for serve and query"
+        f"{command}` starts; choose another source of correlations for serve and query"
     )
 
 

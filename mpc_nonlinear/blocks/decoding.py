@@ -87,6 +87,8 @@ class TemperatureSampling:
     temperature: float = 1.0
     top_k: int | None = None
     """None: every logit of a vocabulary of at most 256."""
+    rms: float | None = None
+    """Root mean square of logits, which their lifts fail by; None: as if all were the largest."""
 
     def __post_init__(self) -> None:
         if not 2.0**-10 <= self.temperature <= 2.0**10:
@@ -139,7 +141,8 @@ class TemperatureSampling:
         """Exact messages and correlations for logits of this shape."""
         n, rows, vocabulary = prod(shape), prod(shape[:-1]), shape[-1]
         k, width = self._candidates(vocabulary), self._width(context)
-        cost = scale_cost(n, self.bound / context.fixed_point.unit / self.temperature)
+        typical = self.bound if self.rms is None else self.rms
+        cost = scale_cost(n, typical / context.fixed_point.unit)
         if self._filters(vocabulary):
             cost += top_k_mask_cost(rows, vocabulary, k, self._logit_bits(context))
             cost += and_cost(n)

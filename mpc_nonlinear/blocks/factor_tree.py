@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import lru_cache
 from math import floor, log2, sqrt
 
@@ -25,6 +26,14 @@ _CONTRACT = 256.0
 """Of all products but squares of the input, where a polynomial does not say where x lies."""
 
 
+class Operand(Enum):
+    """By what the values of a level are multiplied."""
+
+    NEIGHBOUR = auto()
+    BASE = auto()
+    ITSELF = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class FactorTree:
     """Bounds of all products of one polynomial, in the order in which they are made.
@@ -32,9 +41,12 @@ class FactorTree:
     Values between them are y 2^stretch (called base), and products of factors.
     """
 
+    centre: int
+    """What is taken from x where that makes it smaller, to be added again to what is lifted."""
+    input_rms: float
+    """Of x less this."""
     base: Bounds | None
     """Of x^2, where the polynomial is even; else base is x itself."""
-    base_rms: float
     stretch: int
     squares: Bounds
     """Of base + shift 2^stretch, all factors' in one; the result is not stretched."""
@@ -44,8 +56,14 @@ class FactorTree:
     """By base."""
     squarings: tuple[Bounds, ...]
     leading: float
-    """What the last of these is multiplied by, and its bound."""
-    result_rms: float
+    """What the last of these is multiplied by."""
+
+    @property
+    def steps(self) -> list[tuple[Operand, Bounds]]:
+        """All products after the squares of factors, and by what."""
+        last = [(Operand.BASE, self.last)] if self.last else []
+        levels = [(Operand.NEIGHBOUR, bounds) for bounds in self.levels]
+        return [*levels, *last, *((Operand.ITSELF, bounds) for bounds in self.squarings)]
 
     @classmethod
     @lru_cache(maxsize=64)
@@ -66,18 +84,22 @@ class FactorTree:
         levels, value, leading = _levels(factors, p, cap)
         last = None
         if p.with_input:
-            # A leading factor above one would magnify errors: the last product is kept larger.
-            gain = max(0, floor(log2(leading))) if known and not p.squarings else 0
-            last = _bounds(value, base, stretch - gain, cap)
-            value, leading = value * base / 2.0 ** (stretch - gain), leading / 2.0**gain
+            last = _bounds(value, base, stretch, cap)
+            value = value * base / 2.0**stretch
         squarings = []
         for _ in range(p.squarings):
             squarings.append(_bounds(value, value, 0, cap))
             value = value**2
-        base_rms = _rms(base) if p.even else min(_rms(base), p.input_rms)
-        rms = min(_rms(value, cap), p.output_rms / leading)
-        parts = squared, base_rms, stretch, squares, levels, last, tuple(squarings)
-        return cls(*parts, leading, rms)
+        middle, rms = _centred(p, x)
+        kept = tuple(squarings)
+        return cls(middle, rms, squared, stretch, squares, levels, last, kept, leading)
+
+
+def _centred(p: FactoredPolynomial, x: FloatArray) -> tuple[int, float]:
+    """Centre and root mean square: the middle of the interval, or zero where x is mostly small."""
+    middle = round((x[0] + x[-1]) / 2)
+    half, rms = _rms(x - middle), min(_rms(x), p.input_rms)
+    return (middle, half) if half < rms else (0, rms)
 
 
 def _levels(
@@ -111,7 +133,7 @@ def _even_stretch(p: FactoredPolynomial, x: FloatArray, largest: float) -> int:
 def _damping(p: FactoredPolynomial) -> int:
     """Bits by which the product of all factors is made smaller: a part of a small leading factor.
 
-    Large numbers lift wrongly more often; what is left of the factor still makes errors smaller.
+    So that it fits; what is left of the factor still makes errors smaller.
     """
     return max(0, floor((-log2(p.leading) - 1) * 0.5**p.squarings))
 

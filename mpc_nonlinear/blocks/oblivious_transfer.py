@@ -19,13 +19,14 @@ from mpc_nonlinear.correlations.preprocessing import (
     ProductReceiver,
     ProductSender,
     product_kind,
+    residue_kind,
     table_kind,
 )
 from mpc_nonlinear.correlations.random_ots import narrowest
 from mpc_nonlinear.cost import NO_COST, Cost, Demand
 from mpc_nonlinear.fixed_point import RING_BITS, BitArray, RingArray
 from transport.bitpack import low_mask, pack_bits, packed_bytes, unpack_bits
-from transport.errors import UsageError
+from transport.errors import FrameError, UsageError
 from transport.traffic import Party, Traffic
 
 MAX_CHOICE_BITS = 4
@@ -163,6 +164,75 @@ def _receiver_share(corrections, flips, choices, pad, mask, out):  # type: ignor
         for w in range(pad.shape[1]):
             total = np.uint64(pad[i, w]) + (np.uint64(corrections[i, w]) & chosen)
             out[i, w] = ((total ^ flipped) - flipped) & mask
+
+
+# -- the same modulo another number --------------------------------------------------------
+
+
+def residue_ot_cost(n: int, modulus: int, sender: Party) -> Cost:
+    """Cost of `residue_ot_send` with its receiver, n OTs."""
+    if not n:
+        return NO_COST
+    sizes = [packed_bytes(n, 1), packed_bytes(n, modulus.bit_length())]
+    if sender is Party.CLIENT:
+        sizes.reverse()
+    return Cost.of(Traffic.exchange(*sizes), Demand.of(residue_kind(modulus, sender), n))
+
+
+def residue_ot_send(x: RingArray, modulus: int, session: Session) -> RingArray:
+    """Sender's share a of choice * x: a + b = choice * x modulo t, exact, (n,). 1 round.
+
+    As `correlated_ot_send`; x is below t. Pads are uniform modulo t up to t / 2^128.
+    """
+    x, t = _checked_correlation(x), np.uint64(modulus)
+    if not len(x):
+        return np.zeros_like(x)
+    session.channel.next_round()
+    ots = session.prepared.product_sender(residue_kind(modulus, session.party), len(x))
+    pad, difference = ots.pad[:, 0], ots.difference[:, 0]
+    message = pack_bits((x + difference) % t, modulus.bit_length())
+    received = session.channel.exchange(message, packed_bytes(len(x), 1))
+    flips = unpack_bits(received, len(x), 1, np.uint8)
+    out = np.empty(len(x), np.uint64)
+    _sender_residue(x, flips, pad, t, out)
+    return out
+
+
+def residue_ot_receive(choices: BitArray, modulus: int, session: Session) -> RingArray:
+    """Receiver's share b, see `residue_ot_send`: (n,)."""
+    choices, t = _checked_choices(choices, 1), np.uint64(modulus)
+    n, bits = len(choices), modulus.bit_length()
+    if not n:
+        return np.zeros(0, np.uint64)
+    session.channel.next_round()
+    ots = session.prepared.product_receiver(residue_kind(modulus, session.party.peer), n)
+    flips = choices ^ ots.choices
+    message = session.channel.exchange(pack_bits(flips, 1), packed_bytes(n, bits))
+    corrections = unpack_bits(message, n, bits, np.uint64)
+    if corrections.max() >= t:
+        raise FrameError("oblivious transfer: a word exceeds the modulus; the frame is corrupt")
+    out = np.empty(n, np.uint64)
+    _receiver_residue(corrections, flips, ots.choices, ots.pad[:, 0], t, out)
+    return out
+
+
+@njit(cache=True)
+def _sender_residue(x, flips, pad, t, out):  # type: ignore[no-untyped-def]
+    for i in range(out.size):
+        flipped = np.uint64(0) - np.uint64(flips[i])
+        # x + p0 where flipped, -p0 elsewhere
+        total = (x[i] & flipped) + ((pad[i] & flipped) | ((t - pad[i]) & ~flipped))
+        out[i] = total - (t & (np.uint64(0) - np.uint64(total >= t)))
+
+
+@njit(cache=True)
+def _receiver_residue(corrections, flips, choices, pad, t, out):  # type: ignore[no-untyped-def]
+    for i in range(out.size):
+        flipped = np.uint64(0) - np.uint64(flips[i])
+        total = pad[i] + (corrections[i] & (np.uint64(0) - np.uint64(choices[i])))
+        total -= t & (np.uint64(0) - np.uint64(total >= t))
+        signed = (total & ~flipped) | ((t - total) & flipped)
+        out[i] = signed - (t & (np.uint64(0) - np.uint64(signed >= t)))
 
 
 # -- 1-of-N OT of short chosen messages ----------------------------------------------------

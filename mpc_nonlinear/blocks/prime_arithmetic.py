@@ -29,6 +29,36 @@ def multiply_add(x: RingArray, y: RingArray, z: RingArray, modulus: int) -> Ring
     return out
 
 
+def quotients(x: RingArray, factor: int, addend: int, modulus: int) -> RingArray:
+    """Floor of (x factor + addend) / t over the integers, for residues x, factor and addend.
+
+    Same shape; as `multiply_add`, whose remainder this leaves out.
+    """
+    if modulus.bit_length() > MAX_MODULUS_BITS or min(factor, addend) < 0:
+        raise UsageError(
+            f"quotients by {modulus}: use at most {MAX_MODULUS_BITS} bits, factors of no sign"
+        )
+    assert max(factor, addend) < modulus
+    out = np.empty(x.shape, np.uint64)
+    flat = np.ascontiguousarray(x).reshape(-1).view(np.int64)
+    numbers = np.int64(factor), np.int64(addend), np.int64(modulus)
+    _quotients(flat, *numbers, out.reshape(-1).view(np.int64))
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _quotients(x, factor, addend, t, out):  # type: ignore[no-untyped-def]
+    inverse = 1.0 / np.float64(t)
+    for i in range(x.size):
+        quotient = np.int64(np.float64(x[i]) * np.float64(factor) * inverse)
+        rest = x[i] * factor - quotient * t
+        quotient -= 1 if rest < 0 else 0
+        rest += t if rest < 0 else 0
+        quotient += 1 if rest >= t else 0
+        rest -= t if rest >= t else 0
+        out[i] = quotient + (1 if rest + addend >= t else 0)
+
+
 @njit(cache=True, nogil=True)
 def _multiply_add(x, y, z, t, out):  # type: ignore[no-untyped-def]
     inverse = 1.0 / np.float64(t)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,11 @@ class Bounds:
     """The result is x * y / 2^shift."""
     largest: float = 2.0**28
     """Of |x * y|, before the shift: narrower products by oblivious transfer are cheaper."""
+    x_fresh: float = 1.0
+    """Part of the x that no product before this one, by the same engine, took. What is wrong by
+    chance in a number is so in all its products: engines that lift operands count these alone."""
+    y_fresh: float = 1.0
+    """The same of the y; 1 / n where each serves n products."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,10 @@ class FactoredPolynomial:
             2 * s * k / m for (s, _), (m, k) in zip(self.factors, self.multiples, strict=False)
         ]
         assert not ratios or max(ratios) - min(ratios) < 1e-6 * min(ratios), ratios
+
+    def of(self, rms: float) -> FactoredPolynomial:
+        """The same for inputs of this root mean square, or less where `input_rms` is less."""
+        return replace(self, input_rms=min(self.input_rms, rms))
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """In the clear, float64."""

@@ -35,6 +35,8 @@ class Products(ABC):
     very different sizes may go by this engine."""
     needs_largest: ClassVar[bool] = False
     """Whether it works only where `Bounds.largest` is close."""
+    uses_ckks: ClassVar[bool] = False
+    """Whether they take CKKS keys."""
     max_error_units: ClassVar[int]
     """Largest distance from the exact product of operands below 4, declared with their
     bounds, in units of 2^-fraction_bits."""

@@ -3,7 +3,7 @@
 Online work is then xor, pack and unpack. Making says nothing to the peer: each party hashes its
 own half of the raw OTs, and both take them in the same order. Forms:
 
-- PRODUCT: pads of 1-of-2 random OT, for shares of choice * x.
+- PRODUCT: pads of 1-of-2 random OT, for shares of choice * x, modulo 2^bits or another number.
 - TABLE: 2^m random masks at the sender, a random index and its mask at the receiver, as in
   [Naor-Pinkas 99].
 - LEAF: the same with masks of one or two bits, packed into words, `width` words under one index.
@@ -45,7 +45,10 @@ _Arrays = tuple[NDArray[Any], ...]
 
 @dataclass(frozen=True, slots=True)
 class ProductSender:
-    """pad (n, width) and pad - (pad of the other choice), both below 2^bits or not reduced."""
+    """pad (n, width) and pad - (pad of the other choice), both below 2^bits or not reduced.
+
+    Those modulo another number are below it.
+    """
 
     pad: NDArray[Any]
     difference: NDArray[Any]
@@ -209,6 +212,11 @@ _RECEIVERS: dict[Form, Callable[..., _Arrays]] = {
 def product_kind(bits: int, sender: Party, width: int = 1) -> Kind:
     """One-of-two random OT of `width` values of `bits` bits."""
     return Kind(Form.PRODUCT, bits, sender, 1, width)
+
+
+def residue_kind(modulus: int, sender: Party) -> Kind:
+    """One-of-two random OT of one residue modulo a number."""
+    return Kind(Form.PRODUCT, modulus.bit_length(), sender, shape=(modulus,))
 
 
 def table_kind(choice_bits: int, bits: int, sender: Party) -> Kind:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mpc_nonlinear.correlations.base import OtReceiver, OtSender
 from mpc_nonlinear.correlations.hashing import wide_pads
-from mpc_nonlinear.cost import Kind
+from mpc_nonlinear.cost import RESIDUE_BITS, Kind
 from mpc_nonlinear.fixed_point import BitArray
 from transport.bitpack import WORD_BITS, low_mask
 from transport.errors import UsageError
@@ -28,7 +28,10 @@ def narrowest(bits: int) -> np.dtype[Any]:
 def product_sender(ots: OtSender, kind: Kind) -> tuple[NDArray[Any], NDArray[Any]]:
     """Pad of choice 0, and its difference to the pad of choice 1, (n, width) each."""
     zero, one = _pads(ots, kind, None), _pads(ots, kind, ots.delta)
-    return zero, zero - one
+    if not kind.shape:
+        return zero, zero - one
+    modulus = np.uint64(kind.shape[0])
+    return zero, (zero + (modulus - one)) % modulus
 
 
 def product_receiver(ots: OtReceiver, kind: Kind) -> tuple[BitArray, NDArray[Any]]:
@@ -37,10 +40,34 @@ def product_receiver(ots: OtReceiver, kind: Kind) -> tuple[BitArray, NDArray[Any
 
 
 def _pads(ots: OtSender | OtReceiver, kind: Kind, offset: Words | None) -> NDArray[Any]:
+    if kind.shape:
+        words = RESIDUE_BITS // WORD_BITS
+        strings = wide_pads(ots.blocks, ots.first_index, words, offset)
+        residues = np.empty((len(strings), 1), np.uint64)
+        _residues(strings, np.uint64(kind.shape[0]), np.uint64(WORD_BITS - kind.bits), residues)
+        return residues
     dtype = narrowest(kind.bits)
     words = -(-kind.width * dtype.itemsize // 8)
     strings = wide_pads(ots.blocks, ots.first_index, words, offset)
     return np.ascontiguousarray(strings.view(dtype)[:, : kind.width])
+
+
+@njit(cache=True)
+def _residues(strings, modulus, step, out):  # type: ignore[no-untyped-def]
+    """Strings as one number modulo another of 64 - step bits, `step` bits at a time.
+
+    Uniform up to modulus / 2^128.
+    """
+    for i in range(out.shape[0]):
+        rest = strings[i, 0] % modulus
+        for w in range(1, strings.shape[1]):
+            left = np.uint64(64)
+            while left > 0:
+                take = min(step, left)
+                left -= take
+                digit = (strings[i, w] >> left) & ((np.uint64(1) << take) - np.uint64(1))
+                rest = ((rest << take) | digit) % modulus
+        out[i, 0] = rest
 
 
 def triple(sending: OtSender, receiving: OtReceiver, kind: Kind) -> NDArray[np.uint8]:

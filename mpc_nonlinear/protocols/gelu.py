@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod, sqrt
+from typing import Self
 
 import numpy as np
 from scipy.special import erf
@@ -12,10 +14,10 @@ from mpc_nonlinear.blocks.compare import Width, less_than_constants, less_than_c
 from mpc_nonlinear.blocks.local import scale, scale_cost
 from mpc_nonlinear.blocks.products import FactoredPolynomial
 from mpc_nonlinear.blocks.select import select, select_cost
-from mpc_nonlinear.blocks.session import Context, Session
+from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.protocols.base import NonlinearProtocol
+from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
 from transport.traffic import Party
 
 THRESHOLD = 3.3
@@ -40,7 +42,8 @@ POLYNOMIAL = FactoredPolynomial(
 class EvenPolynomialGelu(NonlinearProtocol):
     """x/2 + P(x^2) inside, exactly zero contribution outside. Two coarse comparisons in one pass.
 
-    `bound`: largest |x|. One trip for the polynomial with products in CKKS slots.
+    `bound`: largest |x|; `rms`: its root mean square. One trip for the polynomial with products in
+    CKKS slots.
     """
 
     op = "gelu"
@@ -52,6 +55,19 @@ class EvenPolynomialGelu(NonlinearProtocol):
     breakpoints = (-THRESHOLD, THRESHOLD)
 
     bound: float
+    rms: float = THRESHOLD
+
+    @classmethod
+    def for_operation(
+        cls, width: int, bounds: Mapping[str, Magnitudes], constants: Mapping[str, float]
+    ) -> Self:
+        """From the bounds of "input"."""
+        del width, constants
+        return cls(bounds["input"].max_abs, bounds["input"].rms)
+
+    def _polynomial(self, products: Products) -> FactoredPolynomial:
+        """Numbers inside are no larger than x. Engines that count no lifts take it as it is."""
+        return POLYNOMIAL.of(self.rms) if products.needs_largest else POLYNOMIAL
 
     @property
     def _width(self) -> Width:
@@ -72,16 +88,17 @@ class EvenPolynomialGelu(NonlinearProtocol):
 
     def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
         """Two thresholds, two selections, one polynomial."""
-        n = prod(shape)
+        n, products = prod(shape), context.products
         return (
             less_than_constants_cost(n, 2, self._width)
             + select_cost(2 * n)
-            + context.products.polynomial_cost(n, POLYNOMIAL)
-            + scale_cost(n, THRESHOLD / context.fixed_point.unit)
+            + products.polynomial_cost(n, self._polynomial(products))
+            + scale_cost(n, self._polynomial(products).input_rms / context.fixed_point.unit)
         )
 
     def run(self, x: RingArray, session: Session) -> RingArray:
         """Shares of gelu(x)."""
+        products = session.products
         limit = round(THRESHOLD / session.fixed_point.unit)
         # 1. below = [x < -t], not_above = [x < t]
         below, not_above = less_than_constants(x, [-limit, limit], self._width, session)
@@ -90,6 +107,6 @@ class EvenPolynomialGelu(NonlinearProtocol):
         # 2. x inside the segment and x above it, zero elsewhere
         middle, high = select(np.stack([inside, above]), np.stack([x, x]), session)
         # 3. x/2 + P(x^2)
-        even = session.products.polynomial(middle, POLYNOMIAL, session)
+        even = products.polynomial(middle, self._polynomial(products), session)
         result: RingArray = high + scale(middle, 0.5) + even
         return result

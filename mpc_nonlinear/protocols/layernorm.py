@@ -40,9 +40,10 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
     """(x - mean) / sqrt(variance + epsilon) over the last axis, one inverse root a row.
 
     `bound`: largest |x|; `variance_min`, `variance_max`: powers of two around every variance;
-    `variance_rms`: their root mean square over all rows. The error holds for variances from 2^-10
-    up; by oblivious transfer it stays below 2^-8 for variance_max / variance_min up to 2^12. In
-    slots it grows with that ratio: 2^-9 at 2^6, 2^-6 at 2^8 for rows of one spike; then no bound.
+    `variance_rms`: their root mean square over all rows; `rms`: that of x. The error holds for
+    variances from 2^-10 up; by oblivious transfer it stays below 2^-8 for variance_max /
+    variance_min up to 2^12. In slots it grows with that ratio: 2^-9 at 2^6, 2^-6 at 2^8 for rows
+    of one spike; then no bound.
     """
 
     op = "layernorm"
@@ -57,6 +58,7 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
     variance_max: float
     variance_rms: float
     bound: float
+    rms: float = _LARGEST
 
     @classmethod
     def for_operation(
@@ -65,7 +67,8 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
         """From the bounds of "input" and "variance" and the constant "epsilon"."""
         found = bounds["variance"]
         low, high, rms = found.low, found.max_abs, found.rms
-        return cls(width, constants["epsilon"], low, high, rms, bounds["input"].max_abs)
+        x = bounds["input"]
+        return cls(width, constants["epsilon"], low, high, rms, x.max_abs, x.rms)
 
     def __post_init__(self) -> None:
         if self.bound > _LARGEST or self.variance_max > _LARGEST:
@@ -108,6 +111,17 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
         """Bits by which variances are finer than other numbers: small ones need more digits."""
         return min(max(0, _VARIANCE_BITS - ceil(log2(self.variance_max))), _MAX_FINER)
 
+    def _lifted(self, products: Products) -> tuple[float, float, float]:
+        """Bounds on what is scaled, a row: its mean, its mean square as kept, its variance as kept.
+
+        A mean is at most the root mean square of x, a variance that of x^2. The largest ones where
+        lifts of operands are not counted, too.
+        """
+        if not products.needs_largest:
+            return self.bound, self._scaled_range[1], 2 * self._scaled_range[1]
+        kept = min(self.variance_rms, self.rms**2) * 2.0**self._finer
+        return min(self.bound, self.rms), kept, kept
+
     @property
     def _scaled_range(self) -> tuple[float, float]:
         """`_low` and `_high` of variances as they are kept."""
@@ -128,6 +142,8 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
     def _last(self, products: Products) -> Bounds:
         factor, shift = 2.0**self._root_shift, self._root_shift
         bounds = Bounds(sqrt(self._high), factor * sqrt(1 / self._low), 2 * factor, shift)
+        # c is the one that was squared, and a row shares its inverse root.
+        bounds = replace(bounds, x_fresh=0.0, y_fresh=1 / self.width)
         if products.needs_largest:
             return replace(bounds, largest=4 * factor * sqrt(self.width))
         return bounds
@@ -138,12 +154,13 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
         products, bits = context.products, context.fixed_point.fraction_bits
         exact, units = exact_products(context), 2.0**bits
         count = len(octaves(*self._scaled_range)) + 1
+        mean, square, variance = self._lifted(products)
         return (
-            scale_cost(rows, self.bound * self.width * units)
+            scale_cost(rows, mean * self.width * units)
             + products.square_cost(n, self._square(products))
-            + scale_cost(rows, self._scaled_range[1] * self.width * units)
+            + scale_cost(rows, square * self.width * units)
             + find_octave_cost(rows, *self._scaled_range, bits)
-            + scale_by_octave_cost(rows, count, 2 * self._scaled_range[1] * units)
+            + scale_by_octave_cost(rows, count, variance * units)
             + exact.polynomial_cost(rows, INVERSE_ROOT)
             + scale_by_octave_cost(rows, count, 2 * units)
             + products.multiply_cost(n, self._last(products))

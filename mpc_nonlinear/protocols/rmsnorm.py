@@ -43,9 +43,10 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
     """x / sqrt(mean(x^2) + epsilon) over the last axis, one inverse root a row.
 
     `bound`: largest |x|; `square_min`, `square_max`: powers of two around every mean square, at
-    most 2^12 apart; `square_rms`: their root mean square over all rows. The error holds for mean
-    squares from 2^-10 up. Where they lie more than 2^6 apart, the products of elements go by an
-    exact engine too: in CKKS slots small rows would drown in the error of large ones.
+    most 2^12 apart; `square_rms`: their root mean square over all rows; `rms`: that of x. The
+    error holds for mean squares from 2^-10 up. Where they lie more than 2^6 apart, the products of
+    elements go by an exact engine too: in CKKS slots small rows would drown in the error of large
+    ones.
     """
 
     op = "rmsnorm"
@@ -60,6 +61,7 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
     square_max: float
     square_rms: float
     bound: float
+    rms: float = _LARGEST
 
     @classmethod
     def for_operation(
@@ -68,7 +70,8 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         """From the bounds of "input" and "square" and the constant "epsilon"."""
         found = bounds["square"]
         low, high, rms = found.low, found.max_abs, found.rms
-        return cls(width, constants["epsilon"], low, high, rms, bounds["input"].max_abs)
+        x = bounds["input"]
+        return cls(width, constants["epsilon"], low, high, rms, x.max_abs, x.rms)
 
     def __post_init__(self) -> None:
         if self.bound > _LARGEST or self.square_max > _LARGEST:
@@ -118,15 +121,21 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         """Smallest and largest mean square as they are kept."""
         return self.square_min * 2.0**self._finer, 2 * self.square_max * 2.0**self._finer
 
-    @property
-    def _kept_rms(self) -> float:
-        """Root mean square of mean squares as they are kept."""
-        return self.square_rms * self._stretch * 2.0**self._finer
+    def _kept_mean(self, products: Products) -> float:
+        """Mean of mean squares as kept: at most that of x^2, and their root mean square."""
+        return self._deviation(products) ** 2 * self._stretch * 2.0**self._finer
 
-    @property
-    def _square(self) -> Bounds:
-        # rms(x^2) <= max |x| * rms(x), and rms(x) <= sqrt(rms(mean square))
-        deviation = sqrt(self.square_rms)
+    def _deviation(self, products: Products) -> float:
+        """Root mean square of x, which is at most the root of that of mean squares.
+
+        The closer one only where lifts are counted: others chose their scales by the root.
+        """
+        known = self.rms if products.needs_largest else _LARGEST
+        return min(sqrt(self.square_rms), known)
+
+    def _square(self, products: Products) -> Bounds:
+        # rms(x^2) <= max |x| * rms(x)
+        deviation = self._deviation(products)
         largest = min(self.bound, sqrt(self.square_max * self.width))
         return Bounds(deviation, deviation, largest * deviation, -self._finer, 2 * largest**2)
 
@@ -135,12 +144,14 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         """Inverse roots are kept multiplied by 2^this: those of large mean squares are small."""
         return max(0, ceil(log2(self.square_max) / 2))
 
-    @property
-    def _last(self) -> Bounds:
+    def _last(self, products: Products) -> Bounds:
         factor = 2.0**self._root_shift
         largest = 4 * factor * sqrt(self.width)
         inverse = factor * sqrt(1 / self.square_min)
-        return Bounds(sqrt(self.square_rms), inverse, 2 * factor, self._root_shift, largest)
+        deviation, shift = self._deviation(products), self._root_shift
+        # x is the one that was squared, and a row shares its inverse root.
+        fresh = {"x_fresh": 0.0, "y_fresh": 1 / self.width}
+        return Bounds(deviation, inverse, 2 * factor, shift, largest, **fresh)
 
     def _products(self, context: Context) -> Products:
         """Of elements."""
@@ -154,16 +165,16 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         products, bits = self._products(context), context.fixed_point.fraction_bits
         low, high = self._scaled_range
         count = len(octaves(low, high)) + 1
-        cost = products.square_cost(n, self._square)
+        cost = products.square_cost(n, self._square(products))
         if self._mean_shift:
             cost += truncate_cost(rows, self._mean_shift)
         return (
             cost
             + find_octave_cost(rows, low, high, bits)
-            + scale_by_octave_cost(rows, count, self._kept_rms * 2.0**bits)
+            + scale_by_octave_cost(rows, count, self._kept_mean(products) * 2.0**bits)
             + exact_products(context).polynomial_cost(rows, INVERSE_ROOT)
             + scale_by_octave_cost(rows, count, 2 * 2.0**bits)
-            + products.multiply_cost(n, self._last)
+            + products.multiply_cost(n, self._last(products))
         )
 
     @property
@@ -174,7 +185,7 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         """Shares of the normalised rows."""
         products, fixed = self._products(session.context), session.fixed_point
         # 1. mean square, times `_stretch` and 2^finer
-        total = products.square(x, session, self._square).sum(axis=-1, dtype=np.uint64)
+        total = products.square(x, session, self._square(products)).sum(axis=-1, dtype=np.uint64)
         kept = truncate(total, self._mean_shift, session) if self._mean_shift else total
         if session.party is Party.CLIENT:
             kept = kept + fixed.encode(self.epsilon * self._stretch * 2.0**self._finer)
@@ -189,4 +200,4 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         inverse = scale_by_octave(root, octave, [sqrt(back / s) for s in starts], session)
         # 4. one product an element
         spread = np.ascontiguousarray(np.broadcast_to(inverse[..., None], x.shape))
-        return products.multiply(x, spread, session, self._last)
+        return products.multiply(x, spread, session, self._last(products))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 from typing import ClassVar
 
@@ -31,6 +31,8 @@ _MAX_SLACK = 2.0**-6
 above zero. Wider inputs compare four bits more."""
 MASK_GAP = 16.0
 """Masked positions lie at least this far below every real one; more than any `clip`."""
+_LARGEST_TERM = 1.5
+"""Of a row's sum: the maximum may be missed by a little, every term is below e^0.4."""
 _STEP = Bounds(1.1, 1.0, 1.1, largest=4.0)
 
 
@@ -99,8 +101,7 @@ class RowSoftmax(NonlinearProtocol):
 
     @staticmethod
     def _largest_sum(columns: int) -> float:
-        # The maximum may be missed by a little: every term is below e^0.4.
-        return float(2.0 ** np.ceil(log2(1.5 * columns)))
+        return float(2.0 ** np.ceil(log2(_LARGEST_TERM * columns)))
 
     def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
         """Tournament, clipping, an exponential and a product for each visible element."""
@@ -111,15 +112,18 @@ class RowSoftmax(NonlinearProtocol):
             + clip_below_cost(n, width)
             + self.exponential_cost(n, context)
             + self._reciprocal_cost(len(rows.lengths), rows.columns, context)
-            + context.products.multiply_cost(n, _STEP)
+            # A row's products share its reciprocal.
+            + context.products.multiply_cost(n, replace(_STEP, y_fresh=len(rows.lengths) / n))
         )
 
     def _reciprocal_cost(self, rows: int, columns: int, context: Context) -> Cost:
         high, units = self._largest_sum(columns), 1 / context.fixed_point.unit
         count = len(octaves(0.5, high)) + 1
+        close = context.products.needs_largest
+        total = _LARGEST_TERM * columns if close else 2 * high
         return (
             find_octave_cost(rows, 0.5, high, context.fixed_point.fraction_bits)
-            + scale_by_octave_cost(rows, count, 2 * high * units)
+            + scale_by_octave_cost(rows, count, total * units)
             + self.inverse_cost(rows, context)
             + scale_by_octave_cost(rows, count, 4 * units)
         )

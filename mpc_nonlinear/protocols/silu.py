@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Self
 
 import numpy as np
 from scipy.special import expit
 
 from mpc_nonlinear.blocks.products import FactoredPolynomial
-from mpc_nonlinear.blocks.session import Context, Session
+from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.protocols.base import NonlinearProtocol
+from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
 from mpc_nonlinear.protocols.segments import segments, segments_cost, width_for
 
 THRESHOLD = 10.0
@@ -40,8 +42,8 @@ class MagnitudePolynomialSilu(NonlinearProtocol):
     """max(x, 0) + P(|x|) inside, max(x, 0) outside. Three coarse comparisons in one pass.
 
     silu(x) - max(x, 0) is even, and far smoother as a function of |x| than x tanh(x / 2) is as one
-    of x^2. It is silu(-|x|), so a wrong sign near zero does no harm. `bound`: largest |x|.
-    7 rounds with products in slots.
+    of x^2. It is silu(-|x|), so a wrong sign near zero does no harm. `bound`: largest |x|;
+    `rms`: its root mean square. 7 rounds with products in slots.
     """
 
     op = "silu"
@@ -53,6 +55,19 @@ class MagnitudePolynomialSilu(NonlinearProtocol):
     breakpoints = (-THRESHOLD, 0.0, THRESHOLD)
 
     bound: float
+    rms: float = THRESHOLD
+
+    @classmethod
+    def for_operation(
+        cls, width: int, bounds: Mapping[str, Magnitudes], constants: Mapping[str, float]
+    ) -> Self:
+        """From the bounds of "input"."""
+        del width, constants
+        return cls(bounds["input"].max_abs, bounds["input"].rms)
+
+    def _polynomial(self, products: Products) -> FactoredPolynomial:
+        """Numbers inside are no larger than x. Engines that count no lifts take it as it is."""
+        return POLYNOMIAL.of(self.rms) if products.needs_largest else POLYNOMIAL
 
     def reference(self, x: FloatArray) -> FloatArray:
         """The piecewise function with exact thresholds."""
@@ -70,15 +85,16 @@ class MagnitudePolynomialSilu(NonlinearProtocol):
 
     def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
         """Three thresholds, three selections, one polynomial."""
-        n = prod(shape)
+        n, products = prod(shape), context.products
         width = width_for(self.bound, THRESHOLD, context.fixed_point.unit)
-        return segments_cost(n, width) + context.products.polynomial_cost(n, POLYNOMIAL)
+        return segments_cost(n, width) + products.polynomial_cost(n, self._polynomial(products))
 
     def run(self, x: RingArray, session: Session) -> RingArray:
         """Shares of silu(x)."""
+        products = session.products
         width = width_for(self.bound, THRESHOLD, session.fixed_point.unit)
         # 1. |x| inside, max(x, 0) everywhere
         found = segments(x, THRESHOLD, width, session)
         # 2. what is missing to silu, inside
-        lower = session.products.polynomial(found.magnitude, POLYNOMIAL, session)
+        lower = products.polynomial(found.magnitude, self._polynomial(products), session)
         return found.positive + found.high + lower

@@ -26,7 +26,8 @@ def measured_answers(session: LocalGeneration, prompt: str, count: int) -> list[
 def check_prompt(session: LocalGeneration, prompt: str, count: int) -> None:
     """`ConfigError`, before anything runs, where the answers have no room or fail too often."""
     settings, path = session.prompts.settings, session.config.path
-    rows, new = len(session.prompts.first(prompt).private), settings.max_new_tokens
+    tokens, new = len(session.prompts.first(prompt).private), settings.max_new_tokens
+    rows = settings.padded(tokens)
     if new < 2:
         raise ConfigError(
             f"{path}: generation.max_new_tokens: {new}; a comparison is of the tokens after the "
@@ -34,11 +35,11 @@ def check_prompt(session: LocalGeneration, prompt: str, count: int) -> None:
         )
     if rows + new - 1 > settings.positions:
         raise ConfigError(
-            f"{path}: the prompt's {rows} private tokens and {new} new ones need {rows + new - 1} "
-            f"positions, generation.positions is {settings.positions}; shorten the prompt or raise "
-            "it"
+            f"{path}: the prompt's {tokens} private tokens in {rows} rows and {new} new "
+            f"ones need {rows + new - 1} positions, generation.positions is {settings.positions}; "
+            "shorten the prompt or raise it"
         )
-    failure = count * session.plan.failure_probability(rows, new)
+    failure = count * session.plan.failure_probability(tokens, new)
     if failure > MAX_FAILURE_PROBABILITY:
         raise ConfigError(
             f"{path}: {count} answers in one session fail with probability {failure:.1e}, more "

@@ -1,0 +1,85 @@
+"""A session that answers prompts, both parties and a dealer as threads of this process."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from hybrid.models.generator_loading import load_generator
+from hybrid.runtime.generation_serving import AnsweringServer, AskingClient
+from mpc_nonlinear.correlations import run_dealer
+from tests.generation_setup import generation_config
+from tests.waiting import GUARD_S
+from transport.errors import PeerLostError
+from transport.local import memory_pair
+
+
+def config_of(family, *, embedding="public_table", **generation):
+    """A small trained decoder; everything that takes ciphertexts is dealt instead."""
+    settings = {"positions": 64, "max_new_tokens": 8, "stop_early": False} | generation
+    return generation_config(family, dealer=True, model={"embedding": embedding}, **settings)
+
+
+class Opened:
+    """What both parties found."""
+
+    def __init__(self, client, server, shares, plan):
+        self.client, self.server, self.plan = client, server, plan
+        self.logits = [(a + b).view(np.int64) / 2.0**16 for a, b in zip(*shares, strict=True)]
+
+
+def converse(config, ask, watch=None):
+    """`ask(client)`, an `AskingClient` with a session, and what came of the session.
+
+    watch: called with the channels, the client's first, before anything is sent.
+    """
+    server = AnsweringServer(config)
+    channels = memory_pair(timeout_s=GUARD_S)
+    client_dealer, dealer_client = memory_pair(timeout_s=GUARD_S)
+    dealer_server, server_dealer = memory_pair(timeout_s=GUARD_S)
+    dealing = threading.Thread(target=run_dealer, args=(dealer_client, dealer_server))
+    dealing.start()
+    links = client_dealer, server_dealer
+    if watch is not None:
+        watch(*channels)
+
+    def serve():
+        try:
+            return server.serve_session(channels[1], links[1], keep_shares=True)
+        finally:
+            channels[1].close()
+
+    def query():
+        try:
+            client = AskingClient(config, keep_shares=True)
+            client.open(channels[0], links[0])
+            found = ask(client)
+            shares = [one.outputs["logits"].reshape(-1) for one in client._passes]
+            return found, client.close(), shares
+        finally:
+            channels[0].close()
+
+    try:
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            asking, serving = pool.submit(query), pool.submit(serve)
+            failures = [f.exception() for f in (asking, serving)]
+            for failure in sorted(filter(None, failures), key=_is_consequence):
+                raise failure
+            found, record, mine = asking.result()
+            served, theirs = serving.result()
+    finally:
+        for link in links:
+            link.close()
+        dealing.join(timeout=GUARD_S)
+    return found, Opened(record, served, (mine, theirs), server.plan)
+
+
+def _is_consequence(failure):
+    return isinstance(failure, PeerLostError)
+
+
+def plain(config):
+    """The decoder that the server has."""
+    return load_generator(config)
