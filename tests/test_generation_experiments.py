@@ -57,6 +57,7 @@ class FakePlan:
     """Every row and every batch of four fails with a tenth of what is allowed."""
 
     batch_rows = 4
+    model = SimpleNamespace(settings=SimpleNamespace(padded=lambda tokens: tokens))
 
     def passes(self, prompt, tokens):
         return [prompt, *[1] * (tokens - 1)]

@@ -58,6 +58,8 @@ def configured(like: str, layers: int, context: int, sets: Sequence[str]) -> Con
         "generation.chat": False,
         "generation.positions": context,
         "generation.max_new_tokens": NEW,
+        # The cache holds the prompt's rows and no others.
+        "generation.prompt_bucket": 1,
     }
     own = [Override(key, value, "context.py") for key, value in changes.items()]
     return load_config(ROOT / SHAPES[like][0], [*own, *overrides_of(sets)])
@@ -178,7 +180,8 @@ def _panel(axes: Any, points: Sequence[Mapping[str, Any]], key: str, unit: str) 
         axes.plot(
             contexts, values, dash, color=colour, marker=marker, markerfacecolor=face, label=label
         )
-        if phase == "total" or key != "rounds":
+        # The inner lines may meet, so that numbers stand at the outer ones.
+        if (kind, phase) in (("PROJECTION", "total"), ("measured", "online")):
             above = 6 if phase == "total" else -13
             for x, y in zip(contexts, values, strict=True):
                 axes.annotate(

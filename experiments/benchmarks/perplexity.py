@@ -72,7 +72,9 @@ def compared(private: Floats, plain: Floats, following: NDArray[np.int64]) -> Js
 def configured(path: Path, sets: Sequence[str], tokens: int) -> Config:
     """The config with room for so many tokens of a text that is no conversation."""
     own = [f"generation.positions={max(tokens, 3)}", "generation.max_new_tokens=2"]
-    return load_config(path, overrides_of([*sets, *own, "generation.chat=false"]))
+    return load_config(
+        path, overrides_of([*sets, *own, "generation.chat=false", "generation.prompt_bucket=1"])
+    )
 
 
 def read(config: Config, ids: NDArray[np.int64]) -> tuple[Floats, Floats, Json]:

@@ -31,7 +31,7 @@ class Budget:
 
     def after(self, prompt: int, tokens: int) -> float:
         """Spent in all once a prompt of so many rows has an answer of so many tokens."""
-        plan, rows = self._plan, self._rows + prompt + tokens - 1
+        plan, rows = self._plan, self._rows + self._entered(prompt, tokens)
         passes = sum(plan.pass_failure(one) for one in plan.passes(prompt, tokens))
         batches = -(-rows // plan.batch_rows) - -(-self._rows // plan.batch_rows)
         own = plan.conversation_cost().failure_probability + batches * self._batch
@@ -44,7 +44,11 @@ class Budget:
     def take(self, prompt: int, tokens: int) -> None:
         """It ran."""
         self.spent = self.after(prompt, tokens)
-        self._rows += prompt + tokens - 1
+        self._rows += self._entered(prompt, tokens)
+
+    def _entered(self, prompt: int, tokens: int) -> int:
+        """Rows of all passes; a prompt is padded."""
+        return self._plan.model.settings.padded(prompt) + tokens - 1
 
 
 def answered(config: Config, prompts: Sequence[str], tokens: int) -> Iterator[Json]:
@@ -58,7 +62,7 @@ def answered(config: Config, prompts: Sequence[str], tokens: int) -> Iterator[Js
                 rows = len(session.prompts.first(prompt).private)
                 if asked and not budget.allows(rows, tokens):
                     break
-                note(f"{prompt}")
+                note(prompt)
                 for _ in session.generate(prompt, tokens):
                     pass
                 budget.take(rows, len(session.answers[-1].tokens))
