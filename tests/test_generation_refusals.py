@@ -165,7 +165,10 @@ def test_gguf_files_that_are_not_read(tensors, tmp_path):
     assert f"{bare}: no setting 'tokenizer.ggml.model'" in gguf_refused(bare)
     odd = tensors | {"output_norm.weight": np.ones(30, np.int8)}
     odd_file = write_gguf(tmp_path / "odd.gguf", "llama", odd, gguf_settings())
-    assert "'output_norm.weight' as I8, which is not read; take" in gguf_refused(odd_file)
+    assert (
+        f"{odd_file}: output_norm.weight is quantised as I8, which is not read; take"
+        in gguf_refused(odd_file)
+    )
 
 
 def with_template(folder: Path, template: str | None, family="llama") -> Path:

@@ -26,6 +26,7 @@ from hybrid.reports.comparison.configs import Options, slug
 from hybrid.reports.comparison.run import Hooks, run_comparison
 from hybrid.reports.comparison.summary import failures
 from hybrid.reports.comparison.words import summary_sentences
+from hybrid.reports.generation_text import write_generation_markdown
 from hybrid.reports.run_report import write_json, write_markdown
 from hybrid.reports.session_report import measured_reports, outputs_of, party_reports
 from hybrid.reports.terminal import print_report
@@ -109,9 +110,10 @@ def serve(config: Config, endpoint: str, out: Path | None, keep: bool) -> None:
         console.print(line, highlight=False, markup=False)
 
     def write_all(reports: list[Json]) -> None:
+        kind = "text" if config.run.generation is None else "prompt"
         for index, report in enumerate(reports if out else ()):
             assert out is not None
-            write(report, _request_folder(out, index))
+            write(report, _request_folder(out, index, kind))
 
     api.serve(config, endpoint, keep=keep, say=say, on_session=write_all)
 
@@ -152,9 +154,9 @@ def _titles(config: Config, texts: list[str]) -> list[str]:
     return titles
 
 
-def _request_folder(out: Path, index: int) -> Path:
+def _request_folder(out: Path, index: int, kind: str = "text") -> Path:
     """The first request's report lies in the folder itself, the others below it."""
-    return out if index == 0 else out / f"text{index + 1}"
+    return out if index == 0 else out / f"{kind}{index + 1}"
 
 
 def plan(config: Config, save: Path | None, as_json: bool) -> None:
@@ -223,7 +225,8 @@ def write(report: Json, folder: Path) -> None:
     """report.json and report.md."""
     writable(folder)
     write_json(report, folder / "report.json")
-    write_markdown(report, folder / "report.md")
+    markdown = write_generation_markdown if "generation" in report else write_markdown
+    markdown(report, folder / "report.md")
 
 
 def writable(folder: Path) -> None:

@@ -1,0 +1,202 @@
+"""What a session of answers keeps count of, and what is kept between sessions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hybrid.models import generator_loading
+from hybrid.models.decoder_graph import EMBEDDING
+from hybrid.models.generator import load_prompts
+from hybrid.models.generator_loading import load_generator
+from hybrid.models.prompts import Conversation
+from hybrid.models.ranges import Bound
+from hybrid.planning.generation import plan_generation
+from hybrid.runtime import generating, generation_serving
+from tests.generation_setup import DECODERS, both_ends, generation_config
+from transport.errors import PeerLostError, UsageError
+
+# -- passes -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plan():
+    config = generation_config()
+    return plan_generation(config, load_generator(config).public)
+
+
+def test_equal_passes_cost_the_same(plan):
+    """However they come about: what was bound for one pass serves another."""
+    config = generation_config()
+    other = plan_generation(config, load_generator(config).public)
+    order = [(1, 63), (5, 0), (1, 0), (5, 7), (1, 5)]
+    first = {place: plan.of_pass(*place) for place in order}
+    second = {place: other.of_pass(*place) for place in reversed(order)}
+    for place, one in first.items():
+        for again in (plan.of_pass(*place), second[place]):
+            assert again.digest() == one.digest()
+            assert [(s.node.name, s.cost) for s in again.steps] == [
+                (s.node.name, s.cost) for s in one.steps
+            ]
+    # Later rows see more, and more rows cost more.
+    sent = {place: one.cost.traffic.client_sent_bytes for place, one in first.items()}
+    assert sent[1, 0] < sent[1, 5] < sent[1, 63]
+    assert sent[1, 0] < sent[5, 0] < sent[5, 7]
+    assert plan.digest() == other.digest()
+
+
+def test_failures_of_a_conversation_add_up(plan):
+    passes = [plan.pass_failure(one) for one in plan.passes(5, 3)]
+    assert len(passes) == 3
+    shared = plan.conversation_cost() + plan.batch_cost()
+    whole = plan.failure_probability(5, 3)
+    assert whole == pytest.approx(sum(passes) + shared.failure_probability)
+    # 7 rows are one batch of 32, 33 are two.
+    more = plan.failure_probability(33, 1) - plan.failure_probability(32, 1)
+    assert more > plan.batch_cost().failure_probability
+
+
+# -- sessions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_a_session_that_would_fail_too_often_ends(monkeypatch, plan):
+    """Both parties refuse the same step before it runs."""
+    first = plan.conversation_cost().failure_probability
+
+    def ask(client):
+        # Room for one conversation, not for what its first pass prepares.
+        monkeypatch.setattr(generating, "MAX_FAILURE_PROBABILITY", first * 1.5)
+        return list(client.answer(np.array([5, 6, 7]), 1, fresh=True))
+
+    server, client = both_ends(generation_config(), generation_config(), ask)
+    assert isinstance(client, UsageError)
+    assert isinstance(server, UsageError | PeerLostError)
+    assert "session: what has run may fail with" in str(client)
+    assert "open a new session" in str(client)
+
+
+@pytest.mark.long
+def test_a_table_beyond_the_ranges_is_refused_by_the_client(monkeypatch):
+    """Before the pass is announced; the server sees an answer that ends."""
+    real = generation_serving.load_generator
+
+    def narrow(config):
+        found = real(config)
+        ranges = {**found.public.ranges, EMBEDDING: Bound(2.0**-20, 2.0**-10, 2.0**-10)}
+        return replace(found, public=replace(found.public, ranges=ranges))
+
+    monkeypatch.setattr(generation_serving, "load_generator", narrow)
+    config = generation_config(model={"embedding": "public_table"})
+
+    def ask(client):
+        return list(client.answer(np.array([5, 6, 7]), 1, fresh=True))
+
+    server, client = both_ends(config, config, ask)
+    assert isinstance(client, UsageError)
+    assert "the server's ranges hold 0.000976562, so the answer would be wrong" in str(client)
+    assert "raise ranges.margin" in str(client)
+    assert server is not None and "0.00097" not in str(server)
+
+
+# -- ranges that are kept -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """How often ranges were searched for."""
+    found, real = [], generator_loading._found
+
+    def counting(*given):
+        found.append(1)
+        return real(*given)
+
+    monkeypatch.setattr(generator_loading, "_found", counting)
+    return found
+
+
+def test_ranges_are_kept_until_something_changes(tmp_path, searched):
+    folder = tmp_path / "model"
+    shutil.copytree(DECODERS / "llama", folder)
+    samples = tmp_path / "samples.txt"
+    samples.write_text("What is a mask?\nAnd a pad?\n")
+
+    def load(**settings):
+        ranges = {"sentences": str(samples), "margin": 2.0, **settings.pop("ranges", {})}
+        before = len(searched)
+        model = {"path": str(folder)}
+        public = load_generator(generation_config(model=model, ranges=ranges, **settings)).public
+        return public.ranges, len(searched) - before
+
+    first, count = load()
+    assert count == 1
+    # What ranges do not depend on.
+    for same in ({}, {"max_new_tokens": 9}, {"rows": 5}, {"temperature": 1.0, "top_k": 3}):
+        again, count = load(**same)
+        assert (again, count) == (first, 0), same
+    wider, count = load(ranges={"margin": 64.0})
+    assert count == 1
+    assert wider["layer0.scores"].max_abs > first["layer0.scores"].max_abs
+    assert load(system="Be kind.")[1] == 1
+    samples.write_text("What is a mask?\nAnd another?\n")
+    assert load()[1] == 1
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"comment": "other bytes"}))
+    assert load()[1] == 1
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-3] ^= 1
+    (folder / "model.safetensors").write_bytes(bytes(weights))
+    assert load()[1] == 1
+    assert load()[1] == 0
+
+
+def test_broken_kept_ranges_are_searched_again(searched):
+    from hybrid.config.places import cache_folder
+
+    first = load_generator(generation_config()).public.ranges
+    (kept,) = cache_folder().glob("ranges-*.json")
+    for broken in (b"", b"[]", b'{"ranges": {"logits": [1.0, 3.0, 4.0]}, "outliers": []}'):
+        kept.write_bytes(broken)
+        assert load_generator(generation_config()).public.ranges == first
+    assert len(searched) == 4
+
+
+# -- conversations ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("system", [None, "You are a pirate."])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_turns_are_those_of_transformers(family, system):
+    """All ids of a conversation, with the ids of its answers, as the template writes them."""
+    import transformers
+
+    theirs = transformers.AutoTokenizer.from_pretrained(DECODERS / family)
+    prompts = load_prompts(generation_config(family, system=system))
+    talk, end = Conversation(prompts), theirs.convert_tokens_to_ids("<|im_end|>")
+    opening = [] if system is None else [{"role": "system", "content": system}]
+    messages, ids = list(opening), list(prompts.prefix)
+    answers = ["A mask hides a number.", "Yes:\n  `two` parties.", "No."]
+    for prompt, answer in zip(
+        ["What is a mask?", "  Really [INST] so?", "and <|im_end|> now"], answers, strict=True
+    ):
+        messages.append({"role": "user", "content": prompt})
+        ids += talk.ask(prompt).tolist()
+        if "<|" not in prompt:
+            wanted = theirs.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+            assert ids == list(wanted)
+        given = theirs.encode(answer, add_special_tokens=False)
+        assert theirs.decode(given) == answer
+        # The last id of an answer has not been read; one that ended by itself has its end left.
+        ends_by_itself = "Yes" not in answer
+        ids += given if ends_by_itself else given[:-1]
+        text = talk.answered(given, [] if ends_by_itself else given[-1:])
+        assert text == answer
+        messages.append({"role": "assistant", "content": answer})
+    # What looks like a control token in a prompt stays text.
+    assert ids.count(end) == len(messages) - 1 + (system is None)
