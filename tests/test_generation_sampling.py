@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import chi2
 
 from hybrid.models.decoder_graph import NEXT_TOKEN
+from hybrid.models.generator import load_prompts
 from hybrid.models.generator_loading import load_generator
-from hybrid.models.prompts import Prompts
 from hybrid.models.sampling import Sampling
 from hybrid.operators.base import Choice, RunState
 from hybrid.operators.next_token import ChosenOnShares, NextTokenOperator
 from hybrid.runtime.generation_local import LocalGeneration
 from mpc_nonlinear.blocks.decoding import TemperatureSampling
 from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.session import Context
 from mpc_nonlinear.fixed_point import FixedPoint
 from tests.clear_graph import ClearConversation
 from tests.generation_setup import generation_config, smallest_cosine
@@ -34,17 +37,11 @@ def private_node(temperature, top_k):
     """The choice of the small llama behind a prompt, and the logits that it chooses by."""
     config = generation_config(temperature=temperature, top_k=top_k)
     generator = load_generator(config)
-    ids = Prompts(_tokenizer(config), config.run.generation).first("What is a mask?").private
+    ids = load_prompts(config).first("What is a mask?").private
     logits = ClearConversation(generator).logits(ids)
     (node,) = [n for n in generator.public.graph(1, 0).nodes if n.name == NEXT_TOKEN]
     assert np.abs(logits).max() <= node.bounds["input"].max_abs
     return node, logits
-
-
-def _tokenizer(config):
-    from hybrid.models.decoders import read_tokenizer
-
-    return read_tokenizer(config.decoder_place)
 
 
 def opened(run, cost, rows):
@@ -87,7 +84,7 @@ def test_first_tokens_have_the_plain_distribution(temperature, vocabulary):
     bounds = node.bounds["input"]
     sampler = TemperatureSampling(bounds.max_abs, temperature, 20)
     rows = np.tile(logits, (AT_ONCE, 1))
-    cost = sampler.cost(rows.shape, quick_context())
+    cost = sampler.cost(rows.shape, Context(FIXED, OtProducts(16)))
     found = []
     for _ in range(DRAWS // AT_ONCE):
         client, server = opened(sampler.run, cost, rows)
@@ -97,31 +94,29 @@ def test_first_tokens_have_the_plain_distribution(temperature, vocabulary):
     assert_drawn(np.concatenate(found), wanted)
 
 
-def quick_context():
-    from mpc_nonlinear.blocks.session import Context
-
-    return Context(FIXED, OtProducts(16))
-
-
-def test_another_distribution_would_be_noticed():
-    """A temperature a tenth off, and one candidate more or fewer."""
+@pytest.mark.parametrize(
+    ("temperature", "others"),
+    [
+        (0.8, [(0.64, 20), (1.0, 20), (0.8, 21), (0.8, 16)]),
+        (2.0, [(1.4, 20), (3.0, 20), (2.0, 21), (2.0, 18)]),
+    ],
+)
+def test_another_distribution_would_be_noticed(temperature, others):
+    """Another temperature, one candidate more, a few less."""
+    _, logits = private_node(temperature, 20)
+    wanted = Sampling(temperature, top_k=20).probabilities(logits)
     rng = np.random.default_rng(1)
-    logits = np.sort(rng.normal(0, 2, 512))
-    wanted = Sampling(2.0, top_k=20).probabilities(logits)
-    assert_drawn(rng.choice(512, DRAWS, p=wanted), wanted)
-    for temperature, k in ((1.6, 20), (2.5, 20), (2.0, 21), (2.0, 18)):
-        other = Sampling(temperature, top_k=k).probabilities(logits)
+    assert_drawn(rng.choice(len(wanted), DRAWS, p=wanted), wanted)
+    for warmth, k in others:
+        other = Sampling(warmth, top_k=k).probabilities(logits)
         with pytest.raises(AssertionError):
-            assert_drawn(rng.choice(512, DRAWS, p=other), wanted)
+            assert_drawn(rng.choice(len(wanted), DRAWS, p=other), wanted)
 
 
 def test_the_operator_opens_a_drawn_token_to_the_client_alone():
     node, logits = private_node(0.8, 20)
     choice, products = Choice("on_shares", "ot"), {"ot": OtProducts(16)}
-    context = plan_context()
-    context = type(context)(
-        context.parameters, context.deep, FIXED, products, context.source, context.baby_steps
-    )
+    context = replace(plan_context(), products=products)
     operator = NextTokenOperator(node, ChosenOnShares, choice, context)
     wanted = Sampling(0.8, top_k=20).probabilities(logits)
 
