@@ -159,6 +159,10 @@ class Conversation:
         self.pending = []
         return found
 
+    def copy(self) -> Conversation:
+        """One that goes on by itself."""
+        return Conversation(self.prompts, list(self.messages), list(self.pending))
+
     def answered(self, answer: Sequence[int], unread: Sequence[int]) -> str:
         """Keep an answer; unread: ids of it that no pass has read. Its text."""
         text = self.prompts.tokenizer.decode(answer)

@@ -277,6 +277,33 @@ class Operator(ABC):
         """Shares of the node's outputs from shares of its inputs."""
 
 
+class MultiplyingOperator(Operator):
+    """An operator that multiplies elements by an engine that its choice names."""
+
+    engine = "mpc_nonlinear"
+    takes_multiply = True
+
+    @classmethod
+    def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
+        """With every engine of products."""
+        yield from (Choice(entry.name, multiply) for multiply in products)
+
+    @classmethod
+    def named_choice(cls, entry: Any, multiply: str, prepared: bool) -> Choice:
+        """With the engine that the config names."""
+        del prepared
+        return Choice(entry.name, multiply)
+
+    def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
+        super().__init__(node, entry, choice, context)
+        self.multiply = choice.multiply
+        self._mpc = context.mpc(choice.multiply)
+
+    def _multiplying(self, state: RunState) -> Session:
+        """The session with that engine."""
+        return state.session.with_products(state.products[self.multiply])
+
+
 class WeightedOperator(Operator):
     """An operator that multiplies by the server's weights."""
 

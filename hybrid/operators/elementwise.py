@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from hybrid.models.graph import Node
-from hybrid.operators.base import Choice, Operator, PlanContext, RunState
+from hybrid.operators.base import Choice, MultiplyingOperator, PlanContext, RunState
 from mpc_nonlinear.blocks.products import Bounds
-from mpc_nonlinear.blocks.session import Products
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 
@@ -23,28 +21,13 @@ class EngineProduct:
     source: ClassVar[str] = "the engine's own"
 
 
-class ProductOperator(Operator):
+class ProductOperator(MultiplyingOperator):
     """x * y by an engine of elementwise products."""
 
-    engine = "mpc_nonlinear"
     entries = EngineProduct
-    takes_multiply = True
-
-    @classmethod
-    def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
-        """With every engine."""
-        yield from (Choice(entry.name, multiply) for multiply in products)
-
-    @classmethod
-    def named_choice(cls, entry: Any, multiply: str, prepared: bool) -> Choice:
-        """With the engine that the config names."""
-        del prepared
-        return Choice(entry.name, multiply)
 
     def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
         super().__init__(node, entry, choice, context)
-        self.multiply = choice.multiply
-        self._mpc = context.mpc(choice.multiply)
         left, right, output = (node.bounds[role] for role in ("left", "right", "output"))
         # Bounds are rounded up, so the product's own may be the smaller one.
         self._bounds = Bounds(left.rms, right.rms, output.rms, largest=2 * output.max_abs)
@@ -60,6 +43,6 @@ class ProductOperator(Operator):
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """Two (rows, width) to one."""
-        session = state.session.with_products(state.products[self.multiply])
+        session = self._multiplying(state)
         left, right = (np.ascontiguousarray(x) for x in inputs)
         return [session.products.multiply(left, right, session, self._bounds)]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from hybrid.models.graph import Node
-from hybrid.operators.base import Choice, Operator, PlanContext, RunState
+from hybrid.operators.base import Choice, MultiplyingOperator, PlanContext, RunState
 from mpc_nonlinear.blocks.decoding import (
     MAX_CANDIDATES,
     GreedyDecoding,
     TemperatureSampling,
 )
 from mpc_nonlinear.blocks.opening import open_to_client, open_to_client_cost
-from mpc_nonlinear.blocks.session import Products
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.errors import ConfigError
@@ -29,28 +27,13 @@ class ChosenOnShares:
     source: ClassVar[str] = "tournament [Rathee20]; inverse transform [Devroye86] Chapter II.2"
 
 
-class NextTokenOperator(Operator):
+class NextTokenOperator(MultiplyingOperator):
     """Greedy where the temperature is zero, else a draw among the k largest."""
 
-    engine = "mpc_nonlinear"
     entries = ChosenOnShares
-    takes_multiply = True
-
-    @classmethod
-    def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
-        """With every engine of products."""
-        yield from (Choice(entry.name, multiply) for multiply in products)
-
-    @classmethod
-    def named_choice(cls, entry: Any, multiply: str, prepared: bool) -> Choice:
-        """With the engine that the config names."""
-        del prepared
-        return Choice(entry.name, multiply)
 
     def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
         super().__init__(node, entry, choice, context)
-        self.multiply = choice.multiply
-        self._mpc = context.mpc(choice.multiply)
         bound, found = node.bounds["input"].max_abs, node.constants
         self._top_k = int(found["top_k"]) or None
         self._decoding: GreedyDecoding | TemperatureSampling = GreedyDecoding(bound)
@@ -77,6 +60,6 @@ class NextTokenOperator(Operator):
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """(1, vocabulary) to the token (1,) at the client, zero at the server."""
-        session = state.session.with_products(state.products[self.multiply])
+        session = self._multiplying(state)
         opened = open_to_client(self._decoding.run(inputs[0], session), session)
         return [np.zeros(1, np.uint64) if opened is None else opened]

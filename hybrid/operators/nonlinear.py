@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from hybrid.models.graph import Node
-from hybrid.operators.base import Choice, Operator, PlanContext, RunState
-from mpc_nonlinear.blocks.session import Context, Products
+from hybrid.operators.base import Choice, MultiplyingOperator, PlanContext, RunState
+from mpc_nonlinear.blocks.session import Context
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.row_softmax import MASK_GAP
 
 
-class NonlinearOperator(Operator):
+class NonlinearOperator(MultiplyingOperator):
     """A protocol applied to one tensor, after the local work that its node calls for.
 
     Inputs: the tensor, as many more as the node has residuals, which are added to it, and perhaps
     a mask of rows (batch, columns) that the client alone knows.
     """
 
-    engine = "mpc_nonlinear"
     entries = NonlinearProtocol
-    takes_multiply = True
 
     @classmethod
     def approximation_error(cls, entry: Any, node: Node) -> float:
@@ -35,23 +32,10 @@ class NonlinearOperator(Operator):
         error: float = entry.approximation_error_of_rows(node.shape[-1])
         return error
 
-    @classmethod
-    def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
-        """With every engine of products."""
-        yield from (Choice(entry.name, multiply) for multiply in products)
-
-    @classmethod
-    def named_choice(cls, entry: Any, multiply: str, prepared: bool) -> Choice:
-        """With the engine that the config names."""
-        del prepared
-        return Choice(entry.name, multiply)
-
     def __init__(
         self, node: Node, entry: type[NonlinearProtocol], choice: Choice, context: PlanContext
     ) -> None:
         super().__init__(node, entry, choice, context)
-        self.multiply = choice.multiply
-        self._mpc = context.mpc(choice.multiply)
         self._protocol = entry.for_operation(node.shape[-1], node.bounds, node.constants)
 
     def parameters(self) -> dict[str, float | int | str]:
@@ -70,7 +54,7 @@ class NonlinearOperator(Operator):
         return [self._computed(x, others, state), *[x] * (len(self.node.outputs) - 1)]
 
     def _computed(self, x: RingArray, others: list[RingArray], state: RunState) -> RingArray:
-        session = state.session.with_products(state.products[self.multiply])
+        session = self._multiplying(state)
         masks = others[self.node.residuals :]
         if self._protocol.takes_mask:
             mask = self._per_row(masks[0], x) if masks else _nothing_hidden(x, state)

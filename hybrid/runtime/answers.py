@@ -62,6 +62,18 @@ class Answer:
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A prompt in its conversation."""
+
+    base: Conversation | None
+    """What it goes on from."""
+    talk: Conversation
+    """The same, with this prompt."""
+    fillers: int
+    """Rows of the cache that hold nothing."""
+
+
 class Answers(ABC):
     """A session that takes prompts."""
 
@@ -76,6 +88,7 @@ class Answers(ABC):
         self._fillers = 0
         """Rows of the cache before the first of them."""
         self._count = 0
+        self._is_answering = False
 
     def generate(
         self, prompt: str, max_new_tokens: int | None = None, *, goes_on: bool = False
@@ -92,21 +105,15 @@ class Answers(ABC):
             raise UsageError(
                 "generate: there is no conversation to go on with; begin with a prompt"
             )
-        talk = self._conversation if goes_on else None
-        talk = Conversation(self.prompts) if talk is None else talk
-        before = (list(talk.messages), list(talk.pending))
+        base = self._conversation if goes_on else None
+        talk = Conversation(self.prompts) if base is None else base.copy()
         ids = talk.ask(prompt)
         read = [] if not goes_on else list(self._read)
         fillers = self._fillers if goes_on else self.prompts.settings.padded(len(ids)) - len(ids)
-        try:
-            wanted = self._checked(len(read), len(ids), fillers, max_new_tokens)
-        except ConfigError:
-            talk.messages, talk.pending = before
-            raise
-        self._fillers = fillers
+        wanted = self._checked(len(read), len(ids), fillers, max_new_tokens)
         asked = Asked(ids, wanted, not goes_on)
         answer = Answer(prompt, np.array([*read, *ids], np.int64), len(ids), self._count)
-        return self._answered(talk, asked, answer)
+        return self._answered(_Turn(base, talk, fillers), asked, answer)
 
     def check(self, prompts: Sequence[str], max_new_tokens: int | None = None) -> None:
         """`ConfigError` where one of these prompts could not be answered, whatever came before it.
@@ -132,7 +139,19 @@ class Answers(ABC):
             answer.seconds.append(record.seconds)
         self.answers.append(answer)
 
-    def _answered(self, talk: Conversation, asked: Asked, answer: Answer) -> Iterator[Token]:
+    def _start(self, turn: _Turn, asked: Asked) -> None:
+        """Refuse what the session has moved on from since it was asked for."""
+        if self._is_answering:
+            raise UsageError(
+                "generate: another answer is under way; take all of its tokens or close it first"
+            )
+        if not asked.fresh and self._conversation is not turn.base:
+            raise UsageError("generate: the conversation has moved on since; ask again")
+        self._is_answering, self._fillers = True, turn.fillers
+
+    def _answered(self, turn: _Turn, asked: Asked, answer: Answer) -> Iterator[Token]:
+        self._start(turn, asked)
+        answer.first_pass = self._count
         settings, stream = self.prompts.settings, self.prompts.tokenizer.stream()
         ends, over, start = self.prompts.tokenizer.end_ids, False, time.perf_counter()
         is_whole = False
@@ -156,11 +175,12 @@ class Answers(ABC):
             read = [*answer.read, *answer.tokens[:-1]]
             ended = bool(answer.tokens) and answer.tokens[-1] in ends
             unread = [] if ended else answer.tokens[-1:]
-            answer.text = talk.answered(shown, unread)
+            answer.text = turn.talk.answered(shown, unread)
             self._read = [int(i) for i in read]
             # What was read behind an end token, or behind what the caller saw, cannot be unread.
             is_usable = is_whole and (settings.stop_early or not over)
-            self._conversation = talk if is_usable else None
+            self._conversation = turn.talk if is_usable else None
+            self._is_answering = False
 
     def _checked(self, read: int, new: int, fillers: int, tokens: int | None) -> int:
         """How many tokens are asked for, once prompt and answer fit behind what was read."""

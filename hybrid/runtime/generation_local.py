@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +20,10 @@ from hybrid.models.prompts import Prompts
 from hybrid.planning.generation import GenerationPlan, plan_generation
 from hybrid.runtime.answers import STOP, Answers, Asked
 from hybrid.runtime.generation_records import GenerationRecord, PassRecord
+from hybrid.runtime.opened import OpenedHere
 from hybrid.runtime.processes import Processes
 from hybrid.runtime.runner import Progress
-from hybrid.runtime.session_checks import not_open
 from mpc_nonlinear.fixed_point import RingArray
-from transport.errors import UsageError
-from transport.zmq_channel import loopback_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +44,7 @@ class GenerationResult:
         return [(a + b).view(np.int64).astype(np.float64) * 2.0**-fraction_bits for a, b in pairs]
 
 
-def _ignore(_step: str, _layer: int) -> None:
-    """No progress display."""
-
-
-class LocalGeneration(Answers):
+class LocalGeneration(Answers, OpenedHere):
     """One session of two processes; a context manager.
 
     `generate` may be called again and again inside; after it `result` holds what both parties
@@ -64,15 +57,12 @@ class LocalGeneration(Answers):
         self.plan: GenerationPlan = plan_generation(config, self.model.public)
         super().__init__(config, load_prompts(config))
         self.result: GenerationResult | None = None
-        self.on_progress: Progress = on_progress or _ignore
-        self._processes: Processes | None = None
+        if on_progress is not None:
+            self.on_progress = on_progress
         self._logits: list[RingArray] = []
-        self._is_open = self._has_failed = False
 
     def _passes(self, asked: Asked) -> Iterator[tuple[int, PassRecord]]:
-        processes = self._processes
-        if processes is None or not self._is_open:
-            raise UsageError(not_open(has_failed=self._has_failed))
+        processes = self._children()
         try:
             processes.ask(asked)
             while (found := processes.answer("token")) is not None:
@@ -87,41 +77,17 @@ class LocalGeneration(Answers):
                 self._count += 1
             raise
         except BaseException:
-            # Also where only the wait was interrupted: its tokens would be taken for the next.
-            self._is_open, self._has_failed = False, True
+            self._fail()
             raise
 
-    def __enter__(self) -> Self:
-        if self._processes is not None:
-            raise UsageError("session: was opened before; make a new one")
-        self._loopback_before = loopback_bytes()
-        self._processes = Processes(self.config, lambda *step: self.on_progress(*step))
-        try:
-            self._processes.start(self.plan.schedule, needs_dealer=self.plan.needs_dealer)
-        except BaseException:
-            self._processes.end()
-            raise
-        self._is_open = True
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        was_open, self._is_open = self._is_open, False
-        processes = self._processes
-        assert processes is not None
-        try:
-            if kind is None and was_open:
-                processes.ask(None)
-                client = processes.answer("record")
-                server, shares = processes.server_record()
-                moved, before = loopback_bytes(), self._loopback_before
-                sent = None if moved is None or before is None else moved - before
-                mine = tuple(self._logits)
-                self.result = GenerationResult(client, server, mine, tuple(shares), sent)
-        finally:
-            processes.end()
+    def _finish(self, processes: Processes) -> None:
+        client = processes.answer("record")
+        server, shares = processes.server_record()
+        mine, theirs = tuple(self._logits), tuple(shares)
+        self.result = GenerationResult(client, server, mine, theirs, self._moved())
 
     def __repr__(self) -> str:
-        state = "open" if self._is_open else "closed" if self._processes else "new"
+        state = self._state(self._processes is not None)
         return f"<LocalGeneration {self.config.run.name}: {state}, {len(self.answers)} answers>"
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +11,14 @@ from hybrid.config.loading import Config
 from hybrid.models.folding import FloatArray
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.plan import Plan
+from hybrid.runtime.opened import OpenedElsewhere
 from hybrid.runtime.records import SessionRecord
 from hybrid.runtime.runner import Progress
-from hybrid.runtime.serving import Client, Server, open_client, open_server
-from hybrid.runtime.session_checks import checked_texts, not_open
+from hybrid.runtime.serving import Client, Server, open_server
+from hybrid.runtime.session_checks import checked_texts
 from hybrid.runtime.session_parts import no_dealer
 from mpc_nonlinear.correlations.dealer import TrustedDealer
-from transport.errors import ConfigError, HybridError, UsageError
-from transport.zmq_channel import ZmqChannel
+from transport.errors import ConfigError, HybridError
 
 
 def serve_sessions(
@@ -49,24 +47,21 @@ def serve_sessions(
             return
 
 
-class RemoteSession:
+class RemoteSession(OpenedElsewhere[Plan, SessionRecord]):
     """The client's session with a server elsewhere; a context manager.
 
     `embed` and `ask` may be called again and again inside; after it `record` holds what the
     client measured.
     """
 
+    _client: Client
+
     def __init__(self, config: Config, endpoint: str, on_progress: Progress | None = None) -> None:
         """Load the tokenizer; nothing is sent before the with statement."""
         refuse_dealer(config)
         self.config = config
         self.endpoint = endpoint
-        self.plan: Plan | None = None
-        """What both parties have agreed on, once it is open."""
-        self.record: SessionRecord | None = None
         self._client = Client(config, on_progress)
-        self._channel: ZmqChannel | None = None
-        self._is_open = self._has_failed = False
 
     def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
         """Token ids of a text; `ConfigError` when it is too long."""
@@ -78,41 +73,15 @@ class RemoteSession:
 
     def ask(self, token_ids: Sequence[NDArray[np.int64]]) -> FloatArray:
         """As `embed`, from token ids."""
-        if not self._is_open:
-            raise UsageError(not_open(has_failed=self._has_failed))
+        self._require_open()
         try:
             return self._client.ask(token_ids)
         except BaseException:
-            self._is_open, self._has_failed = False, True
+            self._fail()
             raise
-
-    def __enter__(self) -> Self:
-        if self._channel is not None:
-            raise UsageError("session: was opened before; make a new one")
-        self._channel = open_client(self.config, self.endpoint)
-        try:
-            self.plan = self._client.open(self._channel)
-        except BaseException:
-            self._channel.close()
-            raise
-        self._is_open = True
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        assert self._channel is not None
-        was_open, self._is_open = self._is_open, False
-        try:
-            if was_open and kind is None:
-                self.record = self._client.close()
-            elif was_open:
-                # The caller's own trouble: the server is told, whatever comes of it.
-                with suppress(HybridError):
-                    self._client.close()
-        finally:
-            self._channel.close()
 
     def __repr__(self) -> str:
-        state = "open" if self._is_open else "closed" if self._channel else "new"
+        state = self._state(self._channel is not None)
         return f"<RemoteSession {self.config.run.name} at {self.endpoint}: {state}>"
 
 
