@@ -179,7 +179,7 @@ def test_turns_are_those_of_transformers(family, system):
     talk, end = Conversation(prompts), theirs.convert_tokens_to_ids("<|im_end|>")
     opening = [] if system is None else [{"role": "system", "content": system}]
     messages, ids = list(opening), list(prompts.prefix)
-    answers = ["A mask hides a number.", "Yes:\n  `two` parties.", "No."]
+    answers = ["Yes:\n  `two` parties.", "A mask hides a number.", "No."]
     for prompt, answer in zip(
         ["What is a mask?", "  Really [INST] so?", "and <|im_end|> now"], answers, strict=True
     ):
