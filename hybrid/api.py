@@ -34,6 +34,7 @@ from hybrid.planning.planner import make_plan  # noqa: E402
 from hybrid.reports.generation_plan import (  # noqa: E402
     generation_plan_to_dict,
     print_generation_plan,
+    print_outliers,
 )
 from hybrid.reports.generation_report import (  # noqa: E402
     client_generation_reports,
@@ -122,8 +123,17 @@ def _config(source: Config | Source) -> Config:
 class Plan:
     """What both parties will do in one request, step by step, before anything runs."""
 
-    def __init__(self, config: Config, planned: planning.Plan | GenerationPlan) -> None:
-        """Made by `hybrid.plan`; planned: the same as both parties derive it."""
+    def __init__(
+        self,
+        config: Config,
+        planned: planning.Plan | GenerationPlan,
+        outliers: Sequence[str] = (),
+    ) -> None:
+        """Made by `hybrid.plan`; planned: the same as both parties derive it.
+
+        outliers: edges that position 0 of a decoder reaches far beyond, a line each.
+        """
+        self._outliers = outliers
         self._config = config
         self._planned = planned
 
@@ -159,6 +169,8 @@ class Plan:
         """The table on a console of `rich`."""
         if isinstance(self._planned, GenerationPlan):
             print_generation_plan(console, self._planned)
+            if self._outliers:
+                print_outliers(console, self._outliers, len(self._planned.model.prefix))
             return
         print_plan(console, self._planned, self._config.run.weights_memory_gb(), self.seconds)
 
@@ -186,7 +198,8 @@ def plan(config: Config | Source) -> Plan:
     """
     given = _config(config)
     if given.run.generation is not None:
-        return Plan(given, plan_generation(given, load_generator(given).public))
+        generator = load_generator(given)
+        return Plan(given, plan_generation(given, generator.public), generator.outliers)
     return Plan(given, make_plan(given, load_model(given).public, schedule_prices(given.run)))
 
 
@@ -276,6 +289,16 @@ class RemoteSession(_Session[runtime_remote.RemoteSession | RemoteGeneration]):
         if self._session.plan is None:
             raise UsageError("session: the plan comes from the server; open the session first")
         return Plan(self._session.config, self._session.plan)
+
+    def prepare(self) -> None:
+        """Decoders: make the rows that later prompts need, before there is one.
+
+        With both parties on this machine that happens by itself while nobody asks.
+        """
+        if not isinstance(self._session, RemoteGeneration):
+            raise UsageError("prepare: this config's encoder prepares with each request")
+        while self._session.ahead():
+            pass
 
     def reports(self) -> list[Json]:
         """What the client alone knows of every request; accuracy is not in it.

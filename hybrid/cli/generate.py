@@ -16,6 +16,7 @@ from hybrid.reports.generation_report import client_generation_reports, generati
 from hybrid.reports.generation_text import print_generation_report, write_generation_markdown
 from hybrid.reports.run_report import write_json
 from hybrid.runtime.answers import Answers
+from hybrid.runtime.generating import RefusedError
 from hybrid.runtime.generation_local import LocalGeneration
 from hybrid.runtime.generation_remote import RemoteGeneration
 from transport.errors import HybridError
@@ -44,10 +45,12 @@ def generate(  # noqa: PLR0913
     with GenerationDisplay(console) as display:
         session.on_progress = display.step
         with session:
-            answer_all(session, prompts, tokens, display, is_conversation=is_conversation)
+            refused = answer_all(session, prompts, tokens, display, is_conversation=is_conversation)
     console.print("comparing with the plain model", highlight=False)
     reports = generation_reports(session)
     _written(console, reports, out, writable)
+    if refused is not None:
+        raise refused
 
 
 def ask(  # noqa: PLR0913
@@ -69,13 +72,15 @@ def ask(  # noqa: PLR0913
         session = RemoteGeneration(config, endpoint, display.step)
         session.check(prompts, tokens)
         with session:
-            answer_all(session, prompts, tokens, display, is_conversation=is_conversation)
+            refused = answer_all(session, prompts, tokens, display, is_conversation=is_conversation)
     assert session.plan is not None
     assert session.record is not None
     decode = session.prompts.tokenizer.decode
     record, answers = session.record, session.answers
     reports = client_generation_reports(config, session.plan, record, answers, decode)
     _written(console, reports, out, writable)
+    if refused is not None:
+        raise refused
 
 
 def answer_all(
@@ -85,8 +90,11 @@ def answer_all(
     display: GenerationDisplay,
     *,
     is_conversation: bool,
-) -> None:
-    """Ask prompt after prompt; what was answered before a failure stays on the console."""
+) -> RefusedError | None:
+    """Ask prompt after prompt; what was answered before a failure stays on the console.
+
+    Where the client refuses to go on, why: what was answered before has its reports all the same.
+    """
     for index, prompt in enumerate(prompts):
         display.prompt(prompt)
         count, goes_on = 0, is_conversation and index > 0
@@ -95,11 +103,14 @@ def answer_all(
                 count += 1
                 display.token(token.text, token.seconds)
         except HybridError as error:
+            told = f"{count} tokens of answer {index + 1} came before this: {error}"
+            if isinstance(error, RefusedError):
+                return RefusedError(told)
             if not count:
                 raise
-            said = f"{count} tokens of answer {index + 1} came before this: {error}"
-            raise type(error)(said) from error
+            raise type(error)(told) from error
         display.answered(session.answers[-1].text)
+    return None
 
 
 def _written(console: Console, reports: list[Json], out: Path | None, writable: Writable) -> None:

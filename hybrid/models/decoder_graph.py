@@ -66,7 +66,7 @@ class DecoderGraphBuilder(GraphBuilder):
         """Rows of the table: of what the client looks up, or the product of one-hot rows."""
         if not self.what.private_embedding:
             return self.input(EMBEDDING, (self.rows, width))
-        tokens = self.input(ONE_HOT, (self.rows, table_rows), is_integers=True)
+        tokens = self.input(ONE_HOT, (self.rows, table_rows))
         bounds = {"input": _ONE, "output": self.bound(EMBEDDING), **self._weight(EMBEDDING)}
         shape = (self.rows, table_rows, width)
         return self.add((-1, EMBEDDING), "embedding", (tokens,), shape, bounds)

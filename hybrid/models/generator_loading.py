@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -137,6 +138,7 @@ def _keep(key: str, found: _Found) -> None:
     data = {"ranges": ranges_to_public(found.ranges), "outliers": list(found.outliers)}
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
+        # Several processes may find the same ranges at once.
+        partial = path.with_suffix(f".{os.getpid()}.part")
         partial.write_text(json.dumps(data), encoding="utf-8")
         partial.replace(path)

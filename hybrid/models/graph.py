@@ -89,8 +89,6 @@ class GraphInput:
     shape: tuple[int, ...]
     is_bits: bool = False
     """Bits, shared modulo two, instead of fixed-point numbers."""
-    is_integers: bool = False
-    """Integers modulo 2^64 without fraction bits."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +141,9 @@ class GraphBuilder:
         shape: tuple[int, ...],
         *,
         is_bits: bool = False,
-        is_integers: bool = False,
     ) -> str:
         """An edge of the client's own."""
-        self._inputs.append(GraphInput(name, shape, is_bits, is_integers))
+        self._inputs.append(GraphInput(name, shape, is_bits))
         return name
 
     def add(  # noqa: PLR0913

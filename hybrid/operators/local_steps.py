@@ -83,8 +83,8 @@ class RotaryOperator(Operator):
         self._first, self._theta = int(found["first"]), found["theta"]
 
     def parameters(self) -> dict[str, float | int | str]:
-        """Bound used for the failure probability."""
-        return {"rms": self.node.bounds["input"].rms}
+        """What decides the angles; a bound used for the failure probability."""
+        return {"rms": self.node.bounds["input"].rms, **self.node.constants}
 
     def cost(self) -> Cost:
         """No message."""

@@ -51,8 +51,8 @@ class NextTokenOperator(MultiplyingOperator):
 
     def parameters(self) -> dict[str, float | int | str]:
         """Bound on logits, and how the token is chosen."""
-        found = {"bound": self.node.bounds["input"].max_abs, **self.node.constants}
-        return dict(found)
+        bound = self.node.bounds["input"]
+        return {"bound": bound.max_abs, "rms": bound.rms, **self.node.constants}
 
     def cost(self) -> Cost:
         """The choice and the opening of one number."""

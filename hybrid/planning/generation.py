@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from hybrid.config.loading import Config
 from hybrid.models.generator import PublicGenerator
@@ -34,6 +33,9 @@ from transport.errors import ConfigError
 from transport.traffic import Traffic
 
 CONVERSATION, BATCH = "conversation", "batch"
+_RECENT = 4
+_Key = tuple[str, tuple[int, ...], tuple[str, ...], tuple[tuple[str, float], ...]]
+"""Name, shape, inputs and constants of a node; bounds are those of one plan."""
 
 
 @dataclass
@@ -44,36 +46,53 @@ class GenerationPlan:
     schedule: Schedule
     binder: Binder
     source: type[CorrelationSource]
-    _steps: dict[Any, Step] = field(default_factory=dict)
+    _steps: dict[_Key, Step] = field(default_factory=dict, repr=False)
+    """Of nodes that are the same in all passes of as many rows."""
+    _recent: dict[tuple[int, int], Plan] = field(default_factory=dict, repr=False)
 
     def of_pass(self, rows: int, past: int) -> Plan:
-        """The plan of one pass."""
+        """The plan of one pass; the last few are kept."""
+        if (plan := self._recent.get((rows, past))) is None:
+            plan = self._of_pass(rows, past)
+            if len(self._recent) >= _RECENT:
+                del self._recent[next(iter(self._recent))]
+            self._recent[rows, past] = plan
+        return plan
+
+    def _of_pass(self, rows: int, past: int) -> Plan:
         graph = self.model.graph(rows, past)
         steps = tuple(self._step(node) for node in graph.nodes)
         total = total_without_work(step.cost for step in steps)
         traffic = self.source.production_traffic(total.ots) + triples_cost(total.demand).traffic
         return Plan(graph, steps, self.binder.context, self.source, traffic, self.schedule)
 
+    def _step(self, node: Node) -> Step:
+        """Bound once for all passes in which the node is the same.
+
+        What depends on the position differs in every pass, and is not kept.
+        """
+        if node.cache is not None or node.op == "rotary":
+            return self._bound(node)
+        key = node.name, node.shape, node.inputs, tuple(sorted(node.constants.items()))
+        if key not in self._steps:
+            self._steps[key] = self._bound(node)
+        return self._steps[key]
+
+    def _bound(self, node: Node) -> Step:
+        operator = self.binder.bind(node, self.schedule.choices[node.name])
+        if isinstance(operator, WeightedOperator) and not operator.encodes_for_any_rows:
+            raise ConfigError(
+                f"protocols.{node.key}: {operator.protocol!r} encodes weights for a fixed "
+                "number of rows, and passes of a decoder differ; use exact_rows, or beaver "
+                "with a dealer"
+            )
+        return Step(operator, operator.cost(), operator.offline_cost())
+
     @staticmethod
     def pass_failure(plan: Plan) -> float:
         """Chance that a pass goes wrong, the making of its triples included."""
         made = triples_cost(plan.cost.demand)
         return plan.cost.failure_probability + made.failure_probability
-
-    def _step(self, node: Node) -> Step:
-        """Bound once for all passes in which the node is the same."""
-        first = node.constants.get("first")
-        key = node.name, node.shape, node.cache, first
-        if key not in self._steps:
-            operator = self.binder.bind(node, self.schedule.choices[node.name])
-            if isinstance(operator, WeightedOperator) and not operator.encodes_for_any_rows:
-                raise ConfigError(
-                    f"protocols.{node.key}: {operator.protocol!r} encodes weights for a fixed "
-                    "number of rows, and passes of a decoder differ; use exact_rows, or beaver "
-                    "with a dealer"
-                )
-            self._steps[key] = Step(operator, operator.cost(), operator.offline_cost())
-        return self._steps[key]
 
     # -- what passes share ----------------------------------------------------------------------
 

@@ -27,6 +27,8 @@ from transport.traffic import Traffic
 Json = dict[str, Any]
 _PROMPT_ROWS = 16
 
+_OUTLIERS = 3
+
 
 def shown_rows(plan: GenerationPlan) -> int:
     """Rows of the prompt that a plan is shown for: a short one, or what announced answers leave."""
@@ -183,3 +185,11 @@ def _said(row: Json) -> str:
         f"client sends {row['client_sent_bytes'] / 1e6:.3f} MB, server "
         f"{row['server_sent_bytes'] / 1e6:.3f} MB, {rounds_text(row['rounds'])} rounds"
     )
+
+
+def print_outliers(console: Console, outliers: Sequence[str], prefix: int) -> None:
+    """Why a public prefix matters: what position 0 would need that private positions do not."""
+    where = "is public, and computed in the clear" if prefix else "is private: every bound holds it"
+    console.print(f"position 0 {where}; {len(outliers)} edges reach far beyond others there:")
+    for line in outliers[:_OUTLIERS]:
+        console.print(outside(f"  {line}"), highlight=False)

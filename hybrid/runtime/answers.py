@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import abc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from hybrid.models.prompts import Conversation, Prompts
 from hybrid.runtime.generation_records import PassRecord
 from transport.errors import ConfigError, UsageError
 
+Passes = abc.Generator[tuple[int, PassRecord], None, None]
+"""Tokens and records of passes as they come; whoever has had enough closes it."""
 STOP = "stop"
 """In place of a question: nobody waits for the rest of the answer."""
 
@@ -23,11 +26,11 @@ STOP = "stop"
 class Asked:
     """What the client's process is asked for."""
 
-    ids: Ids
+    ids: Ids = field(repr=False)
     tokens: int
     fresh: bool
     """Whether a new conversation begins."""
-    forced: tuple[int, ...] = ()
+    forced: tuple[int, ...] = field(default=(), repr=False)
     """Read instead of the tokens chosen."""
 
 
@@ -129,9 +132,7 @@ class Answers(ABC):
         """Read ids one by one whatever tokens are chosen: for a measurement of every position."""
         first, *others = (int(i) for i in ids)
         answer = Answer("", np.array([first], np.int64), 1, self._count)
-        asked = Asked(
-            answer.read, len(ids), True, tuple([*others, others[-1] if others else first])
-        )
+        asked = Asked(answer.read, len(ids), True, tuple(others))
         self._conversation = None
         for token, record in self._passes(asked):
             self._count += 1
@@ -157,8 +158,9 @@ class Answers(ABC):
         is_whole = False
         self.answers.append(answer)
         shown: list[int] = []
+        passes = self._passes(asked)
         try:
-            for token, _record in self._passes(asked):
+            for token, _record in passes:
                 self._count += 1
                 now = time.perf_counter()
                 answer.seconds.append(now - start)
@@ -172,6 +174,9 @@ class Answers(ABC):
             if rest := stream.close():
                 yield Token(shown[-1], rest, 0.0)
         finally:
+            self._is_answering = False
+            # Now, and not when its last reference goes: what it says may be an error.
+            passes.close()
             read = [*answer.read, *answer.tokens[:-1]]
             ended = bool(answer.tokens) and answer.tokens[-1] in ends
             unread = [] if ended else answer.tokens[-1:]
@@ -180,7 +185,6 @@ class Answers(ABC):
             # What was read behind an end token, or behind what the caller saw, cannot be unread.
             is_usable = is_whole and (settings.stop_early or not over)
             self._conversation = turn.talk if is_usable else None
-            self._is_answering = False
 
     def _checked(self, read: int, new: int, fillers: int, tokens: int | None) -> int:
         """How many tokens are asked for, once prompt and answer fit behind what was read."""
@@ -204,5 +208,5 @@ class Answers(ABC):
         return wanted
 
     @abstractmethod
-    def _passes(self, asked: Asked) -> Iterator[tuple[int, PassRecord]]:
-        """Tokens and records of every pass as they come."""
+    def _passes(self, asked: Asked) -> Passes:
+        """Tokens and records of every pass."""

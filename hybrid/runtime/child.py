@@ -22,6 +22,7 @@ from hybrid.config.loading import Config  # noqa: E402
 from hybrid.planning.schedule import Schedule  # noqa: E402
 from hybrid.runtime.answers import STOP, Asked  # noqa: E402
 from hybrid.runtime.dealing import LOOPBACK, deal  # noqa: E402
+from hybrid.runtime.generating import RefusedError  # noqa: E402
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient  # noqa: E402
 from hybrid.runtime.serving import Client, Server, open_client, open_server  # noqa: E402
 from transport.channel import Channel  # noqa: E402
@@ -120,17 +121,26 @@ def _asking(task: Task, pipe: Connection) -> None:
         pipe.send(("ready", None))
         try:
             while (asked := _next(pipe, client)) is not None:
-                ids, tokens, forced = asked.ids, asked.tokens, asked.forced
-                for found in client.answer(ids, tokens, fresh=asked.fresh, forced=forced):
-                    pipe.send(("token", (found.token, found.record)))
-                    if pipe.poll():
-                        break
+                try:
+                    _tell_tokens(asked, client, pipe)
+                except RefusedError as error:
+                    pipe.send(("token", str(error)))
+                    continue
                 pipe.send(("token", None))
         except (EOFError, KeyboardInterrupt):
             channel.abort("the client was interrupted")
             raise
         pipe.send(("record", client.close()))
     channel.close()
+
+
+def _tell_tokens(asked: Asked, client: AskingClient, pipe: Connection) -> None:
+    """The tokens of an answer, until there is something else in the pipe."""
+    ids, tokens, forced = asked.ids, asked.tokens, asked.forced
+    for found in client.answer(ids, tokens, fresh=asked.fresh, forced=forced):
+        pipe.send(("token", (found.token, found.record)))
+        if pipe.poll():
+            return
 
 
 def _next(pipe: Connection, client: AskingClient) -> Asked | None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 import struct
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +26,8 @@ from hybrid.models.public_table import receive_table, send_table
 from hybrid.models.token_table import TokenTable
 from hybrid.operators.base import EncodedLinear, Operator, RunState, WeightedOperator
 from hybrid.planning.catalog import Catalog
-from hybrid.planning.generation import GenerationPlan, plan_generation
+from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan, plan_generation
 from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
-from hybrid.planning.schedule import Schedule
 from hybrid.runtime.generation_records import PassRecord, SharedRecord
 from hybrid.runtime.key_exchange import (
     receive_keys,
@@ -39,15 +37,15 @@ from hybrid.runtime.key_exchange import (
 )
 from hybrid.runtime.runner import Progress, run_request, run_shared
 from hybrid.runtime.session_parts import SessionParts, run_state
-from mpc_nonlinear.cost import NO_COST
+from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
-from transport.errors import FrameError, UsageError
+from transport.errors import ConfigError, FrameError, UsageError
 from transport.handshake import handshake, recv_public, send_public
 from transport.randomness import SecureRandom
 
 _DESCRIPTION_BYTES = 1 << 22
-_DESCRIPTION_KEYS = {"model", "embedding", "schedule"}
+_DESCRIPTION_KEYS = {"model", "embedding"}
 _WORD = struct.Struct("<BI")
 
 
@@ -60,11 +58,26 @@ class Word(IntEnum):
     AHEAD = 3
 
 
+class RefusedError(UsageError):
+    """The client will not go on, and has sent nothing that says so: the session is as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A pass that may run: its inputs were checked before anything was said."""
+
+    rows: int
+    fillers: int
+    """Of the conversation."""
+    own: dict[str, RingArray] = field(repr=False)
+    """The client's share of every input: all of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class NextToken:
     """What a pass gives the client."""
 
-    token: int
+    token: int = field(repr=False)
     """As it was opened: not compared with the vocabulary."""
     record: PassRecord
 
@@ -97,9 +110,9 @@ class GenerationSession(SessionParts):
         self._is_open = False
         """Whether a conversation has begun."""
 
-    def _agree(self, model: PublicGenerator, schedule: Schedule | None) -> GenerationPlan:
-        handshake(self.channel, {"public prefix": f"sha256 {model.prefix_digest}"})
-        plan = plan_generation(self.config, model, schedule)
+    def _agree(self, prefix_digest: str, made: Callable[[], GenerationPlan]) -> GenerationPlan:
+        handshake(self.channel, {"public prefix": f"sha256 {prefix_digest}"})
+        plan = made()
         handshake(self.channel, {"plan": f"sha256 {plan.digest()}"})
         return plan
 
@@ -108,22 +121,26 @@ class GenerationSession(SessionParts):
         nodes = [operator.node.name for operator, _ in self.plan_.batch]
         return min((len(self._state.rows.get(name, ())) for name in nodes), default=1 << 30)
 
-    def _budget(self, more: float) -> None:
+    def _afford(self, more: float) -> None:
         """Refuse what would make the session fail too often."""
         if self.failure_probability + more > MAX_FAILURE_PROBABILITY:
-            raise UsageError(
+            raise RefusedError(
                 f"session: what has run may fail with {self.failure_probability:.1e}, one more "
                 f"step with {more:.1e}; together more than {MAX_FAILURE_PROBABILITY:.1e}: open a "
                 "new session"
             )
+
+    def _spend(self, more: float) -> None:
+        self._afford(more)
         self.failure_probability += more
 
     def _begin(self) -> None:
         """Correlations of a new conversation's cache; the prefix enters it."""
         cost = self.plan_.conversation_cost()
-        self._budget(cost.failure_probability)
+        self._spend(cost.failure_probability)
+        self._is_open = False
         self._state.caches.clear()
-        self._prepare("conversation", self.plan_.conversation, _for_conversation, 1)
+        self._prepare(CONVERSATION, self.plan_.conversation, _for_conversation, 1)
         self.past, self._is_open = 0, True
 
     def _fill(self, rows: int) -> None:
@@ -137,16 +154,22 @@ class GenerationSession(SessionParts):
             ]
             self._make(short)
 
-    def _make(self, pieces: list[tuple[Operator, Any]]) -> None:
-        self._budget(sum((cost for _, cost in pieces), NO_COST).failure_probability)
-        self._prepare("batch", pieces, _for_rows, self.plan_.batch_rows)
+    def _make(self, pieces: list[tuple[Operator, Cost]]) -> None:
+        self._spend(sum((cost for _, cost in pieces), NO_COST).failure_probability)
+        self._prepare(BATCH, pieces, _for_rows, self.plan_.batch_rows)
 
     def _ahead(self) -> None:
         """One layer's next batch, in order; the layers that have most are left alone."""
         counts = [len(self._state.rows.get(o.node.name, ())) for o, _ in self.plan_.batch]
         self._make([self.plan_.batch[int(np.argmin(counts))]])
 
-    def _prepare(self, kind: str, operators: Any, prepare: Any, rows: int) -> None:
+    def _prepare(
+        self,
+        kind: str,
+        operators: Sequence[tuple[Operator, Cost]],
+        prepare: Callable[[Operator, RunState], None],
+        rows: int,
+    ) -> None:
         start, label = time.perf_counter(), f"{kind}{len(self.shared)}"
         steps = run_shared(operators, self._state, label, prepare, self.progress)
         seconds = time.perf_counter() - start
@@ -159,7 +182,7 @@ class GenerationSession(SessionParts):
             raise UsageError("generation: no conversation has begun; begin one first")
         self._fill(rows)
         plan = self.plan_.of_pass(rows, self.past)
-        self._budget(self.plan_.pass_failure(plan))
+        self._spend(self.plan_.pass_failure(plan))
         start = time.perf_counter()
         result = run_request(plan, self._state, self._passes, own, self.progress)
         seconds = time.perf_counter() - start
@@ -188,7 +211,9 @@ class GenerationClient(GenerationSession):
         self.agree_on_config()
         data = recv_public(self.channel, _DESCRIPTION_BYTES)
         model, digest = self._parsed(data, prompts)
-        self.plan_ = plan = self._agree(model, self._schedule(data))
+        self.plan_ = plan = self._agree(
+            model.prefix_digest, lambda: plan_generation(self.config, model)
+        )
         self._table: TokenTable | None = None
         if not model.private_embedding:
             table = receive_table(self.channel, model, digest)
@@ -219,18 +244,44 @@ class GenerationClient(GenerationSession):
         model = PublicGenerator.from_public(data["model"], self.config, prompts.prefix)
         # Checked before any prompt is looked at, so that no failure depends on one.
         if prompts.tokenizer.vocabulary > model.architecture.vocabulary:
-            raise FrameError(
+            raise ConfigError(
                 f"tokenizer: {prompts.tokenizer.vocabulary} tokens, the server's model has "
                 f"{model.architecture.vocabulary}; use the model files that belong to it"
             )
         return model, digest
 
-    def _schedule(self, data: Any) -> Schedule | None:
-        return None if data["schedule"] is None else Schedule.from_public(data["schedule"])
+    def ready(self, ids: Sequence[int] | NDArray[np.int64], *, fresh: bool) -> Ready:
+        """The next ids of the conversation, or the first of a new one, checked.
 
-    def begin(self, tokens: int) -> None:
-        """A new conversation: an empty cache but for the prefix; tokens: of its first prompt."""
-        fillers = self.plan_.model.settings.padded(tokens) - tokens
+        `RefusedError` where positions, ranges or the bound on failures do not allow them. Nothing
+        is sent: what the server sees of a refusal is that nothing more is asked.
+        """
+        model = self.plan_.model
+        if not fresh and not self._is_open:
+            raise RefusedError("generation: no conversation has begun; begin one first")
+        past = 0 if fresh else self.past
+        fillers = model.settings.padded(len(ids)) - len(ids) if fresh else self._state.fillers
+        count = len(ids) + (0 if past else fillers)
+        if not len(ids) or past + count > model.capacity:
+            raise RefusedError(
+                f"generation: {len(ids)} tokens and {count - len(ids)} rows of padding, the "
+                f"conversation has room for {model.capacity - past}; raise generation.positions or "
+                "begin a new one"
+            )
+        self._afford(self._failures_ahead(count, past, fresh=fresh))
+        return Ready(count, fillers, self._inputs(client_rows(model, ids, past, fillers)))
+
+    def _failures_ahead(self, rows: int, past: int, *, fresh: bool) -> float:
+        """Of a pass and what has to be prepared for it."""
+        plan = self.plan_
+        missing = max(0, rows - self.stock()) if plan.batch else 0
+        batches = -(-missing // plan.batch_rows)
+        found = plan.pass_failure(plan.of_pass(rows, past))
+        found += batches * plan.batch_cost().failure_probability
+        return found + (plan.conversation_cost().failure_probability if fresh else 0.0)
+
+    def begin(self, fillers: int) -> None:
+        """A new conversation: an empty cache but for the prefix; rows that fill its first pass."""
         self._state = replace(self._state, fillers=fillers)
         self._say(Word.CONVERSATION)
         self._begin()
@@ -243,34 +294,20 @@ class GenerationClient(GenerationSession):
         self._ahead()
         return True
 
-    def next_token(self, ids: Sequence[int] | NDArray[np.int64]) -> NextToken:
-        """The token after these ids, the next of the conversation."""
-        model, fillers = self.plan_.model, self._state.fillers
-        before = 0 if self.past else fillers
-        count, room = len(ids) + before, model.capacity - self.past
-        if not len(ids) or count > room:
-            raise UsageError(
-                f"generation: {len(ids)} tokens and {before} rows of padding, the conversation has "
-                f"room for {room}; raise generation.positions or begin a new one"
-            )
-        if not self.past and count != model.settings.padded(len(ids)):
-            raise UsageError(
-                f"generation: {len(ids)} tokens are not what the conversation began for; begin one "
-                "with the number of tokens of its first prompt"
-            )
-        own = self._inputs(client_rows(model, ids, self.past, fillers))
-        self._say(Word.PASS, count)
-        record = self._run(count, own)
+    def next_token(self, ready: Ready) -> NextToken:
+        """The token after a pass."""
+        self._say(Word.PASS, ready.rows)
+        record = self._run(ready.rows, ready.own)
         return NextToken(int(record.outputs[NEXT_TOKEN][0]), record)
 
     def _check_range(self, rows: FloatArray) -> None:
         """Refuse rows of the table that the ranges do not hold: all that a client can see of them.
 
-        Before the pass is announced, so that the server sees no more than an answer that ends.
+        (rows, hidden), as the table has them.
         """
         bound = self.plan_.model.ranges[EMBEDDING].max_abs
         if (largest := float(np.abs(rows).max())) > bound:
-            raise UsageError(
+            raise RefusedError(
                 f"prompt: a token's embedding reaches {largest:g}, the server's ranges hold "
                 f"{bound:g}, so the answer would be wrong; use other words, or have the server "
                 "raise ranges.margin"
@@ -297,19 +334,17 @@ class GenerationServer(GenerationSession):
     """The server's side: holds the weights, sees no token."""
 
     def setup(
-        self, model: Generator, schedule: Schedule, dealer: Channel | None = None
+        self, model: Generator, plan: GenerationPlan, dealer: Channel | None = None
     ) -> GenerationPlan:
-        """Everything up to the first conversation."""
+        """Everything up to the first conversation; plan: made before any client came."""
         self.agree_on_config()
         table, public = model.model.weights.embedding, model.public
-        chosen = self.config.run.scheduler.policy != "fixed"
         description = {
             "model": public.to_public(),
             "embedding": "" if public.private_embedding else table.digest(),
-            "schedule": schedule.to_public() if chosen else None,
         }
         send_public(self.channel, description)
-        self.plan_ = plan = self._agree(public, schedule)
+        self.plan_ = self._agree(public.prefix_digest, lambda: plan)
         if not public.private_embedding:
             assert isinstance(table, TokenTable)
             send_table(self.channel, table)

@@ -6,19 +6,20 @@ the plain model's and both ends' counters with each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.config.loading import Config
+from hybrid.models.decoder_graph import LOGITS
 from hybrid.models.decoder_tokenizing import Ids
 from hybrid.models.generator import Generator, load_prompts
 from hybrid.models.generator_loading import load_generator
 from hybrid.models.prompts import Prompts
 from hybrid.planning.generation import GenerationPlan, plan_generation
-from hybrid.runtime.answers import STOP, Answers, Asked
+from hybrid.runtime.answers import STOP, Answers, Asked, Passes
+from hybrid.runtime.generating import RefusedError
 from hybrid.runtime.generation_records import GenerationRecord, PassRecord
 from hybrid.runtime.opened import OpenedHere
 from hybrid.runtime.processes import Processes
@@ -61,24 +62,33 @@ class LocalGeneration(Answers, OpenedHere):
             self.on_progress = on_progress
         self._logits: list[RingArray] = []
 
-    def _passes(self, asked: Asked) -> Iterator[tuple[int, PassRecord]]:
+    def _passes(self, asked: Asked) -> Passes:
         processes = self._children()
         try:
             processes.ask(asked)
             while (found := processes.answer("token")) is not None:
-                token, record = found
-                self._logits.append(record.outputs["logits"].reshape(-1))
-                yield token, record
-        except GeneratorExit:
-            # The caller has had enough; a pass that is under way still belongs to this answer.
-            processes.ask(STOP)
-            while (found := processes.answer("token")) is not None:
-                self._logits.append(found[1].outputs["logits"].reshape(-1))
-                self._count += 1
+                try:
+                    yield self._taken(found)
+                except GeneratorExit:
+                    # The caller has had enough; a pass under way still belongs to this answer.
+                    processes.ask(STOP)
+                    while (found := processes.answer("token")) is not None:
+                        self._taken(found)
+                        self._count += 1
+                    raise
+        except (GeneratorExit, RefusedError):
             raise
         except BaseException:
             self._fail()
             raise
+
+    def _taken(self, found: tuple[int, PassRecord] | str) -> tuple[int, PassRecord]:
+        """A token of the client's; a refusal in words."""
+        if isinstance(found, str):
+            raise RefusedError(found)
+        token, record = found
+        self._logits.append(record.outputs[LOGITS].reshape(-1))
+        return token, replace(record, outputs={})
 
     def _finish(self, processes: Processes) -> None:
         client = processes.answer("record")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 from hybrid.config.loading import Config
 from hybrid.planning.generation import GenerationPlan
-from hybrid.runtime.answers import Answers, Asked
-from hybrid.runtime.generation_records import GenerationRecord, PassRecord
+from hybrid.runtime.answers import Answers, Asked, Passes
+from hybrid.runtime.generating import RefusedError
+from hybrid.runtime.generation_records import GenerationRecord
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient
 from hybrid.runtime.opened import OpenedElsewhere
 from hybrid.runtime.remote import refuse_dealer
@@ -68,7 +69,7 @@ class RemoteGeneration(Answers, OpenedElsewhere[GenerationPlan, GenerationRecord
             self._fail()
             raise
 
-    def _passes(self, asked: Asked) -> Iterator[tuple[int, PassRecord]]:
+    def _passes(self, asked: Asked) -> Passes:
         self._require_open()
         try:
             found = self._client.answer(
@@ -76,8 +77,8 @@ class RemoteGeneration(Answers, OpenedElsewhere[GenerationPlan, GenerationRecord
             )
             for each in found:
                 yield each.token, each.record
-        except GeneratorExit:
-            # The caller has had enough.
+        except (GeneratorExit, RefusedError):
+            # The caller has had enough, or the client has: nothing is wrong with the session.
             raise
         except BaseException:
             self._fail()

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from hybrid.config.loading import Config
 from hybrid.machine.environment import describe, peak_memory_bytes
+from hybrid.models.decoder_graph import LOGITS
 from hybrid.models.decoder_tokenizing import Ids
 from hybrid.models.generator import load_prompts
 from hybrid.models.generator_loading import load_generator
@@ -19,13 +20,13 @@ from hybrid.runtime.generating import (
     GenerationServer,
     GenerationSession,
     NextToken,
+    RefusedError,
 )
 from hybrid.runtime.generation_records import GenerationRecord, PassRecord
 from hybrid.runtime.runner import Progress
 from hybrid.runtime.serving import reporting_failure
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import SETUP, Channel
-from transport.errors import UsageError
 
 
 class AnsweringServer:
@@ -49,10 +50,10 @@ class AnsweringServer:
         session = GenerationServer(self._config, self._catalog, channel, keep_shares=keep_shares)
         with reporting_failure(channel):
             start = time.perf_counter()
-            session.setup(self.generator, self.plan.schedule, dealer)
+            session.setup(self.generator, self.plan, dealer)
             setup_s = time.perf_counter() - start
             passes = session.serve()
-        shares = [one.outputs["logits"].reshape(-1) for one in passes if keep_shares]
+        shares = [one.outputs[LOGITS].reshape(-1) for one in passes if keep_shares]
         return record_of(session, passes, setup_s, channel, dealer), shares
 
 
@@ -91,18 +92,20 @@ class AskingClient:
         fresh: begin a new conversation; forced: read instead of the tokens chosen.
         """
         ends = self.prompts.tokenizer.end_ids if self.prompts.settings.stop_early else frozenset()
-        if fresh:
-            with reporting_failure(self._channel):
-                self._session.begin(len(ids))
         rows: Sequence[int] | Ids = ids
         for index in range(tokens):
-            # Not around the yield: a caller who has had enough is no failure.
+            begins = fresh and not index
+            # What is refused here is no failure, and the server is told nothing; neither is it
+            # one that a caller has had enough, which ends a generator at its yield.
+            ready = self._session.ready(rows, fresh=begins)
             with reporting_failure(self._channel):
-                found = self._session.next_token(rows)
-            self._passes.append(found.record)
+                if begins:
+                    self._session.begin(ready.fillers)
+                found = self._session.next_token(ready)
+            self._passes.append(replace(found.record, outputs={}))
             self._check_token(found.token)
             yield found
-            if found.token in ends and not forced:
+            if index + 1 == tokens or (found.token in ends and not forced):
                 return
             rows = [forced[index] if forced else found.token]
 
@@ -110,9 +113,9 @@ class AskingClient:
         """Refuse what is no token; the server is not told, and sees an answer that ends here."""
         vocabulary = self._session.plan_.model.architecture.vocabulary
         if token >= vocabulary:
-            raise UsageError(
+            raise RefusedError(
                 f"next_token: {token} was opened, the vocabulary has {vocabulary}: a result on the "
-                "way was wrong, as the declared failure probability allows; ask again"
+                "way was wrong, as the declared failure probability allows; begin a new answer"
             )
 
     def ahead(self) -> bool:

@@ -99,6 +99,8 @@ class Processes:
 
     def _pump(self, timeout_s: float | None) -> None:
         """Take every message that is waiting; raise the first failure."""
+        if not self._any_open():
+            raise ChildError("both parties have ended; open a new session")
         for pipe in wait([p for p, c in self._children.items() if c.is_open], timeout_s):
             assert isinstance(pipe, Connection)
             child = self._children[pipe]
