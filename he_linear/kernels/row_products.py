@@ -90,7 +90,7 @@ class IntegerMatrix:
 
     @property
     def nbytes(self) -> int:
-        """Memory."""
+        """Memory in bytes, of padded rows and columns too."""
         return self.chunks.nbytes
 
     def part(self, top: int, bottom: int, start: int, stop: int) -> NDArray[np.int16]:

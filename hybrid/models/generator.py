@@ -216,8 +216,9 @@ def _shape(config: Config) -> tuple[AnyDecoder, Architecture]:
 class ClientRows:
     """What the client puts into a pass: fillers, then tokens.
 
-    Every filler is the first token once more, at its position where positions are learned, so that
-    bounds hold for it as for a token.
+    Every filler is the first token once more, at its position where positions are learned: a row
+    like those that ranges were measured on. That is no proof that bounds hold for it in every
+    model; measured for SmolLM2, fillers reach at most 0.63 of any bound.
     """
 
     ids: Ids

@@ -93,7 +93,10 @@ class RotaryOperator(Operator):
         return turn_cost(turned, self.node.bounds["input"].rms * units)
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
-        """(rows, columns); columns behind the turned heads stay as they are."""
+        """(rows, columns) to the same shape and scale.
+
+        Columns behind the turned heads stay as they are.
+        """
         del state
         x, width = inputs[0], self._heads * self._size
         rows, half = len(x), self._size // 2

@@ -174,7 +174,10 @@ class GenerationPlan:
         return self.one.needs_dealer
 
     def offline_traffic(self, plan: Plan) -> Traffic:
-        """Of a pass: correlations, and what its steps prepare."""
+        """Bytes each way and rounds of a pass before its tokens are known.
+
+        Its correlations and what its own steps prepare; batches and the conversation apart.
+        """
         return plan.offline_traffic + plan.prepared_traffic
 
     def __repr__(self) -> str:

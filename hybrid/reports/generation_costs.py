@@ -206,7 +206,10 @@ class Ledger:
         return found
 
     def left(self) -> Amount:
-        """What was prepared and no pass has consumed."""
+        """Seconds, bytes and rounds of what was prepared and no pass has consumed.
+
+        Parts of batches count by their rows, of a conversation by its positions.
+        """
         prepared = [x for one in self._conversations for x in one.values()]
         prepared += [part for stock in self._stock.values() for _, part in stock]
         passes = range(len(self._record.passes))

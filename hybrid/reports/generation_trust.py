@@ -54,7 +54,8 @@ def _server_learns(plan: GenerationPlan) -> list[str]:
     if plan.batch:
         lines.append(
             f"Rows are prepared {plan.batch_rows} at a time, whatever prompt they are for; when a "
-            "batch is made follows from the numbers above."
+            "batch is made follows from the numbers above, or, ahead of need, from when the client "
+            "says so: the server sees when it does."
         )
     return lines
 

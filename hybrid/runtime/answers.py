@@ -129,7 +129,12 @@ class Answers(ABC):
             self._checked(0, new, self.prompts.settings.padded(new) - new, max_new_tokens)
 
     def force(self, ids: Sequence[int]) -> None:
-        """Read ids one by one whatever tokens are chosen: for a measurement of every position."""
+        """Read ids one by one whatever tokens are chosen: for a measurement of every position.
+
+        A conversation of its own, which `generate` cannot go on with. Appends one `Answer`, once
+        all ids are read: `read` is the first id, `tokens` the tokens chosen after each id, not the
+        ids, `seconds` those of each pass without its preparation in batches; its text is empty.
+        """
         first, *others = (int(i) for i in ids)
         answer = Answer("", np.array([first], np.int64), 1, self._count)
         asked = Asked(answer.read, len(ids), True, tuple(others))

@@ -105,7 +105,8 @@ class GenerationSession(SessionParts):
         self.shared: list[SharedRecord] = []
         """What was prepared for more than one pass."""
         self.failure_probability = 0.0
-        """Of all that has run in this session."""
+        """Bound on the chance, 0 to 1, that anything went wrong in this session so far: passes and
+        what was prepared, used or not."""
         self._passes = 0
         self._is_open = False
         """Whether a conversation has begun."""

@@ -34,7 +34,8 @@ class PassRecord:
     """Offline ones of this pass alone, then online ones."""
     seconds: float
     outputs: Mapping[str, RingArray]
-    """This party's shares of the graph's outputs; of the next token the client has all."""
+    """Words modulo 2^64, by edge. `next_token` (1,): the token's id at the client, zero at the
+    server. `logits` (1, vocabulary), only where they are kept: this party's shares, fixed point."""
 
 
 @dataclass(frozen=True, slots=True)

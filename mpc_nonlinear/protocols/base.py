@@ -91,8 +91,9 @@ class NonlinearProtocol(ABC):
         """As `run`, where only some numbers of a row count; others give zero.
 
         mask: this party's share modulo two of one bit a number, in a shape that broadcasts to
-        that of x; every row has a one. `cost` declares this call where `takes_mask`, and
-        `reference` gets minus infinity where the mask is zero.
+        that of x. A row without a one may come, of a decoder's fillers: its result, of any
+        value, is thrown away, but it must not divide by zero or raise. `cost` declares this call
+        where `takes_mask`, and `reference` gets minus infinity where the mask is zero.
         """
         del x, mask, session
         raise UsageError(f"{self.op}/{self.name}: declares takes_mask without run_masked")
