@@ -71,7 +71,7 @@ class GenerationPlan:
 
         What depends on the position differs in every pass, and is not kept.
         """
-        if node.cache is not None or node.op == "rotary":
+        if node.cache is not None or "first" in node.constants:
             return self._bound(node)
         key = node.name, node.shape, node.inputs, tuple(sorted(node.constants.items()))
         if key not in self._steps:
