@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from hybrid.config.loading import Config, checked
+from hybrid.reports.generation_costs import differing_steps
 from hybrid.runtime.generation_local import LocalGeneration, plain_answer, plain_logits
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient
 from tests.waiting import GUARD_S
@@ -76,28 +77,11 @@ def smallest_cosine(session: LocalGeneration, answer) -> float:
     )
 
 
-def traffic(measured):
-    return {
-        "client_sent_bytes": measured.client_sent_bytes,
-        "server_sent_bytes": measured.server_sent_bytes,
-        "rounds": measured.rounds,
-    }
-
-
-def undeclared(session: LocalGeneration) -> list[str]:
-    """Steps of passes whose traffic is not what the plan says."""
-    found = []
-    for record in session.result.client.passes:
-        plan = session.plan.of_pass(record.rows, record.past)
-        for row, step in zip(plan.rows(), record.steps, strict=True):
-            if row["predicted"] != traffic(step.traffic):
-                found.append(f"{row['name']} of {record.rows} rows at {record.past}")
-    for shared in session.result.client.shared:
-        steps = shared.steps[-len(shared.declared) :]
-        for step, declared in zip(steps, shared.declared, strict=True):
-            if traffic(step.traffic) != traffic(declared):
-                found.append(f"{shared.kind}: {step.name}")
-    return found
+def undeclared(session: LocalGeneration) -> list[dict]:
+    """Steps of either party whose traffic is not what the plan says."""
+    records = {"client": session.result.client, "server": session.result.server}
+    pairs = records.items()
+    return [step for party, one in pairs for step in differing_steps(session.plan, one, party)]
 
 
 def both_ends(

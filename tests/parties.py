@@ -18,6 +18,7 @@ from hybrid.operators.slot_products import CkksProducts
 from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.correlations import SoftSpokenSource
 from mpc_nonlinear.fixed_point import FixedPoint
+from tests.waiting import GUARD_S
 from transport.channel import Channel
 from transport.local import run_both
 from transport.randomness import SecureRandom
@@ -89,5 +90,5 @@ def run_states(
         with channel.step(label):
             return role(state)
 
-    client, server, channel = run_both(party)
+    client, server, channel = run_both(party, timeout_s=GUARD_S)
     return client, server, channel.traffic(label)

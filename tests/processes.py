@@ -45,6 +45,12 @@ def ended(process: subprocess.Popen[str]) -> Iterator[None]:
         process.communicate()
 
 
+def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
+    """What it prints, as it comes."""
+    assert process.stdout is not None
+    return iter(process.stdout.readline, "")
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     with ended(process):
         output, _ = process.communicate(timeout=GUARD_S)

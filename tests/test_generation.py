@@ -18,8 +18,7 @@ from transport.errors import ConfigError, UsageError
 @pytest.fixture(scope="module")
 def spoken():
     """A conversation of two turns, an answer that is left early, and a last one, in one session."""
-    with pytest.MonkeyPatch.context() as patch, LocalGeneration(generation_config()) as session:
-        del patch
+    with LocalGeneration(generation_config()) as session:
         shown = [[token.text for token in session.generate("What is a mask?")]]
         shown.append([token.text for token in session.generate("And?", 3, goes_on=True)])
         with pytest.raises(ConfigError, match="left; shorten the prompt"):

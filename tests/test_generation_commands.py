@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from hybrid.cli.progress import GenerationDisplay
 from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
 from hybrid.reports.generation_text import print_generation_report, write_generation_markdown
 from tests.generation_setup import write_generation_config
-from tests.processes import KEYS, ended, finish, hybrid, run, serving
+from tests.processes import KEYS, ended, finish, hybrid, lines_of, run, serving
 
 PHASE = {"seconds", *KEYS}
 TOKEN = re.compile(r"^ +\d+\.\d\d s  (.*)$", re.MULTILINE)
@@ -192,11 +191,6 @@ def test_two_clients_one_after_the_other(tmp_path, embedding):
             again = next(line for line in lines if line.startswith("listening on "))
             endpoint = again.split()[-1]
             check_sides(tmp_path / "served", client.parent / "asked", prompt)
-
-
-def lines_of(process) -> Iterator[str]:
-    assert process.stdout is not None
-    return iter(process.stdout.readline, "")
 
 
 def check_sides(served: Path, asked: Path, prompt: str) -> None:

@@ -22,10 +22,12 @@ from hybrid.operators.exact_rows_layers import (
     ExactRowsOperator,
 )
 from hybrid.operators.local_steps import Halves, LastRow, LocalOperator, Rotary, RotaryOperator
+from hybrid.operators.nonlinear import NonlinearOperator
 from hybrid.operators.pads import LinearPad
 from mpc_nonlinear.blocks.local import turn
 from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.fixed_point import FixedPoint
+from mpc_nonlinear.protocols.causal_softmax import SquaredPolynomialCausalSoftmax
 from tests.ot_sources import quick_session
 from tests.parties import plan_context
 from tests.rows_setup import product
@@ -145,9 +147,13 @@ def test_halves_and_last_rows(rows):
 # -- products -----------------------------------------------------------------------------------
 
 
-def together(operator, edges, states=lambda _party: {}):
-    """Opened results of a step with messages; exactly the declared traffic is sent."""
-    pairs, cost = [split(edge) for edge in edges], operator.cost()
+def together(operator, edges, states=lambda _party: {}, known=()):
+    """Opened results of a step with messages; exactly the declared traffic is sent.
+
+    known: edges of the client's, behind the others.
+    """
+    pairs = [*map(split, edges), *((edge, np.zeros_like(edge)) for edge in known)]
+    cost = operator.cost()
 
     def role(channel):
         session = quick_session(channel, cost.ots, products=OtProducts(16))
@@ -172,6 +178,34 @@ def test_products_of_two_edges(shape):
     (found,) = together(operator, [FIXED.encode(x), FIXED.encode(y)])
     exact = in_units(FIXED.encode(x)) * in_units(FIXED.encode(y)) / 2**16
     assert np.abs(in_units(found) - exact).max() <= 2
+
+
+# -- weights of a cache's columns ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "fillers"), [(5, 3), (4, 3), (8, 7), (1, 0)])
+def test_rows_that_see_fillers_alone_have_weights(rows, fillers):
+    """Without a prefix a filler sees hidden columns alone, which then count like any others."""
+    heads, largest, entry = 3, 16.0, SquaredPolynomialCausalSoftmax
+    bounds = {"input": Bound(2.0**-20, 4.0, largest)}
+    shape = heads, rows, rows
+    node = Node("layer0.softmax", 0, entry.op, ("scores", "mask"), ("weights",), shape, bounds)
+    operator = NonlinearOperator(node, entry, Choice(entry.name, "ot"), CONTEXT)
+    x = np.random.default_rng(fillers).uniform(-largest, largest, shape)
+    # The worst there is: hidden columns hold the largest scores, those that count the smallest.
+    x[0, :, :fillers], x[0, :, fillers:] = largest, -largest
+    x[1, :, :fillers], x[1, :, fillers:] = -largest, largest
+    visible = (np.arange(rows) >= fillers).astype(np.uint64)[None]
+    (found,) = together(operator, [FIXED.encode(x)], known=[visible])
+    weights = in_units(found) / 2**16
+    causal = np.tril(np.ones((rows, rows), bool))
+    assert not weights[:, ~causal].any()
+    seen = causal & (visible[0].astype(bool) | (np.arange(rows) < fillers)[:, None])
+    scores = np.where(seen, x, -np.inf)
+    wanted = np.exp(scores - scores.max(-1, keepdims=True))
+    wanted /= wanted.sum(-1, keepdims=True)
+    assert np.abs(weights - wanted).max() < 2.0**-8
+    assert np.abs(weights[:, fillers:, :fillers]).max(initial=0) <= 2.0**-9
 
 
 # -- rows of linear layers ----------------------------------------------------------------------

@@ -17,8 +17,9 @@ from hybrid.models.prompts import Conversation
 from hybrid.models.ranges import Bound
 from hybrid.planning.generation import plan_generation
 from hybrid.runtime import generating, generation_serving
+from hybrid.runtime.generating import GenerationClient, GenerationServer, GenerationSession
 from tests.generation_setup import DECODERS, both_ends, generation_config
-from transport.errors import PeerLostError, UsageError
+from transport.errors import UsageError
 
 # -- passes -------------------------------------------------------------------------------------
 
@@ -67,6 +68,16 @@ def test_failures_of_a_conversation_add_up(plan):
 def test_a_session_that_would_fail_too_often_ends(monkeypatch, plan):
     """Both parties refuse the same step before it runs."""
     first = plan.conversation_cost().failure_probability
+    counted = {GenerationClient: [], GenerationServer: []}
+    budget = GenerationSession._budget
+
+    def keeping(session, more):
+        try:
+            budget(session, more)
+        finally:
+            counted[type(session)].append((session.failure_probability, more))
+
+    monkeypatch.setattr(GenerationSession, "_budget", keeping)
 
     def ask(client):
         # Room for one conversation, not for what its first pass prepares.
@@ -74,8 +85,11 @@ def test_a_session_that_would_fail_too_often_ends(monkeypatch, plan):
         return list(client.answer(np.array([5, 6, 7]), 1, fresh=True))
 
     server, client = both_ends(generation_config(), generation_config(), ask)
-    assert isinstance(client, UsageError)
-    assert isinstance(server, UsageError | PeerLostError)
+    # The server by what it has counted itself: it is not told.
+    assert isinstance(client, UsageError) and isinstance(server, UsageError)
+    assert str(server) == str(client)
+    assert counted[GenerationServer] == counted[GenerationClient]
+    assert [before for before, _ in counted[GenerationServer]] == [first, first]
     assert "session: what has run may fail with" in str(client)
     assert "open a new session" in str(client)
 

@@ -40,11 +40,12 @@ def test_a_server_ends_with_its_parent(tmp_path):
 import sys
 from hybrid.config.loading import load_config
 from hybrid.runtime.child import Task
-from hybrid.runtime.local import LocalSession
-session = LocalSession(load_config(__import__("pathlib").Path(sys.argv[1])))
-pipe = session._start("server", Task(session.config))
-session._await(pipe, "endpoint")
-print(session._children[pipe].process.pid, flush=True)
+from hybrid.runtime.processes import Processes
+config = load_config(__import__("pathlib").Path(sys.argv[1]))
+processes = Processes(config, print)
+pipe = processes._start("server", Task(config))
+processes._await(pipe, "endpoint")
+print(processes._children[pipe].process.pid, flush=True)
 sys.stdin.read()
 """
     command = [sys.executable, "-c", script, str(TINY)]

@@ -17,7 +17,7 @@ from hybrid.planning.candidates import check_limits
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.planner import make_plan
 from hybrid.planning.schedule import Schedule
-from hybrid.runtime import parties
+from hybrid.runtime.session_parts import _fact
 from tests.processes import run
 from tests.schedules import with_policy
 from tests.tiny_model import write_tiny_config
@@ -243,12 +243,12 @@ def test_long_values_are_compared_whole_and_many_pins_fit(tiny_config):
     facts = []
     for last in ("x", "y"):
         config = load_config(tiny_config, overrides_of([f"plugins=[{', '.join(names)}, {last}]"]))
-        facts.append(parties._fact(config.agreed()["plugins"]))
+        facts.append(_fact(config.agreed()["plugins"]))
     assert facts[0] != facts[1]
     pins = {f"layer{i}.gelu": {"protocol": "bolt", "multiply": "ot"} for i in range(1000)}
     raw = yaml.safe_load(with_policy(tiny_config, policy="least_traffic", pin=pins).read_text())
     agreed = checked(raw, tiny_config).agreed()
-    assert sum(len(k) + len(parties._fact(v)) for k, v in agreed.items()) < HANDSHAKE_BYTES // 2
+    assert sum(len(k) + len(_fact(v)) for k, v in agreed.items()) < HANDSHAKE_BYTES // 2
 
 
 def test_a_reports_config_is_a_config(tiny_config):
