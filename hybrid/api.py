@@ -351,12 +351,28 @@ def serve(
     if given.run.generation is not None:
         for plan, answered in serve_answers(given, endpoint, keep=keep, say=say):
             reports = server_generation_reports(given, plan, answered)
-            on_session(reports)
+            _handed_over(reports, on_session, keep=keep, say=say)
         return reports
     for planned, record in runtime_remote.serve_sessions(given, endpoint, keep=keep, say=say):
         reports = party_reports(given, planned, record)
-        on_session(reports)
+        _handed_over(reports, on_session, keep=keep, say=say)
     return reports
+
+
+def _handed_over(
+    reports: list[Json],
+    on_session: Callable[[list[Json]], None],
+    *,
+    keep: bool,
+    say: Callable[[str], None],
+) -> None:
+    """A report that cannot be written must not end the service of the next client."""
+    try:
+        on_session(reports)
+    except (HybridError, OSError) as error:
+        if not keep:
+            raise
+        say(f"reports of this session are lost: {error}")
 
 
 def connect(config: Config | Source, endpoint: str) -> RemoteSession:

@@ -39,9 +39,9 @@ def generate(  # noqa: PLR0913
     prompts = prompts or read_texts(config)
     console.print("loading the model and planning", highlight=False)
     session = LocalGeneration(config)
-    session.check(prompts, tokens)
+    session.check(prompts, tokens, is_conversation=is_conversation)
     out = out or Path("runs") / slug(config.run.name)
-    writable(out)
+    _check_folders(out, len(prompts), writable)
     with GenerationDisplay(console) as display:
         session.on_progress = display.step
         with session:
@@ -67,10 +67,10 @@ def ask(  # noqa: PLR0913
     console = make_console()
     prompts = prompts or read_texts(config)
     if out:
-        writable(out)
+        _check_folders(out, len(prompts), writable)
     with GenerationDisplay(console) as display:
         session = RemoteGeneration(config, endpoint, display.step)
-        session.check(prompts, tokens)
+        session.check(prompts, tokens, is_conversation=is_conversation)
         with session:
             refused = answer_all(session, prompts, tokens, display, is_conversation=is_conversation)
     assert session.plan is not None
@@ -115,10 +115,20 @@ def answer_all(
 
 def _written(console: Console, reports: list[Json], out: Path | None, writable: Writable) -> None:
     for index, report in enumerate(reports):
-        # The first report lies in the folder itself, the others below it.
-        folder = None if out is None else out if index == 0 else out / f"prompt{index + 1}"
+        folder = None if out is None else _folder(out, index)
         if folder is not None:
             writable(folder)
             write_json(report, folder / "report.json")
             write_generation_markdown(report, folder / "report.md")
         print_generation_report(console, report, f"answer {index + 1} of {len(reports)}", folder)
+
+
+def _check_folders(out: Path, prompts: int, writable: Writable) -> None:
+    """Before anything runs, so that no report is lost after it."""
+    for index in range(prompts):
+        writable(_folder(out, index))
+
+
+def _folder(out: Path, index: int) -> Path:
+    """The first report lies in the folder itself, the others below it."""
+    return out if index == 0 else out / f"prompt{index + 1}"

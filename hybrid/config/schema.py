@@ -90,7 +90,7 @@ class GenerationConfig(Strict):
     every answer runs to `max_new_tokens`."""
     rows: int = Field(default=64, ge=1, le=256)
     """Rows of linear layers that are prepared at once; what is left serves later prompts."""
-    prompt_bucket: Literal[1, 2, 4, 8, 16] = 8
+    prompt_bucket: int = Field(default=8, ge=1, le=16)
     """The server sees the length of a conversation's first prompt rounded up to a multiple of this;
     1: as it is."""
 
@@ -100,6 +100,8 @@ class GenerationConfig(Strict):
 
     @model_validator(mode="after")
     def _sampling(self) -> GenerationConfig:
+        if self.prompt_bucket & (self.prompt_bucket - 1):
+            raise ValueError(f"prompt_bucket {self.prompt_bucket}; use 1, 2, 4, 8 or 16")
         if self.top_p is not None:
             raise ValueError(
                 f"top_p {self.top_p:g} is not supported: the smallest set of that mass is not "

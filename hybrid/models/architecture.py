@@ -89,7 +89,7 @@ def read_model_config(folder: Path) -> Mapping[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise ConfigError(f"{path}: missing; name a folder in Hugging Face layout") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: not a table of settings; is this a model's config?")

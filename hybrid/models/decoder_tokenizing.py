@@ -5,6 +5,8 @@ A prompt falls into a public prefix, the same whatever the user writes, and priv
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -71,6 +73,11 @@ class DecoderTokenizer:
     def vocabulary(self) -> int:
         """Number of token ids, added tokens included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def digest(self) -> str:
+        """SHA-256 of all tokens with their ids, and of those that end an answer."""
+        tokens = sorted(self._tokenizer.get_vocab(with_added_tokens=True).items())
+        return hashlib.sha256(json.dumps([tokens, sorted(self.end_ids)]).encode()).hexdigest()
 
     # -- plain text -----------------------------------------------------------------------------
 

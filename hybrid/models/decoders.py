@@ -182,7 +182,7 @@ def _optional_json(path: Path) -> Mapping[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error}); fetch it again") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: not a table of settings; fetch it again")

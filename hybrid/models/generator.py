@@ -37,6 +37,8 @@ class PublicGenerator:
     prefix: Ids
     settings: GenerationConfig
     private_embedding: bool
+    tokenizer_digest: str
+    """By which parties see that an id means one token to both."""
 
     @property
     def capacity(self) -> int:
@@ -83,8 +85,8 @@ class PublicGenerator:
         }
 
     @classmethod
-    def from_public(cls, data: object, config: Config, prefix: Ids) -> PublicGenerator:
-        """From untrusted plain data, the own config and the own tokenizer's prefix."""
+    def from_public(cls, data: object, config: Config, prompts: Prompts) -> PublicGenerator:
+        """From untrusted plain data, the own config and the own tokenizer."""
         keys = {"family", "architecture", "ranges"}
         if not isinstance(data, dict) or set(data) != keys or not isinstance(data["family"], str):
             raise ConfigError("handshake: not a decoder; are both parties one version?")
@@ -98,7 +100,8 @@ class PublicGenerator:
         architecture = family.architecture.from_public(data["architecture"], "handshake")
         ranges = ranges_from_public(data["ranges"])
         settings, private = settings_of(config), config.run.model.embedding == "private"
-        found = cls(family, architecture, ranges, prefix, settings, private)
+        made = prompts.prefix, settings, private, prompts.tokenizer.digest()
+        found = cls(family, architecture, ranges, *made)
         found.check_positions("handshake")
         return found
 
@@ -187,7 +190,8 @@ def load_bare(config: Config, prompts: Prompts) -> Generator:
         model = DecoderModel(family, architecture, weights, f"RANDOM weights, {family.name}")
     private = config.run.model.embedding == "private"
     settings, architecture = settings_of(config), model.architecture
-    public = PublicGenerator(model.family, architecture, {}, prompts.prefix, settings, private)
+    known = prompts.prefix, settings, private, prompts.tokenizer.digest()
+    public = PublicGenerator(model.family, architecture, {}, *known)
     public.check_positions(str(config.path))
     if prompts.tokenizer.vocabulary > architecture.vocabulary:
         raise ConfigError(

@@ -37,6 +37,9 @@ class PromptTokenizer(Protocol):
     def end_ids(self) -> frozenset[int]:
         """An answer ends with any of these."""
 
+    def digest(self) -> str:
+        """SHA-256 of what every id means: parties that differ in it would talk past each other."""
+
     def completion(self, text: str) -> Prompt:
         """A text to be continued."""
 
@@ -64,6 +67,10 @@ class ShapeTokenizer:
                 f"model.shape.vocabulary: {vocabulary}; give at least {SPECIAL_TOKENS + 1}"
             )
         self.vocabulary = vocabulary
+
+    def digest(self) -> str:
+        """Of the number of ids, which decides all of them."""
+        return hashlib.sha256(f"words {self.vocabulary}".encode()).hexdigest()
 
     def completion(self, text: str) -> Prompt:
         """One token a word, nothing public."""
@@ -151,9 +158,11 @@ class Conversation:
         prompts, user = self.prompts, {"role": "user", "content": text}
         if not self.messages:
             ids = prompts.first(text).private
+        elif prompts.settings.chat:
+            ids = prompts.tokenizer.continuation([*prompts.opening(), *self.messages], text)
         else:
-            opening = prompts.opening() if prompts.settings.chat else []
-            ids = prompts.tokenizer.continuation([*opening, *self.messages], text)
+            # What was read before stays as it is, and the text goes on.
+            ids = prompts.tokenizer.completion(text).private
         self.messages.append(user)
         found: Ids = np.concatenate([np.array(self.pending, np.int64), ids])
         self.pending = []

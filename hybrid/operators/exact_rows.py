@@ -6,7 +6,8 @@ its weights, re-randomises, masks and returns; both hold shares of rho W modulo 
 integers. `rows_result` brings the product back modulo 2^64, truncated.
 
 Centred lifts of shares modulo 2^64 are shares over the integers, so shares modulo t too: wrong for
-an element x with probability |x| / 2^64. docs/security.md, "Why rows from a seed hide".
+an element x with probability |x| / 2^64. docs/security.md, "Why a body modulo Q / t hides the
+rows".
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ class PartyBook:
             for index, done in enumerate(self.record.passes)
             if done.past == 0 or done.rows > 1
         ]
-        ends = [*starts[1:], len(self.record.passes)]
+        # A client may have asked nothing.
+        ends = [*starts[1:], len(self.record.passes)][: len(starts)]
         return [Span(first, end - first) for first, end in zip(starts, ends, strict=True)]
 
     def report(self, span: Span) -> Json:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import abc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 
@@ -91,7 +92,8 @@ class Answers(ABC):
         self._fillers = 0
         """Rows of the cache before the first of them."""
         self._count = 0
-        self._is_answering = False
+        self._answering = Lock()
+        """Held while an answer is under way: two at once would read each other's rows."""
 
     def generate(
         self, prompt: str, max_new_tokens: int | None = None, *, goes_on: bool = False
@@ -104,6 +106,8 @@ class Answers(ABC):
         """
         if not isinstance(prompt, str):
             raise UsageError(f"generate: {type(prompt).__name__}; give a text")
+        if goes_on:
+            self._require_turns()
         if goes_on and self._conversation is None:
             raise UsageError(
                 "generate: there is no conversation to go on with; begin with a prompt"
@@ -118,15 +122,32 @@ class Answers(ABC):
         answer = Answer(prompt, np.array([*read, *ids], np.int64), len(ids), self._count)
         return self._answered(_Turn(base, talk, fillers), asked, answer)
 
-    def check(self, prompts: Sequence[str], max_new_tokens: int | None = None) -> None:
+    def check(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int | None = None,
+        *,
+        is_conversation: bool = False,
+    ) -> None:
         """`ConfigError` where one of these prompts could not be answered, whatever came before it.
 
         Before a session is opened, so that nothing runs for a list that holds a mistake. In a
         conversation a later prompt may still find too little room behind earlier answers.
         """
+        if is_conversation and len(prompts) > 1:
+            self._require_turns()
         for prompt in prompts:
             new = len(Conversation(self.prompts).ask(prompt))
             self._checked(0, new, self.prompts.settings.padded(new) - new, max_new_tokens)
+
+    def _require_turns(self) -> None:
+        """Refuse conversations where an answer says nothing by its length."""
+        if not self.prompts.settings.stop_early:
+            raise ConfigError(
+                "generation.stop_early: false: every answer is read to its full length, so no "
+                "conversation goes on behind it; set it to true at both parties, or begin anew "
+                "with each prompt"
+            )
 
     def force(self, ids: Sequence[int]) -> None:
         """Read ids one by one whatever tokens are chosen: for a measurement of every position.
@@ -147,13 +168,14 @@ class Answers(ABC):
 
     def _start(self, turn: _Turn, asked: Asked) -> None:
         """Refuse what the session has moved on from since it was asked for."""
-        if self._is_answering:
+        if not self._answering.acquire(blocking=False):
             raise UsageError(
                 "generate: another answer is under way; take all of its tokens or close it first"
             )
         if not asked.fresh and self._conversation is not turn.base:
+            self._answering.release()
             raise UsageError("generate: the conversation has moved on since; ask again")
-        self._is_answering, self._fillers = True, turn.fillers
+        self._fillers = turn.fillers
 
     def _answered(self, turn: _Turn, asked: Asked, answer: Answer) -> Iterator[Token]:
         self._start(turn, asked)
@@ -179,7 +201,7 @@ class Answers(ABC):
             if rest := stream.close():
                 yield Token(shown[-1], rest, 0.0)
         finally:
-            self._is_answering = False
+            self._answering.release()
             # Now, and not when its last reference goes: what it says may be an error.
             passes.close()
             read = [*answer.read, *answer.tokens[:-1]]
@@ -187,14 +209,16 @@ class Answers(ABC):
             unread = [] if ended else answer.tokens[-1:]
             answer.text = turn.talk.answered(shown, unread)
             self._read = [int(i) for i in read]
-            # What was read behind an end token, or behind what the caller saw, cannot be unread.
-            is_usable = is_whole and (settings.stop_early or not over)
+            # What was read behind what the caller saw cannot be unread.
+            is_usable = is_whole and settings.stop_early
             self._conversation = turn.talk if is_usable else None
 
     def _checked(self, read: int, new: int, fillers: int, tokens: int | None) -> int:
         """How many tokens are asked for, once prompt and answer fit behind what was read."""
         settings = self.prompts.settings
         wanted = settings.max_new_tokens if tokens is None else tokens
+        if type(wanted) is not int:
+            raise UsageError(f"max_new_tokens: {type(wanted).__name__}; give a whole number")
         if not 1 <= wanted <= settings.max_new_tokens:
             raise ConfigError(
                 f"max_new_tokens: {wanted}; the config announces 1 to {settings.max_new_tokens}: "

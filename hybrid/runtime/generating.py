@@ -111,8 +111,9 @@ class GenerationSession(SessionParts):
         self._is_open = False
         """Whether a conversation has begun."""
 
-    def _agree(self, prefix_digest: str, made: Callable[[], GenerationPlan]) -> GenerationPlan:
-        handshake(self.channel, {"public prefix": f"sha256 {prefix_digest}"})
+    def _agree(self, model: PublicGenerator, made: Callable[[], GenerationPlan]) -> GenerationPlan:
+        facts = {"public prefix": model.prefix_digest, "tokenizer": model.tokenizer_digest}
+        handshake(self.channel, {name: f"sha256 {digest}" for name, digest in facts.items()})
         plan = made()
         handshake(self.channel, {"plan": f"sha256 {plan.digest()}"})
         return plan
@@ -212,9 +213,7 @@ class GenerationClient(GenerationSession):
         self.agree_on_config()
         data = recv_public(self.channel, _DESCRIPTION_BYTES)
         model, digest = self._parsed(data, prompts)
-        self.plan_ = plan = self._agree(
-            model.prefix_digest, lambda: plan_generation(self.config, model)
-        )
+        self.plan_ = plan = self._agree(model, lambda: plan_generation(self.config, model))
         self._table: TokenTable | None = None
         if not model.private_embedding:
             table = receive_table(self.channel, model, digest)
@@ -242,7 +241,7 @@ class GenerationClient(GenerationSession):
         # It names a file in the client's cache: nothing but hexadecimal digits.
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}|", digest):
             raise FrameError("handshake: the embedding digest is malformed; same version?")
-        model = PublicGenerator.from_public(data["model"], self.config, prompts.prefix)
+        model = PublicGenerator.from_public(data["model"], self.config, prompts)
         # Checked before any prompt is looked at, so that no failure depends on one.
         if prompts.tokenizer.vocabulary > model.architecture.vocabulary:
             raise ConfigError(
@@ -345,7 +344,7 @@ class GenerationServer(GenerationSession):
             "embedding": "" if public.private_embedding else table.digest(),
         }
         send_public(self.channel, description)
-        self.plan_ = self._agree(public.prefix_digest, lambda: plan)
+        self.plan_ = self._agree(public, lambda: plan)
         if not public.private_embedding:
             assert isinstance(table, TokenTable)
             send_table(self.channel, table)
