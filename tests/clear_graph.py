@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hybrid.models.decoder_graph import EMBEDDING, ONE_HOT
-from hybrid.models.generator import Generator, client_words
+from hybrid.models.decoder_graph import EMBEDDING, MASK, ONE_HOT
+from hybrid.models.generator import Generator, client_rows
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -16,21 +16,30 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 
 class ClearConversation:
-    """Passes one after the other, each over the cache of those before it."""
+    """Passes one after the other, each over the cache of those before it; without fillers."""
 
     def __init__(self, generator: Generator) -> None:
         self._public = generator.public
         self._table = generator.model.weights.embedding
         self._maps = dict(generator.maps())
-        self._cache = dict(generator.prefix_rows())
+        # Where keys are turned in several ways, the first leaves them as they are.
+        ways = generator.public.turns > 1
+        self._cache = {
+            name: rows[0] if ways and name.endswith(".keys") else rows
+            for name, rows in generator.prefix_rows().items()
+        }
         self.past = 0
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """(vocabulary,) behind these ids, the next rows."""
         graph = self._public.graph(len(ids), self.past)
-        first = len(self._public.prefix) + self.past
-        words = client_words(self._public, ids, self.past).astype(float)
-        known = {ONE_HOT: words, EMBEDDING: self._table.embed(ids, first)}
+        rows = client_rows(self._public, ids, self.past, 0)
+        words = rows.one_hot(self._public).astype(float)
+        known = {
+            MASK: rows.visible,
+            ONE_HOT: words,
+            EMBEDDING: self._table.embed(rows.ids, rows.positions),
+        }
         edges = {edge.name: known[edge.name] for edge in graph.inputs}
         for edge in graph.inputs:
             assert edges[edge.name].shape == edge.shape
@@ -97,7 +106,8 @@ class ClearConversation:
         return split[:heads] @ keys.transpose(0, 2, 1)
 
     @staticmethod
-    def _causal_softmax(node: Any, scores: np.ndarray) -> np.ndarray:
+    def _causal_softmax(node: Any, scores: np.ndarray, visible: np.ndarray) -> np.ndarray:
+        assert visible.all()
         _, rows, seen = scores.shape
         place = node.cache.prefix + node.cache.past + np.arange(rows)
         return softmax(np.where(np.arange(seen) <= place[:, None], scores, -np.inf))

@@ -22,6 +22,19 @@ def config_of(family, *, embedding="public_table", **generation):
     return generation_config(family, dealer=True, model={"embedding": embedding}, **settings)
 
 
+class KeepingClient(AskingClient):
+    """Keeps its shares of the logits of every pass, which a client's records do not hold."""
+
+    def __init__(self, config):
+        super().__init__(config, keep_shares=True)
+        self.shares = []
+
+    def answer(self, *asked, **how):
+        for found in super().answer(*asked, **how):
+            self.shares.append(found.record.outputs["logits"].reshape(-1))
+            yield found
+
+
 class Opened:
     """What both parties found."""
 
@@ -31,7 +44,7 @@ class Opened:
 
 
 def converse(config, ask, watch=None):
-    """`ask(client)`, an `AskingClient` with a session, and what came of the session.
+    """`ask(client)`, a `KeepingClient` with a session, and what came of the session.
 
     watch: called with the channels, the client's first, before anything is sent.
     """
@@ -53,11 +66,10 @@ def converse(config, ask, watch=None):
 
     def query():
         try:
-            client = AskingClient(config, keep_shares=True)
+            client = KeepingClient(config)
             client.open(channels[0], links[0])
             found = ask(client)
-            shares = [one.outputs["logits"].reshape(-1) for one in client._passes]
-            return found, client.close(), shares
+            return found, client.close(), client.shares
         finally:
             channels[0].close()
 

@@ -14,6 +14,8 @@ from tests.generation_setup import (
 )
 from transport.errors import ConfigError, UsageError
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def spoken():
@@ -92,7 +94,11 @@ def test_only_who_has_both_sides_sees_logits(spoken):
         assert share.max() > 2**63
 
 
-@pytest.mark.parametrize("embedding", ["private", "public_table"])
+@pytest.mark.parametrize(
+    "embedding",
+    # Buckets are tested with a public table, in one process.
+    ["private", pytest.param("public_table", marks=pytest.mark.slow)],
+)
 def test_gpt2_answers_as_the_plain_model(embedding):
     config = generation_config("gpt2", model={"embedding": embedding})
     with LocalGeneration(config) as session:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hybrid.models.generator import client_words
+from hybrid.models.generator import client_rows
 from hybrid.models.generator_loading import load_generator
 from tests.clear_graph import ClearConversation
 from tests.generation_setup import DECODERS, generation_config
@@ -52,7 +52,7 @@ def test_one_hot_rows_are_the_table(published):
     generator = load_generator(generation_config(family))
     public = generator.public
     ids, past = np.array([0, 511, 7]), 9
-    words = client_words(public, ids, past)
+    words = client_rows(public, ids, past, 0).one_hot(public)
     learned = family == "gpt2"
     assert words.dtype == np.uint64
     assert set(np.unique(words)) == {0, 1}

@@ -66,18 +66,19 @@ def test_failures_of_a_conversation_add_up(plan):
 
 @pytest.mark.long
 def test_a_session_that_would_fail_too_often_ends(monkeypatch, plan):
-    """Both parties refuse the same step before it runs."""
+    """A client that did not count would be refused the same step, by what its server counts."""
     first = plan.conversation_cost().failure_probability
     counted = {GenerationClient: [], GenerationServer: []}
-    budget = GenerationSession._budget
+    spend = GenerationSession._spend
 
     def keeping(session, more):
         try:
-            budget(session, more)
+            spend(session, more)
         finally:
             counted[type(session)].append((session.failure_probability, more))
 
-    monkeypatch.setattr(GenerationSession, "_budget", keeping)
+    monkeypatch.setattr(GenerationSession, "_spend", keeping)
+    monkeypatch.setattr(GenerationClient, "_failures_ahead", lambda *_rows, **_fresh: 0.0)
 
     def ask(client):
         # Room for one conversation, not for what its first pass prepares.
@@ -85,7 +86,6 @@ def test_a_session_that_would_fail_too_often_ends(monkeypatch, plan):
         return list(client.answer(np.array([5, 6, 7]), 1, fresh=True))
 
     server, client = both_ends(generation_config(), generation_config(), ask)
-    # The server by what it has counted itself: it is not told.
     assert isinstance(client, UsageError) and isinstance(server, UsageError)
     assert str(server) == str(client)
     assert counted[GenerationServer] == counted[GenerationClient]

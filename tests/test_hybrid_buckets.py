@@ -13,8 +13,9 @@ from hybrid.planning.generation import plan_generation
 from hybrid.reports.generation_trust import generation_trust_model
 from hybrid.runtime import generating
 from hybrid.runtime.answers import Answers
+from hybrid.runtime.generating import RefusedError
 from tests.prompted import config_of, converse, plain
-from transport.errors import ConfigError, FrameError, UsageError
+from transport.errors import ConfigError, FrameError
 from transport.traffic import Party
 
 BUCKET, TOKENS = 8, 2
@@ -228,7 +229,7 @@ def test_the_padded_prompt_must_fit():
     class Nobody(Answers):
         def _passes(self, asked):
             del asked
-            return iter(())
+            yield from ()
 
     config = config_of("llama", positions=23, prompt_bucket=16)
     answers = Nobody(config, load_prompts(config))
@@ -240,19 +241,39 @@ def test_the_padded_prompt_must_fit():
         answers.generate(TEXT, 1)
 
 
-def test_a_prompt_other_than_announced():
-    def ask(client):
-        client._session.begin(3)
-        with pytest.raises(UsageError, match="not what the conversation began for"):
-            client._session.next_token(list(range(9)))
-        return [n.token for n in client.answer(ids("llama")[:3], 1, fresh=True)]
+def test_what_the_client_refuses_leaves_the_session_as_it_is():
+    """The server is told nothing of it."""
+    first, second = ids("llama")[:5], ids("llama")[5:8]
 
-    converse(config_of("llama"), ask)
+    def ask(client):
+        refused = [(first, False, "no conversation has begun")]
+        found = []
+        for read, count in ((first, 2), (second, 1)):
+            for too_much, fresh, message in refused:
+                sent = client._channel.total
+                with pytest.raises(RefusedError, match=message):
+                    list(client.answer(too_much, 1, fresh=fresh))
+                assert client._channel.total == sent
+            before = np.concatenate([*found[0]]) if found else read[:0]
+            asked = np.concatenate([before[-1:], read])
+            tokens = [n.token for n in client.answer(asked, count, fresh=not found)]
+            found.append((np.concatenate([before, read]), tokens))
+            refused = [
+                (np.arange(56), False, "56 tokens and 0 rows of padding, .* room for 55"),
+                (np.arange(65), True, "65 tokens and 7 rows of padding, .* room for 64"),
+                (first[:0], False, "0 tokens"),
+            ]
+        return found
+
+    found, opened = converse(config_of("llama"), ask)
+    assert cosines("llama", found, opened).min() > 0.9999
+    assert [(p.rows, p.past) for p in opened.server.passes] == [(8, 0), (1, 8), (4, 9)]
+    as_declared(opened)
 
 
 def test_the_server_refuses_what_is_not_padded():
     def ask(client):
-        client._session.begin(3)
+        client._session.begin(5)
         client._session._say(generating.Word.PASS, 3)
         client._channel.recv()
 
