@@ -17,7 +17,12 @@ from hybrid.models.prompts import Conversation
 from hybrid.models.ranges import Bound
 from hybrid.planning.generation import plan_generation
 from hybrid.runtime import generating, generation_serving
-from hybrid.runtime.generating import GenerationClient, GenerationServer, GenerationSession
+from hybrid.runtime.generating import (
+    GenerationClient,
+    GenerationServer,
+    GenerationSession,
+    RefusedError,
+)
 from tests.generation_setup import DECODERS, both_ends, generation_config
 from transport.errors import UsageError
 
@@ -95,8 +100,37 @@ def test_a_session_that_would_fail_too_often_ends(monkeypatch, plan):
 
 
 @pytest.mark.long
+def test_a_session_that_would_fail_too_often_is_refused_by_the_client(monkeypatch):
+    """Before anything is said: the session stays open, and the server sees no failure."""
+    counted = {GenerationClient: [], GenerationServer: []}
+    spend, said = GenerationSession._spend, []
+
+    def keeping(session, more):
+        spend(session, more)
+        counted[type(session)].append(session.failure_probability)
+
+    monkeypatch.setattr(GenerationSession, "_spend", keeping)
+
+    def ask(client):
+        first = list(client.answer(np.array([5, 6, 7]), 2, fresh=True))
+        so_far = counted[GenerationClient][-1]
+        monkeypatch.setattr(generating, "MAX_FAILURE_PROBABILITY", so_far * 1.0001)
+        with pytest.raises(RefusedError, match="open a new session") as raised:
+            list(client.answer(np.array([first[-1].token]), 1, fresh=False))
+        said.append(str(raised.value))
+        with pytest.raises(RefusedError):
+            list(client.answer(np.array([5]), 1, fresh=True))
+
+    assert both_ends(generation_config(), generation_config(), ask) == (None, None)
+    assert "session: what has run may fail with" in said[0]
+    assert counted[GenerationServer] == counted[GenerationClient]
+    # A conversation, a batch of rows, two passes.
+    assert len(counted[GenerationServer]) == 4
+
+
+@pytest.mark.long
 def test_a_table_beyond_the_ranges_is_refused_by_the_client(monkeypatch):
-    """Before the pass is announced; the server sees an answer that ends."""
+    """Before anything is said: the server cannot tell it from a client that asks nothing."""
     real = generation_serving.load_generator
 
     def narrow(config):
@@ -108,13 +142,11 @@ def test_a_table_beyond_the_ranges_is_refused_by_the_client(monkeypatch):
     config = generation_config(model={"embedding": "public_table"})
 
     def ask(client):
-        return list(client.answer(np.array([5, 6, 7]), 1, fresh=True))
+        message = "the server's ranges hold 0.000976562, so the answer would be wrong.*margin"
+        with pytest.raises(RefusedError, match=message):
+            list(client.answer(np.array([5, 6, 7]), 1, fresh=True))
 
-    server, client = both_ends(config, config, ask)
-    assert isinstance(client, UsageError)
-    assert "the server's ranges hold 0.000976562, so the answer would be wrong" in str(client)
-    assert "raise ranges.margin" in str(client)
-    assert server is not None and "0.00097" not in str(server)
+    assert both_ends(config, config, ask) == (None, None)
 
 
 # -- ranges that are kept -----------------------------------------------------------------------
