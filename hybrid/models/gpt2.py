@@ -272,7 +272,7 @@ class Gpt2(Decoder[Gpt2Architecture, Gpt2Weights]):
             x = plain.layer(index, layer, x)
         x = plain.norm("final", x, weights.norm)
         logits = x @ plain.tensor(weights.head).T
-        see("logits", logits)
+        see(LOGITS, logits)
         return logits
 
 

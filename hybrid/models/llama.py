@@ -339,7 +339,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
             x = plain.layer(index, layer, x)
         x = plain.rms_norm("final", x, weights.norm, a.epsilon)
         logits = x @ plain.tensor(weights.head).T
-        see("logits", logits)
+        see(LOGITS, logits)
         return logits
 
 

@@ -136,8 +136,8 @@ class PlanContext:
     exact: bool = False
     """Whether the lifts of homomorphic results never fail."""
     output_bits: int = 6
-    batch_rows: int = 64
-    """Rows of linear layers that are prepared at once."""
+    batch_rows: int = 0
+    """Decoders: rows of linear layers that are prepared at once."""
 
     def mpc(self, multiply: str) -> Context:
         """Of a step that multiplies by this engine; `ConfigError` where there is none."""

@@ -57,7 +57,7 @@ class Binder:
             None if config.ckks.baby_steps == "auto" else config.ckks.baby_steps,
             config.ckks.exact,
             config.mpc.output_bits,
-            64 if config.generation is None else config.generation.rows,
+            0 if config.generation is None else config.generation.rows,
         )
 
     def bind(self, node: Node, choice: Choice) -> Operator:

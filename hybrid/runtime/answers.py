@@ -53,17 +53,17 @@ class Token:
 class Answer:
     """One prompt and what came of it."""
 
-    prompt: str
-    read: Ids
+    prompt: str = field(repr=False)
+    read: Ids = field(repr=False)
     """All private ids of the conversation before the answer."""
     new: int
     """How many of them this prompt added."""
     first_pass: int
     """Its place among the passes of the session."""
-    tokens: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list, repr=False)
     """Those chosen; the token that ends it is the last where it ended by itself."""
     seconds: list[float] = field(default_factory=list)
-    text: str = ""
+    text: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class NextToken:
 class GenerationSession(SessionParts):
     """What both parties do alike: every word of the client changes both states in the same way."""
 
-    plan_: GenerationPlan
+    plan: GenerationPlan
     _state: RunState
 
     def __init__(
@@ -120,7 +120,7 @@ class GenerationSession(SessionParts):
 
     def stock(self) -> int:
         """Prepared rows that every layer has left."""
-        nodes = [operator.node.name for operator, _ in self.plan_.batch]
+        nodes = [operator.node.name for operator, _ in self.plan.batch]
         return min((len(self._state.rows.get(name, ())) for name in nodes), default=1 << 30)
 
     def _afford(self, more: float) -> None:
@@ -138,11 +138,11 @@ class GenerationSession(SessionParts):
 
     def _begin(self) -> None:
         """Correlations of a new conversation's cache; the prefix enters it."""
-        cost = self.plan_.conversation_cost()
+        cost = self.plan.conversation_cost()
         self._spend(cost.failure_probability)
         self._is_open = False
         self._state.caches.clear()
-        self._prepare(CONVERSATION, self.plan_.conversation, _for_conversation, 1)
+        self._prepare(CONVERSATION, self.plan.conversation, _for_conversation, 1)
         self.past, self._is_open = 0, True
 
     def _fill(self, rows: int) -> None:
@@ -151,19 +151,19 @@ class GenerationSession(SessionParts):
             least = self.stock()
             short = [
                 (operator, cost)
-                for operator, cost in self.plan_.batch
+                for operator, cost in self.plan.batch
                 if len(self._state.rows.get(operator.node.name, ())) <= least
             ]
             self._make(short)
 
     def _make(self, pieces: list[tuple[Operator, Cost]]) -> None:
         self._spend(sum((cost for _, cost in pieces), NO_COST).failure_probability)
-        self._prepare(BATCH, pieces, _for_rows, self.plan_.batch_rows)
+        self._prepare(BATCH, pieces, _for_rows, self.plan.batch_rows)
 
     def _ahead(self) -> None:
         """One layer's next batch, in order; the layers that have most are left alone."""
-        counts = [len(self._state.rows.get(o.node.name, ())) for o, _ in self.plan_.batch]
-        self._make([self.plan_.batch[int(np.argmin(counts))]])
+        counts = [len(self._state.rows.get(o.node.name, ())) for o, _ in self.plan.batch]
+        self._make([self.plan.batch[int(np.argmin(counts))]])
 
     def _prepare(
         self,
@@ -183,8 +183,8 @@ class GenerationSession(SessionParts):
         if not self._is_open:
             raise UsageError("generation: no conversation has begun; begin one first")
         self._fill(rows)
-        plan = self.plan_.of_pass(rows, self.past)
-        self._spend(self.plan_.pass_failure(plan))
+        plan = self.plan.of_pass(rows, self.past)
+        self._spend(self.plan.pass_failure(plan))
         start = time.perf_counter()
         result = run_request(plan, self._state, self._passes, own, self.progress)
         seconds = time.perf_counter() - start
@@ -213,7 +213,7 @@ class GenerationClient(GenerationSession):
         self.agree_on_config()
         data = recv_public(self.channel, _DESCRIPTION_BYTES)
         model, digest = self._parsed(data, prompts)
-        self.plan_ = plan = self._agree(model, lambda: plan_generation(self.config, model))
+        self.plan = plan = self._agree(model, lambda: plan_generation(self.config, model))
         self._table: TokenTable | None = None
         if not model.private_embedding:
             table = receive_table(self.channel, model, digest)
@@ -256,7 +256,7 @@ class GenerationClient(GenerationSession):
         `RefusedError` where positions, ranges or the bound on failures do not allow them. Nothing
         is sent: what the server sees of a refusal is that nothing more is asked.
         """
-        model = self.plan_.model
+        model = self.plan.model
         if not fresh and not self._is_open:
             raise RefusedError("generation: no conversation has begun; begin one first")
         past = 0 if fresh else self.past
@@ -273,7 +273,7 @@ class GenerationClient(GenerationSession):
 
     def _failures_ahead(self, rows: int, past: int, *, fresh: bool) -> float:
         """Of a pass and what has to be prepared for it."""
-        plan = self.plan_
+        plan = self.plan
         missing = max(0, rows - self.stock()) if plan.batch else 0
         batches = -(-missing // plan.batch_rows)
         found = plan.pass_failure(plan.of_pass(rows, past))
@@ -288,7 +288,7 @@ class GenerationClient(GenerationSession):
 
     def ahead(self, rows: int) -> bool:
         """One piece of preparation, unless every layer has so many rows; whether there was one."""
-        if not self.plan_.batch or self.stock() >= rows:
+        if not self.plan.batch or self.stock() >= rows:
             return False
         self._say(Word.AHEAD)
         self._ahead()
@@ -305,7 +305,7 @@ class GenerationClient(GenerationSession):
 
         (rows, hidden), as the table has them.
         """
-        bound = self.plan_.model.ranges[EMBEDDING].max_abs
+        bound = self.plan.model.ranges[EMBEDDING].max_abs
         if (largest := float(np.abs(rows).max())) > bound:
             raise RefusedError(
                 f"prompt: a token's embedding reaches {largest:g}, the server's ranges hold "
@@ -314,7 +314,7 @@ class GenerationClient(GenerationSession):
             )
 
     def _inputs(self, rows: ClientRows) -> dict[str, RingArray]:
-        model = self.plan_.model
+        model = self.plan.model
         own = {MASK: rows.visible} if model.settings.prompt_bucket > 1 else {}
         if self._table is None:
             return own | {ONE_HOT: rows.one_hot(model)}
@@ -344,7 +344,7 @@ class GenerationServer(GenerationSession):
             "embedding": "" if public.private_embedding else table.digest(),
         }
         send_public(self.channel, description)
-        self.plan_ = self._agree(public, lambda: plan)
+        self.plan = self._agree(public, lambda: plan)
         if not public.private_embedding:
             assert isinstance(table, TokenTable)
             send_table(self.channel, table)
@@ -383,7 +383,7 @@ class GenerationServer(GenerationSession):
             kind, number = word
             if kind == Word.CONVERSATION:
                 self._begin()
-            elif kind == Word.AHEAD and self.plan_.batch:
+            elif kind == Word.AHEAD and self.plan.batch:
                 self._ahead()
             elif kind == Word.PASS and self._may_follow(number):
                 records.append(self._run(number, self._zeros(number)))
@@ -392,14 +392,14 @@ class GenerationServer(GenerationSession):
         return records
 
     def _may_follow(self, rows: int) -> bool:
-        model = self.plan_.model
+        model = self.plan.model
         # Whole buckets only, so that a client that does not pad cannot go unnoticed.
         is_padded = self.past or rows % model.settings.prompt_bucket == 0
         return bool(is_padded) and 1 <= rows <= model.capacity - self.past
 
     def _zeros(self, rows: int) -> dict[str, RingArray]:
         """Inputs are the client's alone: the server's share of them is zero."""
-        graph = self.plan_.of_pass(rows, self.past).graph
+        graph = self.plan.of_pass(rows, self.past).graph
         return {edge.name: np.zeros(edge.shape, np.uint64) for edge in graph.inputs}
 
     def _next_word(self) -> tuple[int, int]:

@@ -111,7 +111,7 @@ class AskingClient:
 
     def _check_token(self, token: int) -> None:
         """Refuse what is no token; the server is not told, and sees an answer that ends here."""
-        vocabulary = self._session.plan_.model.architecture.vocabulary
+        vocabulary = self._session.plan.model.architecture.vocabulary
         if token >= vocabulary:
             raise RefusedError(
                 f"next_token: {token} was opened, the vocabulary has {vocabulary}: a result on the "
