@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from math import log2
 from typing import Any
@@ -150,12 +151,26 @@ def print_generation_plan(
         if not part["rows"]:
             console.print("nothing")
             continue
-        console.print(plan_table(part["rows"]))
+        rows = _alike(part["rows"]) if key in ("conversation", "batch") else part["rows"]
+        console.print(plan_table(rows))
         for name in ("offline", "online", "total"):
             if name in part:
                 console.print(f"{name}: {_said(part[name])}")
     for line in _lines(plan, found):
         console.print(outside(line), highlight=False)
+
+
+def _alike(rows: Sequence[Json]) -> list[Json]:
+    """One row for all layers' that differ in their names alone, with how many they are."""
+    groups: dict[str, list[Json]] = {}
+    for row in rows:
+        part = str(row["name"]).partition(".")[2] or row["name"]
+        other = {key: value for key, value in row.items() if key not in ("name", "layer")}
+        groups.setdefault(json.dumps([part, other], sort_keys=True), []).append(row)
+    return [
+        {**first, "name": f"{first['name']} and {len(others)} alike" if others else first["name"]}
+        for first, *others in groups.values()
+    ]
 
 
 def _lines(plan: GenerationPlan, found: Json) -> list[str]:
