@@ -149,6 +149,22 @@ def test_a_table_beyond_the_ranges_is_refused_by_the_client(monkeypatch):
     assert both_ends(config, config, ask) == (None, None)
 
 
+@pytest.mark.long
+def test_rows_are_made_ahead_of_need_layer_by_layer():
+    def ask(client):
+        made = 0
+        while client.ahead():
+            made += 1
+        session = client._session
+        assert made == len(session.plan.batch)
+        assert session.stock() == session.plan.batch_rows
+        list(client.answer(np.array([5, 6, 7]), 2, fresh=True))
+        # Nothing but the conversation had to be prepared for the answer.
+        assert [one.kind for one in session.shared] == ["batch"] * made + ["conversation"]
+
+    assert both_ends(generation_config(), generation_config(), ask) == (None, None)
+
+
 # -- ranges that are kept -----------------------------------------------------------------------
 
 
