@@ -156,9 +156,7 @@ def drawn(found: Mapping[str, Any], out: Path) -> None:
         color=INK, fontsize=12,
     )  # fmt: skip
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8.5
-    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
 
