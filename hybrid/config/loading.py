@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -54,29 +54,28 @@ class Config:
     @property
     def model_folder(self) -> Path:
         """The model folder, or the fetched model of its name; `ConfigError` when there is none."""
-        path = self.run.model.path or ""
-        folder = self.resolve(path or ".")
-        fetched = models_folder() / folder.name
-        found = next((f for f in (folder, fetched) if path and f.is_dir()), None)
-        if found is None:
-            raise ConfigError(
-                f"{self.path}: model.path: folder {path!r} does not exist; run `hybrid fetch "
-                "minilm` for all-MiniLM-L6-v2, or name a folder in Hugging Face layout"
-            )
-        return found
+        return self._model_place(
+            Path.is_dir,
+            "folder {!r} does not exist; run `hybrid fetch minilm` for all-MiniLM-L6-v2, or name a "
+            "folder in Hugging Face layout",
+        )
 
     @property
     def decoder_place(self) -> Path:
         """A decoder's GGUF file or folder, or the fetched model of its name."""
+        return self._model_place(
+            Path.exists,
+            "{!r} does not exist; run `hybrid fetch smollm2` for SmolLM2-135M-Instruct, or name a "
+            "GGUF file or a folder in Hugging Face layout",
+        )
+
+    def _model_place(self, is_there: Callable[[Path], bool], missing: str) -> Path:
         path = self.run.model.path or ""
-        place = self.resolve(path or ".")
-        fetched = models_folder() / place.name
-        found = next((p for p in (place, fetched) if path and p.exists()), None)
+        own = self.resolve(path or ".")
+        fetched = models_folder() / own.name
+        found = next((place for place in (own, fetched) if path and is_there(place)), None)
         if found is None:
-            raise ConfigError(
-                f"{self.path}: model.path: {path!r} does not exist; run `hybrid fetch smollm2` for "
-                "SmolLM2-135M-Instruct, or name a GGUF file or a folder in Hugging Face layout"
-            )
+            raise ConfigError(f"{self.path}: model.path: {missing.format(path)}")
         return found
 
     def with_run(self, run: RunConfig) -> Config:

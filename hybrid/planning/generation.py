@@ -120,11 +120,11 @@ class GenerationPlan:
 
     def conversation_cost(self) -> Cost:
         """Of everything that a conversation prepares, the correlations it takes apart."""
-        return sum((cost for _, cost in self.conversation), NO_COST)
+        return total_without_work(cost for _, cost in self.conversation)
 
     def batch_cost(self) -> Cost:
         """Of one batch of rows for all layers."""
-        return sum((cost for _, cost in self.batch), NO_COST)
+        return total_without_work(cost for _, cost in self.batch)
 
     def passes(self, prompt: int, new_tokens: int) -> Iterator[Plan]:
         """Of a first prompt of so many tokens, which are padded, and an answer of so many."""

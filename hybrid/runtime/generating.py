@@ -37,7 +37,7 @@ from hybrid.runtime.key_exchange import (
 )
 from hybrid.runtime.runner import Progress, run_request, run_shared
 from hybrid.runtime.session_parts import SessionParts, run_state
-from mpc_nonlinear.cost import NO_COST, Cost
+from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
 from transport.errors import ConfigError, FrameError, UsageError
@@ -157,7 +157,7 @@ class GenerationSession(SessionParts):
             self._make(short)
 
     def _make(self, pieces: list[tuple[Operator, Cost]]) -> None:
-        self._spend(sum((cost for _, cost in pieces), NO_COST).failure_probability)
+        self._spend(sum(cost.failure_probability for _, cost in pieces))
         self._prepare(BATCH, pieces, _for_rows, self.plan.batch_rows)
 
     def _ahead(self) -> None:

@@ -11,11 +11,8 @@ from hybrid.runtime.generating import RefusedError
 from hybrid.runtime.generation_records import GenerationRecord
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient
 from hybrid.runtime.opened import OpenedElsewhere
-from hybrid.runtime.remote import refuse_dealer
+from hybrid.runtime.remote import refuse_dealer, require_no_dealer, served
 from hybrid.runtime.runner import Progress
-from hybrid.runtime.serving import open_server
-from hybrid.runtime.session_parts import no_dealer
-from transport.errors import ConfigError, HybridError
 
 
 def serve_answers(
@@ -23,25 +20,10 @@ def serve_answers(
 ) -> Iterator[tuple[GenerationPlan, GenerationRecord]]:
     """Serve one session, or with `keep` one after the other without end; what each measured."""
     server = AnsweringServer(config)
-    if server.plan.needs_dealer:
-        raise ConfigError(no_dealer(config))
-    while True:
-        channel = open_server(config, endpoint)
-        try:
-            say(f"listening on {channel.endpoint}")
-            record, _ = server.serve_session(channel)
-        except Exception as error:  # One client must not end the service of the next.
-            if not keep:
-                raise
-            ours = isinstance(error, HybridError)
-            say(f"session ended: {error if ours else f'internal error: {type(error).__name__}'}")
-            continue
-        finally:
-            channel.close()
+    require_no_dealer(config, server.plan)
+    for record, _ in served(config, endpoint, server.serve_session, keep=keep, say=say):
         say(f"served {len(record.passes)} passes")
         yield server.plan, record
-        if not keep:
-            return
 
 
 class RemoteGeneration(Answers, OpenedElsewhere[GenerationPlan, GenerationRecord]):

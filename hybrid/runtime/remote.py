@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from hybrid.config.loading import Config
 from hybrid.models.folding import FloatArray
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.plan import Plan
-from hybrid.runtime.opened import OpenedElsewhere
+from hybrid.runtime.opened import OpenedElsewhere, Planned
 from hybrid.runtime.records import SessionRecord
 from hybrid.runtime.runner import Progress
 from hybrid.runtime.serving import Client, Server, open_server
@@ -19,6 +20,9 @@ from hybrid.runtime.session_checks import checked_texts
 from hybrid.runtime.session_parts import no_dealer
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from transport.errors import ConfigError, HybridError
+from transport.zmq_channel import ZmqChannel
+
+R = TypeVar("R")
 
 
 def serve_sessions(
@@ -26,13 +30,35 @@ def serve_sessions(
 ) -> Iterator[tuple[Plan, SessionRecord]]:
     """Serve one session, or with `keep` one after the other without end; what each measured."""
     server = Server(config)
-    if server.plan.needs_dealer:
+    require_no_dealer(config, server.plan)
+    for record in served(config, endpoint, server.serve_session, keep=keep, say=say):
+        say(f"served {len(record.requests)} requests")
+        yield server.plan, record
+
+
+def require_no_dealer(config: Config, plan: Planned) -> None:
+    """`ConfigError` where two machines alone cannot run a plan."""
+    if plan.needs_dealer:
         raise ConfigError(no_dealer(config))
+
+
+def served(
+    config: Config,
+    endpoint: str,
+    serve: Callable[[ZmqChannel], R],
+    *,
+    keep: bool,
+    say: Callable[[str], None],
+) -> Iterator[R]:
+    """What each session gives, one after the other with `keep`, else of one; said when it listens.
+
+    With `keep` a session that fails is said, and ends nothing.
+    """
     while True:
         channel = open_server(config, endpoint)
         try:
             say(f"listening on {channel.endpoint}")
-            record = server.serve_session(channel)
+            found = serve(channel)
         except Exception as error:  # One client must not end the service of the next.
             if not keep:
                 raise
@@ -41,8 +67,7 @@ def serve_sessions(
             continue
         finally:
             channel.close()
-        say(f"served {len(record.requests)} requests")
-        yield server.plan, record
+        yield found
         if not keep:
             return
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hybrid.operators.base import Operator, RunState
 from hybrid.operators.slot_triples import make_triples, stored_part
 from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, ONLINE, Plan, offline_name
-from mpc_nonlinear.cost import NO_COST, Cost
+from mpc_nonlinear.cost import Cost, total_without_work
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
 from transport.errors import UsageError
@@ -108,7 +108,7 @@ def run_shared(
 ) -> list[Measured]:
     """What several passes share, operator by operator; `label` names this round of it."""
     channel, found = state.session.channel, []
-    needed = sum((cost for _, cost in operators), NO_COST)
+    needed = total_without_work(cost for _, cost in operators)
     if needed.demand.counts:
         start = time.perf_counter()
         with channel.step(f"{label}/{CORRELATIONS_STEP}"):
