@@ -15,18 +15,18 @@ import numpy as np
 
 from he_linear.ckks.noise import ROUNDING_VARIANCE, NoiseModel
 from he_linear.exact.plain_slots import slots_of
-from he_linear.exact.slot_encryption import slot_encrypted_bytes, slot_masked_bytes
 from he_linear.exact.slot_parameters import DROPPED_BITS, SlotParameters
 from he_linear.kernels.ring_words import multiply_sum, reduce_words, transform
 from he_linear.kernels.sampling import uniform_residues
 from he_linear.kernels.scalars import Floats, Residues
 from he_linear.packings.base import check_sizes
-from he_linear.packings.evaluation_work import EvaluationWork, unit
+from he_linear.packings.evaluation_work import EvaluationWork
+from he_linear.packings.slot_packing import SlotPacking
 from transport.computing import units
 from transport.randomness import SecureRandom
 
 
-class ElementTriplesPacking:
+class ElementTriplesPacking(SlotPacking):
     """Cross terms of `count` products of shared numbers modulo t; with `squares`, of squares.
 
     Not for a config to name: a way to make correlations, see `hybrid.operators.slot_triples`.
@@ -50,20 +50,6 @@ class ElementTriplesPacking:
     # -- what it declares -------------------------------------------------------------------
 
     @property
-    def upload_bytes(self) -> int:
-        """A seed, and the bodies modulo Q / t."""
-        return slot_encrypted_bytes(self.input_ciphertexts, self.parameters)
-
-    @property
-    def download_bytes(self) -> int:
-        """A seed for the masked bodies, and the second polynomials."""
-        return slot_masked_bytes(self.output_ciphertexts, self.parameters)
-
-    def unit(self, operation: str) -> str:
-        """Name of a unit of work, on the data primes."""
-        return unit(operation, self.parameters.poly_degree, len(self.parameters.primes))
-
-    @property
     def work(self) -> EvaluationWork:
         """Encoding of the server's operands and products, block by block."""
         multiplied = self.input_ciphertexts * 2 * len(self.parameters.primes)
@@ -83,15 +69,6 @@ class ElementTriplesPacking:
         fresh = NoiseModel(self.parameters).fresh + ROUNDING_VARIANCE * 4.0**DROPPED_BITS
         terms = self.operands * self.parameters.poly_degree
         return self.parameters.plain_prime * math.sqrt(ROUNDING_VARIANCE * terms * fresh)
-
-    @property
-    def wrong_probability(self) -> float:
-        """Bound on the chance that any product is wrong: of all coefficients together.
-
-        A wrong coefficient spoils every slot of its ciphertext.
-        """
-        count = self.output_ciphertexts * self.parameters.poly_degree
-        return count * self.parameters.wrong_probability(self.noise_std)
 
     # -- what the parties do ------------------------------------------------------------------
 

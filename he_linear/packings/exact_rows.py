@@ -23,15 +23,15 @@ from he_linear.ckks.key_switching import gather_add
 from he_linear.ckks.keys import ServerKeys
 from he_linear.ckks.noise import ROUNDING_VARIANCE, NoiseModel
 from he_linear.exact.plain_slots import ROWS, slots_of
-from he_linear.exact.slot_encryption import slot_encrypted_bytes, slot_masked_bytes
 from he_linear.exact.slot_parameters import DROPPED_BITS, SlotParameters
 from he_linear.kernels.fused_sums import PANEL, key_products, multiply_blocks, spread, stored_bias
 from he_linear.kernels.row_products import IntegerMatrix
 from he_linear.kernels.scalars import Floats, Residues
 from he_linear.packings.base import check_sizes, power_of_two
-from he_linear.packings.evaluation_work import EvaluationWork, unit
+from he_linear.packings.evaluation_work import EvaluationWork
 from he_linear.packings.paired_diagonals import DiagonalSizes, encode_diagonals
 from he_linear.packings.row_blocks import HOISTED, Room, RowBlocks
+from he_linear.packings.slot_packing import SlotPacking
 from transport.computing import units
 from transport.errors import UsageError
 
@@ -40,7 +40,7 @@ _SIDE = 8
 """Baby steps that are laid out side by side, at most."""
 
 
-class ExactRowsPacking:
+class ExactRowsPacking(SlotPacking):
     """Y = rho W modulo t for uniform rho (tokens, in) and the server's 16-bit integers W (in, out).
 
     Not for a config to name: a way to prepare single tokens, see `hybrid.operators.exact_rows`.
@@ -95,23 +95,9 @@ class ExactRowsPacking:
         return moved + self.output_ciphertexts * (cut.giants - 1)
 
     @property
-    def upload_bytes(self) -> int:
-        """A seed, and the bodies modulo Q / t."""
-        return slot_encrypted_bytes(self.input_ciphertexts, self.parameters)
-
-    @property
-    def download_bytes(self) -> int:
-        """A seed for the masked bodies, and the second polynomials."""
-        return slot_masked_bytes(self.output_ciphertexts, self.parameters)
-
-    @property
     def room_bytes(self) -> int:
         """Working memory of `stream`, besides results."""
         return self._cut.room_bytes
-
-    def unit(self, operation: str) -> str:
-        """Name of a unit of work, on the data primes."""
-        return unit(operation, self.parameters.poly_degree, len(self.parameters.primes))
 
     @property
     def work(self) -> EvaluationWork:
@@ -150,15 +136,6 @@ class ExactRowsPacking:
         moved = fresh + key + (self._cut.groups - 1) / 2 * model.key_switch
         diagonals = self.input_ciphertexts * self._cut.steps * (2 * self._columns - 1)
         return self.parameters.plain_prime * math.sqrt(ROUNDING_VARIANCE * diagonals * moved)
-
-    @property
-    def wrong_probability(self) -> float:
-        """Bound on the chance that any result of a batch is wrong: of all coefficients together.
-
-        A wrong coefficient spoils every slot of its ciphertext.
-        """
-        count = self.output_ciphertexts * self.parameters.poly_degree
-        return count * self.parameters.wrong_probability(self.noise_std)
 
     # -- what the parties do ------------------------------------------------------------------
 

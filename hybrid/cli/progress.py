@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 _FILE_WIDTH = 170
 """Columns of tables that go to a file or pipe."""
@@ -19,27 +26,16 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=_FILE_WIDTH)
 
 
-class ProgressDisplay:
-    """One bar per request that names the step under way; plain lines where there is no terminal."""
+class _Display:
+    """A bar that moves on a terminal; what does not move is printed."""
 
-    def __init__(self, console: Console, steps: int, requests: int) -> None:
-        self._steps = steps
-        self._requests = requests
+    def __init__(self, console: Console, total: int | None, *columns: ProgressColumn) -> None:
         self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description:<34}", markup=False),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
-        self._done = 0
-        self._layer: int | None = None
+        self._bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        self._task = self._bar.add_task("starting both parties", total=total)
         self._start = time.monotonic()
 
-    def __enter__(self) -> ProgressDisplay:
-        self._task = self._bar.add_task("starting both parties", total=self._steps * self._requests)
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._bar.start()
         return self
@@ -52,6 +48,20 @@ class ProgressDisplay:
     ) -> None:
         if self._console.is_terminal:
             self._bar.stop()
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
+
+class ProgressDisplay(_Display):
+    """One bar per request that names the step under way; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console, steps: int, requests: int) -> None:
+        name = TextColumn("{task.description:<34}", markup=False)
+        count = TextColumn("{task.completed}/{task.total}")
+        super().__init__(console, steps * requests, name, BarColumn(), count)
+        self._done = 0
+        self._layer: int | None = None
 
     def step(self, name: str, layer: int) -> None:
         """A step begins."""
@@ -61,38 +71,16 @@ class ProgressDisplay:
         if not self._console.is_terminal and (layer != self._layer or is_setup):
             elapsed = time.monotonic() - self._start
             label = f"layer {layer}" if layer >= 0 else name
-            self._console.print(f"[{elapsed:6.1f} s] {label}", highlight=False, markup=False)
+            self._line(f"[{elapsed:6.1f} s] {label}")
         self._layer = layer
 
 
-class GenerationDisplay:
+class GenerationDisplay(_Display):
     """Tokens as they come, each with its seconds; below them on a terminal the step under way."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description:<44}", markup=False),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
+        super().__init__(console, None, TextColumn("{task.description:<44}", markup=False))
         self._phase = ""
-        self._start = time.monotonic()
-
-    def __enter__(self) -> GenerationDisplay:
-        self._task = self._bar.add_task("starting both parties", total=None)
-        if self._console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        if self._console.is_terminal:
-            self._bar.stop()
 
     def step(self, name: str, layer: int) -> None:
         """A step begins."""
@@ -114,9 +102,6 @@ class GenerationDisplay:
     def answered(self, text: str) -> None:
         """The whole answer."""
         self._line(f"answer: {_shown(text)}")
-
-    def _line(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
 
 
 _COMPUTING = "computing"

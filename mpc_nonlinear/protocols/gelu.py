@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod, sqrt
-from typing import Self
 
 import numpy as np
 from scipy.special import erf
@@ -14,10 +12,10 @@ from mpc_nonlinear.blocks.compare import Width, less_than_constants, less_than_c
 from mpc_nonlinear.blocks.local import scale, scale_cost
 from mpc_nonlinear.blocks.products import FactoredPolynomial
 from mpc_nonlinear.blocks.select import select, select_cost
-from mpc_nonlinear.blocks.session import Context, Products, Session
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
+from mpc_nonlinear.protocols.inner_polynomial import InnerPolynomial
 from transport.traffic import Party
 
 THRESHOLD = 3.3
@@ -39,7 +37,7 @@ POLYNOMIAL = FactoredPolynomial(
 
 
 @dataclass(frozen=True, slots=True)
-class EvenPolynomialGelu(NonlinearProtocol):
+class EvenPolynomialGelu(InnerPolynomial):
     """x/2 + P(x^2) inside, exactly zero contribution outside. Two coarse comparisons in one pass.
 
     `bound`: largest |x|; `rms`: its root mean square. One trip for the polynomial with products in
@@ -53,21 +51,10 @@ class EvenPolynomialGelu(NonlinearProtocol):
     max_error = 2.0**-8
     approximation_error = 2.0**-9
     breakpoints = (-THRESHOLD, THRESHOLD)
+    inner = POLYNOMIAL
 
     bound: float
     rms: float = THRESHOLD
-
-    @classmethod
-    def for_operation(
-        cls, width: int, bounds: Mapping[str, Magnitudes], constants: Mapping[str, float]
-    ) -> Self:
-        """From the bounds of "input"."""
-        del width, constants
-        return cls(bounds["input"].max_abs, bounds["input"].rms)
-
-    def _polynomial(self, products: Products) -> FactoredPolynomial:
-        """Numbers inside are no larger than x. Engines that count no lifts take it as it is."""
-        return POLYNOMIAL.of(self.rms) if products.needs_largest else POLYNOMIAL
 
     @property
     def _width(self) -> Width:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Self
 
 import numpy as np
 from scipy.special import expit
 
 from mpc_nonlinear.blocks.products import FactoredPolynomial
-from mpc_nonlinear.blocks.session import Context, Products, Session
+from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
-from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
+from mpc_nonlinear.protocols.inner_polynomial import InnerPolynomial
 from mpc_nonlinear.protocols.segments import segments, segments_cost, width_for
 
 THRESHOLD = 10.0
@@ -38,7 +36,7 @@ POLYNOMIAL = FactoredPolynomial(
 
 
 @dataclass(frozen=True, slots=True)
-class MagnitudePolynomialSilu(NonlinearProtocol):
+class MagnitudePolynomialSilu(InnerPolynomial):
     """max(x, 0) + P(|x|) inside, max(x, 0) outside. Three coarse comparisons in one pass.
 
     silu(x) - max(x, 0) is even, and far smoother as a function of |x| than x tanh(x / 2) is as one
@@ -53,21 +51,10 @@ class MagnitudePolynomialSilu(NonlinearProtocol):
     max_error = 2.0**-9
     approximation_error = 2.0**-10
     breakpoints = (-THRESHOLD, 0.0, THRESHOLD)
+    inner = POLYNOMIAL
 
     bound: float
     rms: float = THRESHOLD
-
-    @classmethod
-    def for_operation(
-        cls, width: int, bounds: Mapping[str, Magnitudes], constants: Mapping[str, float]
-    ) -> Self:
-        """From the bounds of "input"."""
-        del width, constants
-        return cls(bounds["input"].max_abs, bounds["input"].rms)
-
-    def _polynomial(self, products: Products) -> FactoredPolynomial:
-        """Numbers inside are no larger than x. Engines that count no lifts take it as it is."""
-        return POLYNOMIAL.of(self.rms) if products.needs_largest else POLYNOMIAL
 
     def reference(self, x: FloatArray) -> FloatArray:
         """The piecewise function with exact thresholds."""
