@@ -21,8 +21,8 @@ from hybrid.runtime.generating import (
     GenerationClient,
     GenerationServer,
     GenerationSession,
-    RefusedError,
 )
+from hybrid.runtime.generation_words import RefusedError
 from tests.generation_setup import DECODERS, both_ends, generation_config
 from transport.errors import UsageError
 

@@ -13,7 +13,7 @@ from hybrid.planning.generation import plan_generation
 from hybrid.reports.generation_trust import generation_trust_model
 from hybrid.runtime import generating
 from hybrid.runtime.answers import Answers
-from hybrid.runtime.generating import RefusedError
+from hybrid.runtime.generation_words import RefusedError, Word
 from tests.prompted import config_of, converse, plain
 from transport.errors import ConfigError, FrameError
 from transport.traffic import Party
@@ -274,7 +274,7 @@ def test_what_the_client_refuses_leaves_the_session_as_it_is():
 def test_the_server_refuses_what_is_not_padded():
     def ask(client):
         client._session.begin(5)
-        client._session._say(generating.Word.PASS, 3)
+        client._session._say(Word.PASS, 3)
         client._channel.recv()
 
     with pytest.raises(FrameError, match="cannot be"):

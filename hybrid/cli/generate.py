@@ -16,9 +16,9 @@ from hybrid.reports.generation_report import client_generation_reports, generati
 from hybrid.reports.generation_text import print_generation_report, write_generation_markdown
 from hybrid.reports.run_report import write_json
 from hybrid.runtime.answers import Answers
-from hybrid.runtime.generating import RefusedError
 from hybrid.runtime.generation_local import LocalGeneration
 from hybrid.runtime.generation_remote import RemoteGeneration
+from hybrid.runtime.generation_words import RefusedError
 from transport.errors import HybridError
 
 Json = dict[str, Any]

@@ -22,8 +22,8 @@ from hybrid.config.loading import Config  # noqa: E402
 from hybrid.planning.schedule import Schedule  # noqa: E402
 from hybrid.runtime.answers import STOP, Asked  # noqa: E402
 from hybrid.runtime.dealing import LOOPBACK, deal  # noqa: E402
-from hybrid.runtime.generating import RefusedError  # noqa: E402
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient  # noqa: E402
+from hybrid.runtime.generation_words import RefusedError  # noqa: E402
 from hybrid.runtime.serving import Client, Server, open_client, open_server  # noqa: E402
 from transport.channel import Channel  # noqa: E402
 from transport.errors import HybridError, PeerLostError  # noqa: E402

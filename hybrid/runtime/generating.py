@@ -8,11 +8,9 @@ of so many rows, a piece of preparation ahead of need, the end.
 from __future__ import annotations
 
 import re
-import struct
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from enum import IntEnum
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +27,7 @@ from hybrid.planning.catalog import Catalog
 from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan, plan_generation
 from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
 from hybrid.runtime.generation_records import PassRecord, SharedRecord
+from hybrid.runtime.generation_words import WORD, NextToken, Ready, RefusedError, Word
 from hybrid.runtime.key_exchange import (
     receive_keys,
     receive_slot_keys,
@@ -46,40 +45,6 @@ from transport.randomness import SecureRandom
 
 _DESCRIPTION_BYTES = 1 << 22
 _DESCRIPTION_KEYS = {"model", "embedding"}
-_WORD = struct.Struct("<BI")
-
-
-class Word(IntEnum):
-    """What the client says comes next."""
-
-    END = 0
-    CONVERSATION = 1
-    PASS = 2
-    AHEAD = 3
-
-
-class RefusedError(UsageError):
-    """The client will not go on, and has sent nothing that says so: the session is as it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A pass that may run: its inputs were checked before anything was said."""
-
-    rows: int
-    fillers: int
-    """Of the conversation."""
-    own: dict[str, RingArray] = field(repr=False)
-    """The client's share of every input: all of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class NextToken:
-    """What a pass gives the client."""
-
-    token: int = field(repr=False)
-    """As it was opened: not compared with the vocabulary."""
-    record: PassRecord
 
 
 class GenerationSession(SessionParts):
@@ -327,7 +292,7 @@ class GenerationClient(GenerationSession):
         self._say(Word.END)
 
     def _say(self, word: Word, number: int = 0) -> None:
-        self.channel.send(_WORD.pack(word, number))
+        self.channel.send(WORD.pack(word, number))
 
 
 class GenerationServer(GenerationSession):
@@ -404,5 +369,5 @@ class GenerationServer(GenerationSession):
 
     def _next_word(self) -> tuple[int, int]:
         with self.channel.patience(self.config.run.runtime.idle_s):
-            kind, number = _WORD.unpack(self.channel.recv(_WORD.size))
+            kind, number = WORD.unpack(self.channel.recv(WORD.size))
         return kind, number

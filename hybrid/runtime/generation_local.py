@@ -19,8 +19,8 @@ from hybrid.models.generator_loading import load_generator
 from hybrid.models.prompts import Prompts
 from hybrid.planning.generation import GenerationPlan, plan_generation
 from hybrid.runtime.answers import STOP, Answers, Asked, Passes
-from hybrid.runtime.generating import RefusedError
 from hybrid.runtime.generation_records import GenerationRecord, PassRecord
+from hybrid.runtime.generation_words import RefusedError
 from hybrid.runtime.opened import OpenedHere
 from hybrid.runtime.processes import Processes
 from hybrid.runtime.runner import Progress

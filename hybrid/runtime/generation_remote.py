@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from hybrid.config.loading import Config
 from hybrid.planning.generation import GenerationPlan
 from hybrid.runtime.answers import Answers, Asked, Passes
-from hybrid.runtime.generating import RefusedError
 from hybrid.runtime.generation_records import GenerationRecord
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient
+from hybrid.runtime.generation_words import RefusedError
 from hybrid.runtime.opened import OpenedElsewhere
 from hybrid.runtime.remote import refuse_dealer, require_no_dealer, served
 from hybrid.runtime.runner import Progress

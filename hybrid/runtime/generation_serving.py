@@ -19,10 +19,9 @@ from hybrid.runtime.generating import (
     GenerationClient,
     GenerationServer,
     GenerationSession,
-    NextToken,
-    RefusedError,
 )
 from hybrid.runtime.generation_records import GenerationRecord, PassRecord
+from hybrid.runtime.generation_words import NextToken, RefusedError
 from hybrid.runtime.runner import Progress
 from hybrid.runtime.serving import reporting_failure
 from mpc_nonlinear.fixed_point import RingArray
