@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -27,6 +26,7 @@ from transport import (
     listen,
     loopback_bytes,
 )
+from transport.wire import Wire
 
 SLEEP = "signal.pause()\n"
 
@@ -197,7 +197,15 @@ def test_many_clients_at_once_leave_one_peer() -> None:
     assert len(winners) == 1
 
 
-def test_a_client_may_come_first() -> None:
+def test_a_client_may_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried_in_vain = threading.Event()
+    give_up = Wire.give_up
+
+    def watched(wire: Wire) -> None:
+        tried_in_vain.set()
+        give_up(wire)
+
+    monkeypatch.setattr(Wire, "give_up", watched)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
@@ -205,7 +213,7 @@ def test_a_client_may_come_first() -> None:
         coming = pool.submit(
             connect, endpoint, Party.CLIENT, timeout_s=GUARD_S, connect_timeout_s=GUARD_S
         )
-        time.sleep(0.3)
+        assert tried_in_vain.wait(GUARD_S)
         server = listen(endpoint, Party.SERVER, timeout_s=GUARD_S)
         client = coming.result()
     client.send(b"early")
