@@ -13,12 +13,12 @@ from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from he_linear.kernels.integer_tiles import AVAILABLE, BIAS, WORD_BITS, integer_tile_maker
+from he_linear.kernels.integer_tiles import AVAILABLE, BIAS, WORD_BITS, IntegerSums
 from he_linear.kernels.ntt_butterflies import ModularCode
 from he_linear.kernels.scalars import Floats, centred
+from he_linear.kernels.sum_tiles import TileSums, tile_maker
 from he_linear.kernels.vectors import LANES, VECTOR, data_of
 
 MAX_FUSED_PRIME_BITS = 43
@@ -37,88 +37,37 @@ _SHIFT = 43
 _BIG, _SHRINK = 1.5 * 2.0 ** (52 + _SHIFT), 2.0**-_SHIFT
 
 
-def _tile_maker(rows: int, vectors: int) -> Any:
-    """Out (rows, 8 vectors) = or += sum over i < count of w (rows, i) * x (i, 8 vectors) mod p.
+class _FloatSums(TileSums):
+    """One in the high part means 2^43."""
 
-    Arguments: x, its first index, w, its first index and row step, count, out, its first index and
-    row step, p, 1 / p, 2^43 mod p, that over p, and whether to add to what `out` holds.
-    """
+    vector = VECTOR
 
-    def tile(  # noqa: PLR0913
-        _typing: Any,
-        x: Any,
-        _x_at: Any,
-        w: Any,
-        _w_at: Any,
-        _w_step: Any,
-        _count: Any,
-        out: Any,
-        _to: Any,
-        _step: Any,
-        _p: Any,
-        _inverse: Any,
-        _factor: Any,
-        _factor_over_p: Any,
-        _more: Any,
-    ) -> Any:
-        i64, f64 = types.int64, types.float64
-        signature = types.void(x, i64, w, i64, i64, i64, out, i64, i64, f64, f64, f64, f64, i64)
+    def __init__(self, code: ModularCode) -> None:
+        super().__init__(code)
+        self._big, self._shrink, self._zero = (
+            code.splat(ir.DoubleType()(c)) for c in (_BIG, _SHRINK, 0.0)
+        )
 
-        def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-            xs, ws, outs = (data_of(context, b, signature, args, k) for k in (0, 2, 6))
-            code = ModularCode(b, args[9], args[10])
-            cells = [(r, v) for r in range(rows) for v in range(vectors)]
-            big, zero = (code.splat(ir.DoubleType()(c)) for c in (_BIG, 0.0))
-            high, low = ({k: cgutils.alloca_once(b, VECTOR) for k in cells} for _ in range(2))
-            for k in cells:
-                b.store(big, high[k])
-                b.store(zero, low[k])
-            _emit_sums(code, (xs, ws), args, high, low, vectors)
-            _emit_results(code, outs, args, high, low)
-            return context.get_dummy_value()
+    def start(self) -> tuple[Any, Any]:
+        return self._big, self._zero
 
-        return signature, generate
+    def add(self, column: Any, weight: Any, high: Any, low: Any) -> None:
+        b, code = self.builder, self.code
+        before = b.load(high)
+        after = code.fma(column, weight, before)
+        rest = code.fma(column, weight, b.fsub(before, after))
+        b.store(after, high)
+        b.store(b.fadd(b.load(low), rest), low)
 
-    return intrinsic(tile)
+    def value(self, high: Any, low: Any, factor: tuple[Any, Any]) -> Any:
+        b, code = self.builder, self.code
+        top = b.fmul(b.fsub(high, self._big), self._shrink)
+        return b.fadd(code.times(top, factor), code.centre(low))
 
 
-def _emit_sums(
-    code: ModularCode, data: tuple[Any, Any], args: Any, high: Any, low: Any, vectors: int
-) -> None:
-    """The loop over the products of a tile."""
-    b, whole, (xs, ws) = code.builder, ir.IntType(64), data
-    rows = len(high) // vectors
-    with cgutils.for_range(b, args[5]) as loop:
-        at = b.add(args[1], b.mul(loop.index, whole(LANES * vectors)))
-        columns = [code.load(xs, at, LANES * v) for v in range(vectors)]
-        for r in range(rows):
-            place = b.add(b.add(args[3], loop.index), b.mul(args[4], whole(r)))
-            weight = code.splat(b.load(code.address(ws, place)))
-            for v in range(vectors):
-                before = b.load(high[r, v])
-                after = code.fma(columns[v], weight, before)
-                rest = code.fma(columns[v], weight, b.fsub(before, after))
-                b.store(after, high[r, v])
-                b.store(b.fadd(b.load(low[r, v]), rest), low[r, v])
-
-
-def _emit_results(code: ModularCode, outs: Any, args: Any, high: Any, low: Any) -> None:
-    """Both sums of every cell, reduced, to their place."""
-    b, whole, double = code.builder, ir.IntType(64), ir.DoubleType()
-    big, shrink, zero = (code.splat(double(c)) for c in (_BIG, _SHRINK, 0.0))
-    factor = code.splat(args[11]), code.splat(args[12])
-    more = b.icmp_signed("!=", args[13], whole(0))
-    for r, v in high:
-        top = b.fmul(b.fsub(b.load(high[r, v]), big), shrink)
-        value = b.fadd(code.times(top, factor), code.centre(b.load(low[r, v])))
-        to = b.add(args[7], b.mul(args[8], whole(r)))
-        before = b.select(more, code.load(outs, to, LANES * v), zero)
-        code.store(code.centre(b.fadd(value, before)), outs, to, LANES * v)
-
-
-_tile = _tile_maker(TILE_ROWS, PANEL // LANES)
+_tile = tile_maker(_FloatSums, TILE_ROWS, PANEL // LANES)
 # Only one of both is compiled where the processor lacks the instructions.
-_integer_tile = integer_tile_maker(TILE_ROWS, PANEL // LANES) if AVAILABLE else _tile
+_integer_tile = tile_maker(IntegerSums, TILE_ROWS, PANEL // LANES) if AVAILABLE else _tile
 
 
 @njit(cache=True, nogil=True)
