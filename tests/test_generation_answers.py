@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from hybrid.config.schema import GenerationConfig
+from hybrid.models.decoder_graph import LOGITS
 from hybrid.models.prompts import Prompts, ShapeTokenizer
-from hybrid.runtime.answers import Answers
+from hybrid.runtime.answers import STOP, Answers
+from hybrid.runtime.generation_local import LocalGeneration
+from hybrid.runtime.generation_records import PassRecord
+from hybrid.runtime.generation_words import RefusedError
+from hybrid.runtime.processes import ChildError
 from transport.errors import UsageError
 
 SETTINGS = GenerationConfig(positions=64, max_new_tokens=3, chat=False, prompt_bucket=4)
@@ -112,3 +118,72 @@ def test_a_turn_of_a_conversation_that_moved_on_is_refused(session, between):
     # Asked again, where there is something to go on with.
     if between != "one that was left":
         assert texts(session.generate("late", goes_on=True)) == WHOLE
+
+
+RECORD = PassRecord(1, 0, (), 0.0, {LOGITS: np.zeros((1, 4), np.uint64)})
+
+
+class Scripted:
+    """Parties whose client says two tokens, and after it is told to stop what is given."""
+
+    def __init__(self, *late):
+        self.said = [(100, RECORD), (101, RECORD), *late]
+        self.asked = []
+
+    def ask(self, question):
+        self.asked.append(question)
+
+    def answer(self, _kind):
+        found = self.said.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def end(self):
+        self.asked.append("end")
+
+
+class Local(LocalGeneration):
+    """A session with scripted parties, already open."""
+
+    def __init__(self, processes):
+        Answers.__init__(self, None, Prompts(ShapeTokenizer(512), SETTINGS))
+        self._processes, self._is_open, self._logits = processes, True, []
+
+
+LOST = ChildError("server: interrupted")
+
+
+def left(*late):
+    """A session whose caller has left after one token."""
+    session = Local(Scripted(*late))
+    answer = session.generate("one two")
+    next(answer)
+    answer.close()
+    return session
+
+
+def test_a_failure_while_an_answer_is_left_is_told_by_what_comes_next():
+    session = left(LOST)
+    assert session._processes.asked[1:] == [STOP]
+    with pytest.raises(ChildError, match="server: interrupted"):
+        next(session.generate("again"))
+    with pytest.raises(UsageError, match="it has failed or was interrupted before"):
+        next(session.generate("again"))
+
+
+def test_a_failure_while_an_answer_is_left_is_told_at_the_end():
+    session = left(LOST)
+    with pytest.raises(ChildError, match="server: interrupted"):
+        session.__exit__(None)
+    assert session._processes.asked[-1] == "end"
+    # A caller's own error goes on as it is.
+    session = left(LOST)
+    assert session.__exit__(KeyboardInterrupt) is None
+
+
+def test_a_refusal_of_a_token_that_nobody_waits_for_is_no_failure():
+    session = left("no token")
+    session._processes.said = [(100, RECORD), "no token"]
+    with pytest.raises(RefusedError, match="no token"):
+        list(session.generate("again"))

@@ -25,6 +25,7 @@ from hybrid.runtime.opened import OpenedHere
 from hybrid.runtime.processes import Processes
 from hybrid.runtime.runner import Progress
 from mpc_nonlinear.fixed_point import RingArray
+from transport.errors import HybridError
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +71,28 @@ class LocalGeneration(Answers, OpenedHere):
                 try:
                     yield self._taken(found)
                 except GeneratorExit:
-                    # The caller has had enough; a pass under way still belongs to this answer.
-                    processes.ask(STOP)
-                    while (found := processes.answer("token")) is not None:
-                        self._taken(found)
-                        self._count += 1
+                    self._stop(processes)
                     raise
         except (GeneratorExit, RefusedError):
             raise
         except BaseException:
             self._fail()
             raise
+
+    def _stop(self, processes: Processes) -> None:
+        """The caller has had enough; a pass under way still belongs to this answer."""
+        try:
+            processes.ask(STOP)
+            while (found := processes.answer("token")) is not None:
+                self._taken(found)
+                self._count += 1
+        except RefusedError:
+            # A token that nobody waits for; nothing is wrong with the session.
+            return
+        except HybridError as error:
+            # Nobody hears what a generator raises that goes out of use; the session's next use
+            # and its end do.
+            self._fail(error)
 
     def _taken(self, found: tuple[int, PassRecord] | str) -> tuple[int, PassRecord]:
         """A token of the client's; a refusal in words."""

@@ -54,14 +54,25 @@ class _Opened(ABC):
     config: Config
     _is_open = False
     _has_failed = False
+    _untold: HybridError | None = None
+    """A failure that could not be raised where it came up."""
 
     def _require_open(self) -> None:
+        self._raise_untold()
         if not self._is_open:
             raise UsageError(not_open(has_failed=self._has_failed))
 
-    def _fail(self) -> None:
-        """Also where only a wait was interrupted: its answers would be taken for the next."""
-        self._is_open, self._has_failed = False, True
+    def _raise_untold(self) -> None:
+        error, self._untold = self._untold, None
+        if error is not None:
+            raise error
+
+    def _fail(self, untold: HybridError | None = None) -> None:
+        """Also where only a wait was interrupted: its answers would be taken for the next.
+
+        untold: what went wrong, where it cannot be raised there and then.
+        """
+        self._is_open, self._has_failed, self._untold = False, True, untold
 
     def _state(self, was_started: bool) -> str:
         return "open" if self._is_open else "closed" if was_started else "new"
@@ -107,6 +118,8 @@ class OpenedHere(_Opened):
         was_open, self._is_open = self._is_open, False
         assert self._processes is not None
         try:
+            if kind is None:
+                self._raise_untold()
             if kind is None and was_open:
                 self._processes.ask(None)
                 self._finish(self._processes)
