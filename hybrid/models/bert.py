@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from hybrid.models.architecture import Architecture
+from hybrid.models.bert_names import FIXED, LINEAR, NAMES, Names
 from hybrid.models.embedding import EmbeddingTable
 from hybrid.models.family import Family
 from hybrid.models.folding import LinearMap, after_norm, linear_map, norm_alone, side_by_side
@@ -58,76 +59,6 @@ class BertWeights:
     layers: tuple[BertLayer, ...]
 
 
-_BERT_SIZES = {
-    "hidden": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "intermediate": "intermediate_size",
-    "vocabulary": "vocab_size",
-    "positions": "max_position_embeddings",
-    "token_types": "type_vocab_size",
-    "epsilon": "layer_norm_eps",
-}
-_DISTILBERT_SIZES = {
-    "hidden": "dim",
-    "layers": "n_layers",
-    "heads": "n_heads",
-    "intermediate": "hidden_dim",
-    "vocabulary": "vocab_size",
-    "positions": "max_position_embeddings",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """Where a checkpoint keeps what; tensors are relative to `prefix`."""
-
-    prefix: str
-    """Of tensors in a checkpoint with a head; without one there is none."""
-    sizes: Mapping[str, str] = field(default_factory=lambda: _BERT_SIZES)
-    """Our names of sizes to keys of config.json; those that it has not are `_FIXED`."""
-    layer: str = "encoder.layer"
-    linear: tuple[str, ...] = (
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        "intermediate.dense",
-        "output.dense",
-    )
-    norms: tuple[str, str] = ("attention.output.LayerNorm", "output.LayerNorm")
-    activation: str = "hidden_act"
-    has_token_types: bool = True
-    counts_from_padding: bool = False
-    """Whether positions start behind the padding id, as RoBERTa's do."""
-
-    def first_position(self, raw: Mapping[str, Any]) -> int:
-        """Row of the position table that belongs to the first token."""
-        return int(raw.get("pad_token_id", 1)) + 1 if self.counts_from_padding else 0
-
-
-_FIXED = {"token_types": 1, "epsilon": 1e-12}
-_LINEAR = ("query", "key", "value", "attention_output", "intermediate", "output")
-_BERT, _ROBERTA = _Names("bert."), _Names("roberta.", counts_from_padding=True)
-_DISTILBERT = _Names(
-    "distilbert.",
-    _DISTILBERT_SIZES,
-    "transformer.layer",
-    tuple(f"attention.{n}_lin" for n in ("q", "k", "v", "out")) + ("ffn.lin1", "ffn.lin2"),
-    ("sa_layer_norm", "output_layer_norm"),
-    activation="activation",
-    has_token_types=False,
-)
-_NAMES: Mapping[str, _Names] = {
-    "bert": _BERT,
-    "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA,
-    "camembert": _ROBERTA,
-    "electra": replace(_BERT, prefix="electra."),
-    "distilbert": _DISTILBERT,
-}
-
-
 class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
     """Encoders: LayerNorm after every residual sum, learned positions, exact GELU.
 
@@ -138,7 +69,7 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
 
     name = "bert"
     architecture = BertArchitecture
-    model_types = tuple(_NAMES)
+    model_types = tuple(NAMES)
     heads = (MeanPooling,)
     shapes = {
         "minilm-l6": {"hidden": 384, "layers": 6, "heads": 12, "intermediate": 1536},
@@ -151,7 +82,7 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
 
     def read_architecture(self, raw: Mapping[str, Any], place: str) -> BertArchitecture:
         """From config.json; refuses whatever would be computed otherwise than it says."""
-        names = _NAMES[raw["model_type"]]
+        names = NAMES[raw["model_type"]]
         wanted: dict[str, tuple[Any, ...]] = {
             names.activation: ("gelu", "gelu_python"),
             "position_embedding_type": ("absolute", None),
@@ -171,7 +102,7 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
         missing = [key for key in names.sizes.values() if key not in raw]
         if missing:
             raise ConfigError(f"{place}: missing {', '.join(missing)}; is this an encoder?")
-        values = {**_FIXED, **{ours: raw[key] for ours, key in names.sizes.items()}}
+        values = {**FIXED, **{ours: raw[key] for ours, key in names.sizes.items()}}
         if type(values["positions"]) is int:
             values["positions"] -= names.first_position(raw)
         if type(values["epsilon"]) is int:
@@ -180,13 +111,13 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
 
     def shape_architecture(self, sizes: Mapping[str, int], place: str) -> BertArchitecture:
         """One token type, the usual epsilon."""
-        return BertArchitecture.from_public({**_FIXED, **sizes}, place)
+        return BertArchitecture.from_public({**FIXED, **sizes}, place)
 
     def read_weights(
         self, folder: Path, raw: Mapping[str, Any], architecture: BertArchitecture
     ) -> BertWeights:
         """`model.safetensors`, every tensor checked against the architecture."""
-        names, a = _NAMES[raw["model_type"]], architecture
+        names, a = NAMES[raw["model_type"]], architecture
         file = TensorFile(folder, names.prefix)
         file.refuse_layer(names.layer, a.layers)
         layers = tuple(self._layer_weights(file, names, i, a) for i in range(a.layers))
@@ -207,13 +138,13 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
 
     @staticmethod
     def _layer_weights(
-        file: TensorFile, names: _Names, index: int, a: BertArchitecture
+        file: TensorFile, names: Names, index: int, a: BertArchitecture
     ) -> BertLayer:
         prefix = f"{names.layer}.{index}"
         sizes = {"intermediate": (a.hidden, a.intermediate), "output": (a.intermediate, a.hidden)}
         linears = {
             ours: file.linear(f"{prefix}.{theirs}", *sizes.get(ours, (a.hidden, a.hidden)))
-            for ours, theirs in zip(_LINEAR, names.linear, strict=True)
+            for ours, theirs in zip(LINEAR, names.linear, strict=True)
         }
         attention_norm, output_norm = (file.norm(f"{prefix}.{n}", a.hidden) for n in names.norms)
         return BertLayer(**linears, attention_norm=attention_norm, output_norm=output_norm)

@@ -1,0 +1,76 @@
+"""Names of sizes and tensors in checkpoints of BERT and what computes as it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+_BERT_SIZES = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "vocabulary": "vocab_size",
+    "positions": "max_position_embeddings",
+    "token_types": "type_vocab_size",
+    "epsilon": "layer_norm_eps",
+}
+_DISTILBERT_SIZES = {
+    "hidden": "dim",
+    "layers": "n_layers",
+    "heads": "n_heads",
+    "intermediate": "hidden_dim",
+    "vocabulary": "vocab_size",
+    "positions": "max_position_embeddings",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Where a checkpoint keeps what; tensors are relative to `prefix`."""
+
+    prefix: str
+    """Of tensors in a checkpoint with a head; without one there is none."""
+    sizes: Mapping[str, str] = field(default_factory=lambda: _BERT_SIZES)
+    """Our names of sizes to keys of config.json; those that it has not are `FIXED`."""
+    layer: str = "encoder.layer"
+    linear: tuple[str, ...] = (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    )
+    norms: tuple[str, str] = ("attention.output.LayerNorm", "output.LayerNorm")
+    activation: str = "hidden_act"
+    has_token_types: bool = True
+    counts_from_padding: bool = False
+    """Whether positions start behind the padding id, as RoBERTa's do."""
+
+    def first_position(self, raw: Mapping[str, Any]) -> int:
+        """Row of the position table that belongs to the first token."""
+        return int(raw.get("pad_token_id", 1)) + 1 if self.counts_from_padding else 0
+
+
+FIXED = {"token_types": 1, "epsilon": 1e-12}
+LINEAR = ("query", "key", "value", "attention_output", "intermediate", "output")
+_BERT, _ROBERTA = Names("bert."), Names("roberta.", counts_from_padding=True)
+_DISTILBERT = Names(
+    "distilbert.",
+    _DISTILBERT_SIZES,
+    "transformer.layer",
+    tuple(f"attention.{n}_lin" for n in ("q", "k", "v", "out")) + ("ffn.lin1", "ffn.lin2"),
+    ("sa_layer_norm", "output_layer_norm"),
+    activation="activation",
+    has_token_types=False,
+)
+NAMES: Mapping[str, Names] = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "electra": replace(_BERT, prefix="electra."),
+    "distilbert": _DISTILBERT,
+}
