@@ -85,12 +85,17 @@ class Architecture:
 def read_model_config(folder: Path) -> Mapping[str, Any]:
     """`config.json` of a Hugging Face folder."""
     path = folder / "config.json"
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: not a table of settings; is this a model's config?")
+    return raw
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a folder in Hugging Face layout holds."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise ConfigError(f"{path}: missing; name a folder in Hugging Face layout") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: not a table of settings; is this a model's config?")
-    return raw
