@@ -13,6 +13,7 @@ from hybrid.config.loading import load_config
 from hybrid.models.loading import load_model, text_encoder
 from hybrid.models.poolings import POOLINGS
 from tests.encoder_setup import TEXTS, cosines, private, write_config, write_encoder
+from tests.processes import run
 from transport.errors import ConfigError
 
 
@@ -218,3 +219,29 @@ def test_a_servers_head_is_checked(head):
 
     with pytest.raises(ConfigError, match="handshake: the model's head is malformed"):
         Head.from_public(head, 24, 6)
+
+
+@pytest.mark.long
+def test_a_classifier_says_its_classes(tmp_path):
+    names = {0: "no [red]", 1: "yes"}
+    write_encoder(tmp_path / "model", "bert", "ForSequenceClassification", id2label=names)
+    path = write_config(tmp_path, tmp_path / "model")
+    code, output = run("run", path, "--out", "out", cwd=tmp_path)
+    assert code == 0, output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["labels"] == list(names.values())
+    assert report["classes"] == report["accuracy"]["classes"]
+    assert report["classes"][0] == names[int(np.argmax(report["output"]))]
+    said = f"class of text 1: {report['classes'][0]}, of the plain model: {report['classes'][0]}"
+    assert said in output
+    assert said in (tmp_path / "out" / "report.md").read_text()
+    assert "2 logits of the classifier are opened" in " ".join(report["trust_model"])
+
+
+def test_a_plan_says_what_is_not_used(tmp_path):
+    write_encoder(tmp_path / "model", "bert", "ForSequenceClassification")
+    code, output = run(
+        "plan", write_config(tmp_path, tmp_path / "model", pooling="cls"), cwd=tmp_path
+    )
+    assert code == 0, output
+    assert "note: the head of BertForSequenceClassification is not used" in output

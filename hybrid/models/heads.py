@@ -63,6 +63,7 @@ class Head:
 
         `rows` are normalised; gain and bias of their norm come with the nodes' linear maps.
         """
+        builder.name_outputs(self.labels)
         if not self.dense:
             return self.pooling.opened(builder, rows, mask, width)
         edge, bound = self.pooling.shared(builder, rows, mask, width)
