@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
+from hybrid.models.foreign_weights import no_config, refuse_adapter, refuse_quantised
+from hybrid.models.model_files import names_in, read_json
 from transport.errors import ConfigError
 
 _LIMITS: Mapping[type[int | float | bool], tuple[float, float]] = {
@@ -83,14 +84,11 @@ class Architecture:
 
 
 def read_model_config(folder: Path) -> Mapping[str, Any]:
-    """`config.json` of a Hugging Face folder."""
-    path = folder / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise ConfigError(f"{path}: missing; name a folder in Hugging Face layout") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: not a table of settings; is this a model's config?")
+    """`config.json` of a Hugging Face folder; `ConfigError` where its weights cannot be read."""
+    names, path = names_in(folder), folder / "config.json"
+    if path.name not in names:
+        raise no_config(folder, names)
+    refuse_adapter(folder, names)
+    raw = read_json(path)
+    refuse_quantised(raw, str(path))
     return raw

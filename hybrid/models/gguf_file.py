@@ -13,6 +13,7 @@ import numpy as np
 from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 
+from hybrid.models.model_files import check_file, shown
 from hybrid.models.weights import Array
 from transport.errors import ConfigError
 
@@ -35,14 +36,19 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file():
-            raise ConfigError(f"{path}: missing; name a GGUF file")
+        start = check_file(path, "name a GGUF file", "GGUF file")
+        if not start.startswith(b"GGUF"):
+            raise ConfigError(
+                f"{path}: not a whole GGUF file (it starts as none does); name one, or the folder "
+                "in Hugging Face layout that this lies in"
+            )
         try:
             reader = _Reader(path)
         except Exception as error:
             # The reader stumbles over a damaged file in whatever way comes first.
             raise ConfigError(
-                f"{path}: not a whole GGUF file ({type(error).__name__}: {error}); fetch it again"
+                f"{path}: not a whole GGUF file ({shown(f'{type(error).__name__}: {error}')}); "
+                "fetch it again"
             ) from None
         if reader.byte_order != "I":
             raise ConfigError(
