@@ -12,7 +12,7 @@ import torch
 
 from hybrid.models.foreign_weights import refuse_foreign_tensors
 from hybrid.models.gguf_file import refuse_left_over
-from hybrid.models.model_files import shown
+from hybrid.models.model_files import cut
 from hybrid.models.tensor_files import TensorSource, tensor_files
 from hybrid.models.weights import Affine, Array
 from transport.errors import ConfigError
@@ -49,7 +49,7 @@ class _Place:
     stored: str
 
     def __str__(self) -> str:
-        return f"{self.source.path}: {shown(self.stored)}"
+        return f"{self.source.path}: {cut(self.stored)}"
 
 
 class Checkpoint:
@@ -87,7 +87,7 @@ class Checkpoint:
         name = _present(place.stored)
         if name in self._places:
             raise ConfigError(
-                f"{place} is there twice, also as {shown(self._places[name].stored)}; fetch the "
+                f"{place} is there twice, also as {cut(self._places[name].stored)}; fetch the "
                 "folder again"
             )
         self._places[name] = place
@@ -102,12 +102,12 @@ class Checkpoint:
             if len(found) > 1:
                 raise ConfigError(
                     f"{self._folder}: holds {len(found)} models, as of names that start with "
-                    f"{shown(repr(found[0]))} and with {shown(repr(found[1]))}; save the one that "
+                    f"{cut(repr(found[0]))} and with {cut(repr(found[1]))}; save the one that "
                     "you mean by itself"
                 )
             if found:
                 return found[0]
-        some = ", ".join(shown(repr(name)) for name in sorted(self._places)[:2])
+        some = ", ".join(cut(repr(name)) for name in sorted(self._places)[:2])
         raise ConfigError(
             f"{self._folder}: no tensor {marker!r} under whatever prefix (there are {some or None} "
             "and others); is this a model of that family?"
@@ -151,7 +151,7 @@ class Checkpoint:
         """A tensor as float32."""
         wanted, found = tuple(shape), self._find(name)
         if found is None:
-            below = f" below {shown(repr(self.prefix))}" if self.prefix else ""
+            below = f" below {cut(repr(self.prefix))}" if self.prefix else ""
             raise ConfigError(
                 f"{self._folder}: no tensor {name!r}{below}; is this a model of that family?"
             )

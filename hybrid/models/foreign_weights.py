@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from hybrid.models.model_files import shown
+from hybrid.models.model_files import cut
 from transport.errors import ConfigError
 
 _SAVE = "load it where you trust it, and write it with `save_pretrained`"
@@ -45,7 +45,7 @@ def no_weights(folder: Path, names: Iterable[str]) -> ConfigError:
     for pattern, (what, remedy) in _FOREIGN.items():
         fitting = [name for name in own if fnmatch(name, pattern)]
         if fitting:
-            found = f"it holds {shown(fitting[0])}, {what}: {remedy}"
+            found = f"it holds {cut(fitting[0])}, {what}: {remedy}"
             break
     return ConfigError(
         f"{folder}: weights missing, neither model.safetensors nor pytorch_model.bin, whole or in "
@@ -69,7 +69,7 @@ def refuse_quantised(raw: Mapping[str, Any], place: str) -> None:
         if value is not None:
             kind = value.get("quant_method") if isinstance(value, dict) else None
             raise ConfigError(
-                f"{place}: {key} is {shown(repr(value if kind is None else kind))}: quantised "
+                f"{place}: {key} is {cut(repr(value if kind is None else kind))}: quantised "
                 "weights are not read; take the model before it was quantised"
             )
 
@@ -79,12 +79,12 @@ def refuse_foreign_tensors(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         if _QUANTISED.fullmatch(name):
             raise ConfigError(
-                f"{folder}: {shown(name)} is part of a quantised matrix, which is not read; take "
+                f"{folder}: {cut(name)} is part of a quantised matrix, which is not read; take "
                 "the model before it was quantised"
             )
         if _ADAPTED.fullmatch(name):
             raise ConfigError(
-                f"{folder}: {shown(name)} is of an adapter beside the weights that it changes; "
+                f"{folder}: {cut(name)} is of an adapter beside the weights that it changes; "
                 "save them as one: `merge_and_unload()`, then `save_pretrained`"
             )
 

@@ -13,7 +13,7 @@ import numpy as np
 from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 
-from hybrid.models.model_files import check_file, shown
+from hybrid.models.model_files import check_file, cut
 from hybrid.models.weights import Array
 from transport.errors import ConfigError
 
@@ -47,7 +47,7 @@ class GgufFile:
         except Exception as error:
             # The reader stumbles over a damaged file in whatever way comes first.
             raise ConfigError(
-                f"{path}: not a whole GGUF file ({shown(f'{type(error).__name__}: {error}')}); "
+                f"{path}: not a whole GGUF file ({cut(f'{type(error).__name__}: {error}')}); "
                 "fetch it again"
             ) from None
         if reader.byte_order != "I":

@@ -79,7 +79,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"{path}: {_denied(error, 'read')}") from None
     except ValueError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({shown(error)}); fetch it again") from None
+        raise ConfigError(f"{path}: not UTF-8 text ({cut(str(error))}); fetch it again") from None
 
 
 def read_json(path: Path, remedy: str = "fetch it again") -> dict[str, Any]:
@@ -90,7 +90,7 @@ def read_json(path: Path, remedy: str = "fetch it again") -> dict[str, Any]:
             text, object_pairs_hook=partial(_table, path), parse_constant=partial(_refuse, path)
         )
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({shown(error)}); {remedy}") from None
+        raise ConfigError(f"{path}: not valid JSON ({cut(str(error))}); {remedy}") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: not a table of settings; {remedy}")
     return found
@@ -100,7 +100,7 @@ def _table(path: Path, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ConfigError(f"{path}: {shown(repr(key))} stands twice; keep one of the two")
+            raise ConfigError(f"{path}: {cut(repr(key))} stands twice; keep one of the two")
         found[key] = value
     return found
 
@@ -109,7 +109,8 @@ def _refuse(path: Path, constant: str) -> Any:
     raise ConfigError(f"{path}: {constant} is no number of JSON; write one, or null")
 
 
-def shown(value: object) -> str:
-    """What a file or a library says, as part of a line."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}.."
+def cut(text: str, most: int = _SHOWN) -> str:
+    """What a file or a library says, as part of a line: printable, and not much of it."""
+    line = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line[:most])
+    return shown[:most] + ".." if len(line) > most or len(shown) > most else shown

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hybrid.models.foreign_weights import no_weights
-from hybrid.models.model_files import check_file, names_in, read_json, shown
+from hybrid.models.model_files import check_file, cut, names_in, read_json
 from transport.errors import ConfigError
 
 _KINDS = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "C": "complex"}
@@ -85,7 +85,7 @@ class SafetensorsFile(TensorSource):
 
     def _damaged(self, error: Exception) -> ConfigError:
         return ConfigError(
-            f"{self.path}: not a safetensors file, or not all of it ({shown(error)}); fetch it "
+            f"{self.path}: not a safetensors file, or not all of it ({cut(str(error))}); fetch it "
             "again"
         )
 
@@ -105,7 +105,7 @@ class TorchFile(TensorSource):
         for name, value in found.items():
             if not isinstance(name, str) or not isinstance(value, torch.Tensor):
                 raise ConfigError(
-                    f"{self.path}: {shown(repr(name))} is no tensor but a {type(value).__name__}, "
+                    f"{self.path}: {cut(repr(name))} is no tensor but a {type(value).__name__}, "
                     "so this is no model by itself; write it with `save_pretrained`"
                 )
         self._tensors: dict[str, torch.Tensor] = found
@@ -123,7 +123,7 @@ class TorchFile(TensorSource):
             if code is None:
                 raise self._damaged(error) from None
             raise ConfigError(
-                f"{self.path}: wants to run code ({shown(code[1])}), which is not done; load it "
+                f"{self.path}: wants to run code ({cut(code[1])}), which is not done; load it "
                 "where you trust it, and write it with `save_pretrained`"
             ) from None
         except Exception as error:
@@ -131,7 +131,7 @@ class TorchFile(TensorSource):
             raise self._damaged(error) from None
 
     def _damaged(self, error: Exception) -> ConfigError:
-        said = shown(f"{type(error).__name__}: {str(error)[:60]}")
+        said = cut(f"{type(error).__name__}: {str(error)[:60]}")
         return ConfigError(
             f"{self.path}: not a PyTorch file, or not all of it ({said}); fetch it again"
         )
@@ -173,7 +173,7 @@ def _shards(index: Path, form: type[TensorSource]) -> list[TensorSource]:
     for name in places.values():
         if not isinstance(name, str) or Path(name).name != name:
             raise ConfigError(
-                f"{index}: {shown(repr(name))} is no file of this folder; fetch it again"
+                f"{index}: {cut(repr(name))} is no file of this folder; fetch it again"
             )
     files = sorted(set(places.values()))
     found = [form(index.parent / n, f"{index.name} names it: fetch it") for n in files]
@@ -183,7 +183,7 @@ def _shards(index: Path, form: type[TensorSource]) -> list[TensorSource]:
         if held != named:
             odd = min(held ^ named)
             raise ConfigError(
-                f"{file.path}: tensor {shown(repr(odd))} is "
+                f"{file.path}: tensor {cut(repr(odd))} is "
                 f"{'not in' if odd in held else 'only in'} {index.name}; fetch both again"
             )
     return found
