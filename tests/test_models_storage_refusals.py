@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from hybrid.models.bert_names import LAYOUT
+from hybrid.models.checkpoint import Checkpoint
 from tests.model_parts import folder_model
 from tests.stored_models import (
     below,
@@ -120,11 +122,19 @@ def test_what_is_missing_is_named(model, tmp_path):
     write(model, tmp_path, lambda t: {n: v for n, v in t.items() if "embeddings" not in n})
     refused(tmp_path, f"no tensor '{WORDS}' under whatever prefix .there are 'encoder")
     write(model, tmp_path, lambda _: {})
-    refused(tmp_path, "there are None")
+    refused(tmp_path, "under whatever prefix .there are no tensors")
     write(model, tmp_path, lambda t: {n: v[:5] if n == WORDS else v for n, v in t.items()})
     refused(tmp_path, r"has shape \(5, 12\), config.json implies \(17, 12\); use the config")
     write(model, tmp_path, num_hidden_layers=1)
     refused(tmp_path, "holds layer 1, but config.json says 1 layers")
+
+
+@pytest.mark.parametrize("extra", ["linear.weight", "crf.transitions", "encoder2.layer.0.weight"])
+def test_what_stands_beside_an_encoder_with_a_prefix_is_left(extra, model, tmp_path):
+    wanted = ours(write(model, tmp_path / "plain"))
+    write(model, tmp_path, lambda t: {**below("bert.")(t), extra: torch.ones(12)})
+    assert (ours(tmp_path) == wanted).all()
+    assert extra in Checkpoint(tmp_path, LAYOUT).left
 
 
 def test_a_head_is_not_taken_for_embeddings_that_are_not_tied_to_it(tmp_path):

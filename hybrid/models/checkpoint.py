@@ -108,9 +108,10 @@ class Checkpoint:
             if found:
                 return found[0]
         some = ", ".join(cut(repr(name)) for name in sorted(self._places)[:2])
+        some = f"there are {some} and others" if some else "there are no tensors"
         raise ConfigError(
-            f"{self._folder}: no tensor {marker!r} under whatever prefix (there are {some or None} "
-            "and others); is this a model of that family?"
+            f"{self._folder}: no tensor {marker!r} under whatever prefix ({some}); is "
+            "this a model of that family?"
         )
 
     def _find_outer(self) -> str:
@@ -160,8 +161,8 @@ class Checkpoint:
         kind, size = place.source.form(place.stored)
         if size != wanted:
             raise ConfigError(
-                f"{place} has shape {size}, config.json implies {wanted}; use the config.json that "
-                "belongs to these weights"
+                f"{place} has shape {cut(str(size))}, config.json implies {wanted}; use the "
+                "config.json that belongs to these weights"
             )
         if kind not in _READ:
             raise ConfigError(

@@ -51,7 +51,7 @@ def check_file(
     except FileNotFoundError:
         if path.is_symlink():
             raise ConfigError(
-                f"{path}: a link to {os.readlink(path)[:_SHOWN]}, which is not there; copy the "
+                f"{path}: a link to {cut(os.readlink(path))}, which is not there; copy the "
                 "folder with what its links name (`cp -rL`), or fetch it again"
             ) from None
         raise ConfigError(f"{path}: missing; {missing}") from None
