@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from hybrid.models.gguf_file import GgufFile
 from hybrid.models.gguf_tokenizer import gguf_end_ids, gguf_special_tokens, gguf_tokenizer
 from hybrid.models.gpt2 import Gpt2
 from hybrid.models.llama import Llama
+from hybrid.models.model_files import check_file, names_in, read_json, read_text
 from hybrid.models.ranges import Observer
 from transport.errors import ConfigError
 
@@ -107,16 +108,16 @@ def _family(types: Mapping[str, AnyDecoder], kind: object, place: str) -> AnyDec
 
 def _gguf(path: Path) -> GgufFile | None:
     """The GGUF file that a path means, if it means one."""
-    if path.is_file():
+    if not os.path.isdir(path):
+        check_file(path, "name a GGUF file or a folder in Hugging Face layout", "GGUF file")
         return GgufFile(path)
-    if not path.is_dir():
-        raise ConfigError(f"{path}: missing; name a GGUF file or a folder in Hugging Face layout")
-    files = sorted(path.glob("*.gguf"))
-    if not files or (path / "config.json").is_file():
+    names = names_in(path)
+    files = sorted(name for name in names if name.endswith(".gguf"))
+    if not files or "config.json" in names:
         return None
     if len(files) > 1:
         raise ConfigError(f"{path}: holds {len(files)} GGUF files; name one of them")
-    return GgufFile(files[0])
+    return GgufFile(path / files[0])
 
 
 # -- tokenizers -----------------------------------------------------------------------------------
@@ -145,8 +146,7 @@ def read_tokenizer(path: Path) -> DecoderTokenizer:
 
 
 def _read_tokenizer_json(path: Path) -> Tokenizer:
-    if not path.is_file():
-        raise ConfigError(f"{path}: missing; name a folder in Hugging Face layout")
+    check_file(path)
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:
@@ -157,8 +157,8 @@ def _read_tokenizer_json(path: Path) -> Tokenizer:
 def _template_source(path: Path, settings: Mapping[str, Any]) -> str | None:
     """A file of its own goes before the settings; of several named ones the default."""
     file, found = path / "chat_template.jinja", settings.get("chat_template")
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
+    if file.name in names_in(path):
+        return read_text(file)
     if isinstance(found, list):
         named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
         found = named.get("default")
@@ -178,12 +178,4 @@ def _end_ids(path: Path) -> frozenset[int]:
 
 def _optional_json(path: Path) -> Mapping[str, Any]:
     """A table, empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error}); fetch it again") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: not a table of settings; fetch it again")
-    return found
+    return read_json(path) if path.name in names_in(path.parent) else {}

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hybrid.models.architecture import read_json
-from hybrid.models.checkpoint import Checkpoint
+from hybrid.models.checkpoint import Checkpoint, Layout
 from hybrid.models.heads import Dense
+from hybrid.models.model_files import read_json, read_json_value
 from hybrid.models.poolings import POOLINGS
 from hybrid.models.weights import Affine
 from transport.errors import ConfigError
@@ -42,6 +42,7 @@ _DENSE_KEYS: Mapping[str, tuple[Any, ...]] = {
     "use_residual": (False, None),
 }
 """Keys of N_Dense/config.json besides sizes, and the values under which it is a plain map."""
+_LAYOUT = Layout(marker="linear.weight", second="linear.bias", tied=())
 _ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 _HARMLESS = ("Dropout",)
 """Nothing in inference."""
@@ -65,7 +66,7 @@ def read_modules(folder: Path) -> Modules | None:
     """Of a folder; None where it says nothing. `ConfigError` for what is not computed."""
     path = folder / "modules.json"
     if path.is_file():
-        return _listed(folder, path, read_json(path))
+        return _listed(folder, path, read_json_value(path))
     return _by_subfolders(folder)
 
 
@@ -137,8 +138,6 @@ def _found(pooling: Path, dense: Iterable[Path], *, normalize: bool | None, plac
 def _pooling(path: Path) -> tuple[str, bool]:
     """Its name, and whether the prompt's tokens are pooled too."""
     raw = read_json(path)
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: not a table of settings; fetch it again")
     for key in raw:
         if key not in _POOLING_KEYS:
             close = difflib.get_close_matches(key, _POOLING_KEYS, n=1)
@@ -161,8 +160,6 @@ def _dense(folder: Path) -> tuple[Dense, Affine]:
     """Sizes and weights of a Dense module."""
     path = folder / "config.json"
     raw = read_json(path)
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: not a table of settings; fetch it again")
     known = {"in_features", "out_features", "bias", "activation_function", *_DENSE_KEYS}
     for key, value in raw.items():
         if key not in known or value not in _DENSE_KEYS.get(key, (value,)):
@@ -181,7 +178,7 @@ def _dense(folder: Path) -> tuple[Dense, Affine]:
             f"{path}: activation_function {str(named)[:64]!r} is not computed; supported are "
             f"{known_names}"
         )
-    file = Checkpoint(folder, "")
+    file = Checkpoint(folder, _LAYOUT, tied=False)
     part = Dense(sizes[0], sizes[1], _ACTIVATIONS[named])
     weight = file.matrix("linear", part.width_in, part.width_out)
     bias = file.take("linear.bias", (part.width_out,)) if has_bias else weight[0] * 0

@@ -114,8 +114,9 @@ def _model_digest(config: Config) -> str:
     place, digest = config.decoder_place, hashlib.sha256()
     files = [place] if place.is_file() else sorted(p for p in place.iterdir() if p.is_file())
     for file in files:
-        if file.suffix in (".gguf", ".safetensors", ".json"):
-            with file.open("rb") as source:
+        if file.suffix in (".gguf", ".safetensors", ".bin", ".json"):
+            # What cannot be read was not read for the model either.
+            with suppress(OSError), file.open("rb") as source:
                 digest.update(hashlib.file_digest(source, "sha256").digest())
     return digest.hexdigest()
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from hybrid.models.model_files import check_file
 from hybrid.models.random_weights import SPECIAL_TOKENS
 from transport.errors import ConfigError
 
@@ -48,8 +49,7 @@ class FileTokenizer:
 
     def __init__(self, folder: Path, tokens: int) -> None:
         path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise ConfigError(f"{path}: missing; name a folder in Hugging Face layout")
+        check_file(path)
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:
