@@ -42,7 +42,7 @@ _ANSWER_TOKENS = 16
 """Of every sample's greedy answer that ranges are found on."""
 _OUTLIER_SAMPLES = 2
 """Enough: the prefix is the same in all of them."""
-_VERSION = 2
+_VERSION = 3
 """Of what ranges are; a change here makes kept ones stale."""
 
 

@@ -42,7 +42,10 @@ class Head(ABC):
 
     @abstractmethod
     def opened(self, words: NDArray[np.uint64], counts: NDArray[np.int64]) -> FloatArray:
-        """What `plain` computes, a row a text, from the opened words; counts: of real tokens."""
+        """What `plain` computes, a row a text, from the opened words; counts: of real tokens.
+
+        Up to the power of two by which the graph scales what it opens.
+        """
 
     def finished(self, answer: FloatArray) -> FloatArray:
         """One text's answer as the user gets it."""
@@ -58,8 +61,9 @@ class MeanPooling(Head):
 
     def add(self, builder: GraphBuilder, rows: str, mask: str, width: int) -> str:
         """One node: the masked sum and its opening; the client divides."""
-        bounds = {"output": builder.bound("pool")}
-        return builder.add((-1, "pool"), "pool", (rows, mask), (builder.rows, width), bounds)
+        bound, constants = builder.opened("pool")
+        shape, bounds = (builder.rows, width), {"output": bound}
+        return builder.add((-1, "pool"), "pool", (rows, mask), shape, bounds, constants=constants)
 
     @property
     def disclosure(self) -> str:

@@ -67,8 +67,9 @@ class PoolOperator(Operator):
         self._dropped_bits = context.fixed_point.fraction_bits - context.output_bits
 
     def parameters(self) -> dict[str, float | int | str]:
-        """Bounds and the precision of the opened vector."""
-        return {"max_abs": self._bound.max_abs, "output_bits": self.context.output_bits}
+        """Bounds and the precision of the opened vector, and its scaling where it has one."""
+        found = {"max_abs": self._bound.max_abs, "output_bits": self.context.output_bits}
+        return {**found, **self.node.constants}
 
     def cost(self) -> Cost:
         """Masked sum, one product with the gains, truncation, opening."""

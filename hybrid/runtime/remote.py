@@ -12,6 +12,7 @@ from hybrid.config.loading import Config
 from hybrid.models.folding import FloatArray
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.plan import Plan
+from hybrid.runtime.generation_words import RefusedError
 from hybrid.runtime.opened import OpenedElsewhere, Planned
 from hybrid.runtime.records import SessionRecord
 from hybrid.runtime.runner import Progress
@@ -101,6 +102,8 @@ class RemoteSession(OpenedElsewhere[Plan, SessionRecord]):
         self._require_open()
         try:
             return self._client.ask(token_ids)
+        except RefusedError:
+            raise
         except BaseException:
             self._fail()
             raise
