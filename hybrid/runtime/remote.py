@@ -32,9 +32,22 @@ def serve_sessions(
     """Serve one session, or with `keep` one after the other without end; what each measured."""
     server = Server(config)
     require_no_dealer(config, server.plan)
-    for record in served(config, endpoint, server.serve_session, keep=keep, say=say):
+    told = cautious(say, server.model.caution)
+    for record in served(config, endpoint, server.serve_session, keep=keep, say=told):
         say(f"served {len(record.requests)} requests")
         yield server.plan, record
+
+
+def cautious(say: Callable[[str], None], caution: str) -> Callable[[str], None]:
+    """Says a caution after the first line, which is where the server listens."""
+    waiting = [caution] if caution else []
+
+    def told(line: str) -> None:
+        say(line)
+        if waiting:
+            say(waiting.pop())
+
+    return told
 
 
 def require_no_dealer(config: Config, plan: Planned) -> None:
