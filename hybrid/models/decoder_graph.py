@@ -92,7 +92,8 @@ class DecoderGraphBuilder(GraphBuilder):
         name = self.name(place)
         square = "mean_square" if op == "rmsnorm" else "variance"
         bounds = {"input": self.bound(f"{name}.sum")}
-        bounds["square" if op == "rmsnorm" else "variance"] = self.bound(f"{name}.{square}")
+        role = "square" if op == "rmsnorm" else "variance"
+        bounds[role] = self.variance(f"{name}.{square}", epsilon)
         rows = 1 if place[0] < 0 else self.rows
         edge = self.add(
             place,

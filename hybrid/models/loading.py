@@ -21,6 +21,7 @@ from hybrid.models.family import AnyFamily, Weights
 from hybrid.models.head_choice import ChosenHead, folder_head, public_head, shape_head
 from hybrid.models.model import Model, PublicModel
 from hybrid.models.random_weights import random_samples
+from hybrid.models.range_check import few_samples
 from hybrid.models.ranges import default_sentences, observed_ranges, read_sentences
 from hybrid.models.tokenizing import FileTokenizer, TextEncoder, WordTokenizer
 from transport.errors import ConfigError
@@ -53,7 +54,8 @@ def load_model(config: Config) -> Model:
     bare = Model(public, weights, source.origin, chosen.weights, chosen.notes)
     samples = source.samples(architecture)
     ranges = observed_ranges(bare.plain, samples, config.run.ranges.margin)
-    return replace(bare, public=replace(public, ranges=ranges))
+    caution = "" if config.run.ranges.sentences is None else few_samples(samples)
+    return replace(bare, public=replace(public, ranges=ranges), caution=caution)
 
 
 def public_model(config: Config, data: object) -> PublicModel:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, offline_name, traffic_row
+from hybrid.reports.range_report import range_section
 from hybrid.runtime.runner import Measured
 from transport.traffic import NO_TRAFFIC, Traffic
 
@@ -27,7 +28,9 @@ class Accuracy:
 
 def compare(private: NDArray[np.float64], plain: NDArray[np.float64]) -> Accuracy:
     """Cosine similarity and largest difference."""
-    cosine = float(private @ plain / (np.linalg.norm(private) * np.linalg.norm(plain)))
+    lengths = float(np.linalg.norm(private) * np.linalg.norm(plain))
+    # Of a vector of zeros there is no angle; only another one is like it.
+    cosine = float(private @ plain) / lengths if lengths else float(np.array_equal(private, plain))
     return Accuracy("plain float32 model", cosine, float(np.abs(private - plain).max()))
 
 
@@ -200,6 +203,7 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
             "",
         ]
     lines += [f"{line}\n" for line in class_lines(report)]
+    lines += range_section(report)
     lines += ["## By operation", "", *table_lines(*group_table(report["steps"], "op")), ""]
     lines += [
         "## By layer and engine",

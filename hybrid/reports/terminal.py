@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hybrid.planning.plan import Plan
+from hybrid.reports.range_report import range_lines
 from hybrid.reports.run_report import (
     class_lines,
     group_table,
@@ -43,8 +44,18 @@ def print_report(
         console.print(outside(line), highlight=False)
     for note in report.get("notes", ()):
         console.print(outside(f"note: {note}"), highlight=False)
+    print_ranges(console, report)
     if folder:
         console.print(f"report: {escape(str(folder / 'report.md'))}")
+
+
+def print_ranges(console: Console, report: Mapping[str, Any]) -> None:
+    """Whether ranges held, where the report knows."""
+    alarms, said = range_lines(report)
+    for line in alarms:
+        console.print(line, style="bold red", highlight=False, markup=False)
+    for line in said:
+        console.print(line, highlight=False, markup=False)
 
 
 def print_plan(

@@ -35,6 +35,7 @@ from hybrid.runtime.key_exchange import (
     send_slot_keys,
 )
 from hybrid.runtime.runner import Progress, run_request, run_shared
+from hybrid.runtime.session_checks import check_rows
 from hybrid.runtime.session_parts import SessionParts, run_state
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
@@ -265,26 +266,13 @@ class GenerationClient(GenerationSession):
         record = self._run(ready.rows, ready.own)
         return NextToken(int(record.outputs[NEXT_TOKEN][0]), record)
 
-    def _check_range(self, rows: FloatArray) -> None:
-        """Refuse rows of the table that the ranges do not hold: all that a client can see of them.
-
-        (rows, hidden), as the table has them.
-        """
-        bound = self.plan.model.ranges[EMBEDDING].max_abs
-        if (largest := float(np.abs(rows).max())) > bound:
-            raise RefusedError(
-                f"prompt: a token's embedding reaches {largest:g}, the server's ranges hold "
-                f"{bound:g}, so the answer would be wrong; use other words, or have the server "
-                "raise ranges.margin"
-            )
-
     def _inputs(self, rows: ClientRows) -> dict[str, RingArray]:
         model = self.plan.model
         own = {MASK: rows.visible} if model.settings.prompt_bucket > 1 else {}
         if self._table is None:
             return own | {ONE_HOT: rows.one_hot(model)}
         embedded = self._table.embed(rows.ids, rows.positions)
-        self._check_range(embedded)
+        check_rows(embedded, EMBEDDING, self.plan.model.ranges[EMBEDDING], "prompt")
         return own | {EMBEDDING: self._state.encode(embedded)}
 
     def finish(self) -> None:

@@ -19,6 +19,7 @@ from hybrid.models.loading import load_model, text_encoder
 from hybrid.models.model import Model
 from hybrid.planning.plan import Plan
 from hybrid.planning.planner import make_plan
+from hybrid.runtime.generation_words import RefusedError
 from hybrid.runtime.opened import OpenedHere
 from hybrid.runtime.processes import Processes
 from hybrid.runtime.records import SessionRecord
@@ -69,10 +70,12 @@ class LocalSession(OpenedHere):
         processes = self._children()
         try:
             processes.ask(list(token_ids))
-            answers: FloatArray = processes.answer("answers")
+            answers: FloatArray | str = processes.answer("answers")
         except BaseException:
             self._fail()
             raise
+        if isinstance(answers, str):
+            raise RefusedError(answers)
         self.asked += batches(token_ids, self.config.run.model.batch)
         return answers
 

@@ -29,6 +29,7 @@ from hybrid.planning.plan import Plan, build_plan
 from hybrid.planning.schedule import Schedule, named_schedule
 from hybrid.runtime.key_exchange import receive_keys, send_keys
 from hybrid.runtime.runner import Measured, Progress, RequestResult, run_offline, run_request
+from hybrid.runtime.session_checks import check_rows
 from hybrid.runtime.session_parts import SessionParts, run_state
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.fixed_point import RingArray
@@ -140,6 +141,20 @@ class ClientSession(_EncoderParts):
             self.channel.send(_AHEAD)
             self._ahead = run_offline(self.plan, self._state, self._requests, self.progress)
 
+    def check(self, token_ids: NDArray[np.int64], place: str) -> None:
+        """`RefusedError` where the ranges do not hold what this text sends in; sends nothing.
+
+        Edges inside the model are seen by nobody, so a text that passes may exceed them.
+        """
+        tokens, graph = self.config.run.model.tokens, self.plan.graph
+        padded, counts = _padded([token_ids], 1, tokens)
+        mask = np.arange(tokens) < counts[:, None]
+        values = self._model.family.client_inputs(self._table, padded, mask)
+        for edge in graph.inputs:
+            bound = None if edge.is_bits else graph.input_bound(edge.name)
+            if bound is not None:
+                check_rows(values[edge.name], edge.name, bound, place)
+
     def query(self, token_ids: Sequence[NDArray[np.int64]]) -> Answer:
         """One private inference of 1 to `model.batch` texts; only its online phase if prepared."""
         model = self.config.run.model
@@ -157,7 +172,8 @@ class ClientSession(_EncoderParts):
         self._requests += 1
         (name,) = self.plan.graph.outputs
         opened = head.opened(result.outputs[name], counts)[: len(token_ids)]
-        finished = np.stack([head.finished(row) for row in opened])
+        scale = self.plan.graph.opened_scale()
+        finished = np.stack([head.finished(row * scale) for row in opened])
         return Answer(result, finished, time.perf_counter() - start)
 
     def _shares(self, values: Mapping[str, NDArray[Any]]) -> dict[str, RingArray]:
@@ -208,7 +224,7 @@ class ServerSession(_EncoderParts):
         plan = self._agree_on_plan(model.public, schedule)
         send_table(self.channel, table)
         self.progress("encoding weights", -1)
-        maps = model.maps()
+        maps = plan.graph.scaled_maps(model.maps())
         # Encoded while the client makes its keys.
         kept = plan.kept_weights(self.config.run.weights_memory_gb())
         encoded = {

@@ -84,9 +84,14 @@ class Client:
         return plan
 
     def ask(self, token_ids: Sequence[NDArray[np.int64]]) -> FloatArray:
-        """Answers, a row a text; `model.batch` texts a request."""
+        """Answers, a row a text; `model.batch` texts a request.
+
+        `RefusedError` where the ranges do not hold what a text sends in: nothing is sent then.
+        """
         if not token_ids:
             raise UsageError("session: no text; give at least one")
+        for index, text in enumerate(token_ids):
+            self._session.check(text, f"text {index + 1}")
         rows: list[FloatArray] = []
         with reporting_failure(self._channel):
             for ids in batches(token_ids, self._config.run.model.batch):
