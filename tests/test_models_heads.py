@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hybrid.config.loading import load_config
 from hybrid.models.loading import load_model, text_encoder
@@ -37,7 +38,14 @@ def sentence_folder(folder, modules=("mean",), *, normalize=False):
     parts += [Normalize()] * normalize
     model = SentenceTransformer(modules=parts, device="cpu")
     model.save(str(folder / "model"))
-    return folder / "model", model.encode(TEXTS)
+    return folder / "model", vectors(folder / "model")
+
+
+def vectors(folder):
+    """Of the library that the folder is for."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
 
 
 def plain_answers(config):
@@ -245,3 +253,17 @@ def test_a_plan_says_what_is_not_used(tmp_path):
     )
     assert code == 0, output
     assert "note: the head of BertForSequenceClassification is not used" in output
+
+
+@pytest.mark.parametrize("modules", [["cls"], ["max"], ["mean", torch.nn.Identity()]])
+def test_answers_of_any_size_are_precise(modules, tmp_path):
+    folder, _ = sentence_folder(tmp_path, modules)
+    weights = folder / ("2_Dense" if modules[1:] else ".") / "model.safetensors"
+    tensors = load_file(weights)
+    last = ("linear.",) if modules[1:] else ("encoder.layer.0.output.LayerNorm.",)
+    small = {n: t * 2.0**-13 if n.startswith(last) else t for n, t in tensors.items()}
+    save_file(small, weights, metadata={"format": "pt"})
+    expected = vectors(folder)
+    config = load_config(write_config(tmp_path, folder))
+    assert np.abs(expected).max() < 2.0**-9
+    assert cosines(private(config, TEXTS[:2]), expected[:2]).min() > 0.9999
