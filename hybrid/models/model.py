@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -80,6 +80,8 @@ class Model:
     weights: Weights
     origin: str
     """Where the weights come from, for the report."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Facts of its tokenizer, by which the client sees that texts mean the same to both."""
 
     def maps(self) -> dict[str, LinearMap]:
         """What every node that has weights multiplies with and adds, by node."""

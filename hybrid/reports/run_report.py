@@ -15,6 +15,9 @@ from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, offline_name,
 from hybrid.runtime.runner import Measured
 from transport.traffic import NO_TRAFFIC, Traffic
 
+_SHOWN = 60
+"""Characters of a name out of a file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
@@ -178,6 +181,7 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
     """The same report for a reader."""
     lines = [f"# Private inference: {report['config']['name']}", ""]
     lines += [f"Model: {report['model']}.", ""] if "model" in report else []
+    lines += [_prompt_line(report["prompt"]), ""] if "prompt" in report else []
     lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
     failure = report["failure_probability"]
     lines += [f"Failure probability of this run, all steps together: at most {failure:.1e}.", ""]
@@ -209,6 +213,11 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
     lines += ["## Environment", ""]
     lines += [f"- {key}: {value}" for key, value in report["environment"].items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _prompt_line(name: str) -> str:
+    """A name out of a model folder, as code and never as markup."""
+    return f"Prompt before every text: `{repr(name)[:_SHOWN].replace('`', '?')}`."
 
 
 Table = tuple[list[str], list[list[str]]]

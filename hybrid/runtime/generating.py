@@ -210,8 +210,8 @@ class GenerationClient(GenerationSession):
         # Checked before any prompt is looked at, so that no failure depends on one.
         if prompts.tokenizer.vocabulary > model.architecture.vocabulary:
             raise ConfigError(
-                f"tokenizer: {prompts.tokenizer.vocabulary} tokens, the server's model has "
-                f"{model.architecture.vocabulary}; use the model files that belong to it"
+                f"tokenizer: ids reach {prompts.tokenizer.vocabulary - 1}, the server's model has "
+                f"{model.architecture.vocabulary} rows for them; use the files that belong to it"
             )
         return model, digest
 
