@@ -75,7 +75,7 @@ def _checked(text: str) -> str:
 
 def _too_long(text: str, found: int, limit: Limit, prompt: TextPrompt) -> ConfigError:
     with_prompt = f" with prompt {prompt.name!r}" if prompt.text else ""
-    raised = "raise it " if limit.name == "model.tokens" else ""
+    raised = "raise model.tokens " if limit.name == "model.tokens" else ""
     return ConfigError(
         f"text: {text[:30]!r}... has {found} tokens{with_prompt}, {limit.name} is {limit.tokens}; "
         f"shorten it, {raised}or pass --truncate"
