@@ -19,11 +19,13 @@ from hybrid.reports.run_report import write_markdown
 from hybrid.reports.session_report import party_reports
 from hybrid.reports.terminal import print_report
 from hybrid.runtime import parties
+from hybrid.runtime.generation_words import RefusedError
 from hybrid.runtime.remote import RemoteSession, serve_sessions
 from hybrid.runtime.serving import Client, Server
 from hybrid.runtime.text_checks import TextWarning
 from hybrid.testing.tiny import WORDS
 from tests.processes import ANY_PORT, run
+from tests.prompted import config_of, converse
 from tests.text_folders import wordpiece, write_json
 from tests.tiny_model import write_tiny_config
 from tests.waiting import GUARD_S
@@ -167,3 +169,26 @@ def test_what_a_folder_leaves_open_is_warned_of_once_a_session(tmp_path):
     with pytest.warns(TextWarning, match="padding_side is left and ignored") as seen:
         RemoteSession(config, "tcp://127.0.0.1:9")
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("embedding", ["public_table", "private"])
+def test_a_decoder_is_asked_nothing_with_ids_that_it_lacks(embedding):
+    """A negative id would be another token, and one too large an error after set-up."""
+
+    def ask(client):
+        for wrong in ([1, -1], [512]):
+            with pytest.raises(
+                RefusedError, match=f"token id {wrong[-1]}; the model's are 0 to 511"
+            ):
+                next(client.answer(np.array(wrong), 1, fresh=True))
+        return [found.token for found in client.answer(np.array([5, 6]), 1, fresh=True)]
+
+    found, opened = converse(config_of("llama", embedding=embedding), ask)
+    assert len(found) == len(opened.client.passes) == 1
+
+
+def test_samples_that_cannot_be_encoded_say_where_they_stand(tmp_path):
+    path = with_prompt(tmp_path)
+    (tmp_path / "samples.txt").write_text("a test\n\u200b\u200d\n")
+    with pytest.raises(ConfigError, match="ranges.sentences: text: .* has no tokens, since"):
+        load_model(load_config(path))

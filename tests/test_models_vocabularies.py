@@ -278,3 +278,10 @@ def test_a_decoder_whose_ids_its_model_lacks_is_refused(tmp_path):
     config = generation_config(model={"path": str(tmp_path / "model")})
     with pytest.raises(ConfigError, match="ids reach 512, the model has 512 rows"):
         load_bare(config, load_prompts(config))
+
+
+def test_a_template_that_is_no_text_is_one_line(tmp_path):
+    shutil.copytree(DATA / "llama", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"chat_template.jinja: cannot be read \(not UTF-8 text"):
+        read_tokenizer(tmp_path)

@@ -148,11 +148,21 @@ def _template_source(path: Path, settings: Mapping[str, Any]) -> str | None:
     """A file of its own goes before the settings; of several named ones the default."""
     file, found = path / "chat_template.jinja", settings.get("chat_template")
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return _text_of(file)
     if isinstance(found, list):
         named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
         found = named.get("default")
     return found if isinstance(found, str) else None
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror
+    except ValueError:
+        reason = "not UTF-8 text"
+    raise ConfigError(f"{path}: cannot be read ({reason}); fetch it again")
 
 
 def _end_ids(path: Path) -> frozenset[int]:

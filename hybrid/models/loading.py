@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -237,9 +237,16 @@ def _source(config: Config) -> _Folder | _Shape:
 def _encoded_sentences(config: Config, encoder: TextEncoder) -> list[NDArray[np.int64]]:
     sentences = config.run.ranges.sentences
     texts = default_sentences() if sentences is None else read_sentences(config.resolve(sentences))
-    found = [encoder.encode(text, truncate=True) for text in texts]
+    try:
+        return list(_behind_prompts(texts, encoder))
+    except ConfigError as error:
+        raise ConfigError(f"ranges.sentences: {error}") from None
+
+
+def _behind_prompts(texts: Sequence[str], encoder: TextEncoder) -> Iterator[NDArray[np.int64]]:
+    for text in texts:
+        yield encoder.encode(text, truncate=True)
     # A client may choose another prompt of the folder: bounds have to hold for its texts too.
     for prompt in sorted({"", *encoder.prompts.values()} - {encoder.prompt.text}):
-        some = texts[:_OTHER_PROMPT_SAMPLES]
-        found += [encoder.encode(text, truncate=True, prompt=prompt) for text in some]
-    return found
+        for text in texts[:_OTHER_PROMPT_SAMPLES]:
+            yield encoder.encode(text, truncate=True, prompt=prompt)

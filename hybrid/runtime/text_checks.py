@@ -79,7 +79,13 @@ def _checked(number: int, given: Any, tokens: int, vocabulary: int) -> NDArray[n
         raise UsageError(f"{place}: {len(ids)} tokens; give 1 to {tokens}")
     if ids.dtype.kind not in "iu":
         raise UsageError(f"{place}: token ids of type {ids.dtype}; give integers")
-    wrong = ids[(ids < 0) | (ids >= vocabulary)]
-    if len(wrong):
-        raise UsageError(f"{place}: token id {wrong[0]}; the model's are 0 to {vocabulary - 1}")
+    wrong = foreign_id(ids, vocabulary)
+    if wrong is not None:
+        raise UsageError(f"{place}: token id {wrong}; the model's are 0 to {vocabulary - 1}")
     return ids.astype(np.int64)
+
+
+def foreign_id(ids: NDArray[Any], vocabulary: int) -> int | None:
+    """The first id that is none of the model's."""
+    wrong = ids[(ids < 0) | (ids >= vocabulary)]
+    return int(wrong[0]) if len(wrong) else None
