@@ -327,7 +327,7 @@ class RemoteSession(_Session[runtime_remote.RemoteSession | RemoteGeneration]):
             return client_generation_reports(
                 session.config, session.plan, session.record, session.answers, decode
             )
-        return party_reports(session.config, session.plan, session.record)
+        return party_reports(session.config, session.plan, session.record, session.prompt)
 
 
 def local(config: Config | Source) -> LocalSession:

@@ -136,7 +136,7 @@ def query(
         session.ask(ids)
     assert session.plan is not None
     assert session.record is not None
-    reports = party_reports(config, session.plan, session.record)
+    reports = party_reports(config, session.plan, session.record, session.prompt)
     for index, (report, title) in enumerate(zip(reports, _titles(config, texts), strict=True)):
         folder = None if out is None else _request_folder(out, index)
         if folder:

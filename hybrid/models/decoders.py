@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from hybrid.models.architecture import Architecture, read_model_config
@@ -23,8 +22,10 @@ from hybrid.models.gguf_file import GgufFile
 from hybrid.models.gguf_tokenizer import gguf_end_ids, gguf_special_tokens, gguf_tokenizer
 from hybrid.models.gpt2 import Gpt2
 from hybrid.models.llama import Llama
-from hybrid.models.model_files import check_file, names_in, read_json, read_text
+from hybrid.models.model_files import check_file, names_in, read_text
 from hybrid.models.ranges import Observer
+from hybrid.models.sentence_folder import optional_table
+from hybrid.models.tokenizer_files import tokenizer_of_json
 from transport.errors import ConfigError
 
 DECODERS: tuple[AnyDecoder, ...] = (Llama(), Gpt2())
@@ -130,7 +131,7 @@ def read_tokenizer(path: Path) -> DecoderTokenizer:
         place, source = str(file.path), file.setting("tokenizer.chat_template", str, "")
         template = ChatTemplate(source, gguf_special_tokens(file), place) if source else None
         return DecoderTokenizer(gguf_tokenizer(file), template, gguf_end_ids(file), place)
-    settings = _optional_json(path / "tokenizer_config.json")
+    settings = optional_table(path / "tokenizer_config.json")
     tokens = {
         key: token if isinstance(token, str) else token["content"]
         for key in ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -139,19 +140,10 @@ def read_tokenizer(path: Path) -> DecoderTokenizer:
     }
     source = _template_source(path, settings)
     template = ChatTemplate(source, tokens, str(path)) if source else None
-    tokenizer = _read_tokenizer_json(path / "tokenizer.json")
+    tokenizer = tokenizer_of_json(path / "tokenizer.json")
     ends = _end_ids(path)
     end = tokenizer.token_to_id(tokens.get("eos_token", ""))
     return DecoderTokenizer(tokenizer, template, ends if end is None else ends | {end}, str(path))
-
-
-def _read_tokenizer_json(path: Path) -> Tokenizer:
-    check_file(path)
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:
-        # tokenizers raises bare exceptions.
-        raise ConfigError(f"{path}: not a tokenizer ({error}); fetch it again") from None
 
 
 def _template_source(path: Path, settings: Mapping[str, Any]) -> str | None:
@@ -168,14 +160,9 @@ def _template_source(path: Path, settings: Mapping[str, Any]) -> str | None:
 def _end_ids(path: Path) -> frozenset[int]:
     """Of the settings for generation, else of the model's."""
     for name in ("generation_config.json", "config.json"):
-        found = _optional_json(path / name).get("eos_token_id")
+        found = optional_table(path / name).get("eos_token_id")
         values = found if isinstance(found, list) else [found]
         ids = frozenset(i for i in values if type(i) is int and i >= 0)
         if ids:
             return ids
     return frozenset()
-
-
-def _optional_json(path: Path) -> Mapping[str, Any]:
-    """A table, empty where there is no such file."""
-    return read_json(path) if path.name in names_in(path.parent) else {}

@@ -225,8 +225,8 @@ def load_bare(config: Config, prompts: Prompts) -> Generator:
     public.check_positions(str(config.path))
     if prompts.tokenizer.vocabulary > architecture.vocabulary:
         raise ConfigError(
-            f"{config.path}: the tokenizer has {prompts.tokenizer.vocabulary} tokens, the model "
-            f"{architecture.vocabulary}; use the files that belong together"
+            f"{config.path}: the tokenizer's ids reach {prompts.tokenizer.vocabulary - 1}, the "
+            f"model has {architecture.vocabulary} rows for them; use files that belong together"
         )
     return Generator(public, model)
 

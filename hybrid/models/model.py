@@ -107,6 +107,8 @@ class Model:
     """What of the folder is not used, or not said by it: a sentence each."""
     caution: str = ""
     """Of the samples that ranges were found on, where they are few."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Facts of its tokenizer, by which the client sees that texts mean the same to both."""
 
     def maps(self) -> dict[str, LinearMap]:
         """What every node that has weights multiplies with and adds, by node."""

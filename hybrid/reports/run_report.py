@@ -16,6 +16,9 @@ from hybrid.reports.range_report import range_section
 from hybrid.runtime.runner import Measured
 from transport.traffic import NO_TRAFFIC, Traffic
 
+_SHOWN = 60
+"""Characters of a name out of a file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
@@ -182,6 +185,7 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
     lines = [f"# Private inference: {report['config']['name']}", ""]
     lines += [f"Model: {report['model']}.", ""] if "model" in report else []
     lines += [f"Note: {note}.\n" for note in report.get("notes", ())]
+    lines += [_prompt_line(report["prompt"]), ""] if "prompt" in report else []
     lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
     failure = report["failure_probability"]
     lines += [f"Failure probability of this run, all steps together: at most {failure:.1e}.", ""]
@@ -226,6 +230,11 @@ def class_lines(report: Mapping[str, Any]) -> list[str]:
         + ("" if other is None else f", of the plain model: {other}")
         for index, (own, other) in enumerate(zip(found, plain, strict=True), 1)
     ]
+
+
+def _prompt_line(name: str) -> str:
+    """A name out of a model folder, as code and never as markup."""
+    return f"Prompt before every text: `{repr(name)[:_SHOWN].replace('`', '?')}`."
 
 
 Table = tuple[list[str], list[list[str]]]

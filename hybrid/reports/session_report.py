@@ -32,10 +32,17 @@ from transport.errors import UsageError
 Json = dict[str, Any]
 
 
-def party_reports(config: Config, plan: Plan, session: SessionRecord) -> list[Json]:
-    """One party's report of every request: all that this party knows."""
+def party_reports(
+    config: Config, plan: Plan, session: SessionRecord, prompt: str | None = None
+) -> list[Json]:
+    """One party's report of every request: all that this party knows.
+
+    prompt: name of what the client put before every text.
+    """
     seconds = predicted_seconds(plan.works(), prices_for_reports(), config.run.link_model())
-    return [_report(config, plan, session, request, seconds) for request in session.requests]
+    said = {} if prompt is None else {"prompt": prompt}
+    reports = [_report(config, plan, session, request, seconds) for request in session.requests]
+    return [{**report, **said} for report in reports]
 
 
 def _report(
@@ -108,7 +115,7 @@ def joined_reports(session: LocalSession) -> list[Json]:
     if result is None:
         raise UsageError("report: the session is still open; leave its with statement first")
     requests = session.asked
-    clients = party_reports(config, session.plan, result.client)
+    clients = party_reports(config, session.plan, result.client, session.prompt)
     reports = []
     for report, client, server, texts in zip(
         clients, result.client.requests, result.server.requests, requests, strict=True

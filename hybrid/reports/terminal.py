@@ -32,6 +32,8 @@ def print_report(
     head = ["phase", "seconds", "client sent MB", "server sent MB", "rounds"]
     console.print(rich_table(head, phases))
     console.print(f"failure probability: at most {report['failure_probability']:.1e}")
+    if "prompt" in report:
+        console.print(f"prompt before every text: {outside(report['prompt'])}", highlight=False)
     if report.get("prediction"):
         console.print(prediction_line(report["prediction"]), highlight=False)
     accuracy = report.get("accuracy")

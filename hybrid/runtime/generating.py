@@ -37,6 +37,7 @@ from hybrid.runtime.key_exchange import (
 from hybrid.runtime.runner import Progress, run_request, run_shared
 from hybrid.runtime.session_checks import check_rows
 from hybrid.runtime.session_parts import SessionParts, run_state
+from hybrid.runtime.text_checks import foreign_id
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
@@ -211,8 +212,8 @@ class GenerationClient(GenerationSession):
         # Checked before any prompt is looked at, so that no failure depends on one.
         if prompts.tokenizer.vocabulary > model.architecture.vocabulary:
             raise ConfigError(
-                f"tokenizer: {prompts.tokenizer.vocabulary} tokens, the server's model has "
-                f"{model.architecture.vocabulary}; use the model files that belong to it"
+                f"tokenizer: ids reach {prompts.tokenizer.vocabulary - 1}, the server's model has "
+                f"{model.architecture.vocabulary} rows for them; use the files that belong to it"
             )
         return model, digest
 
@@ -233,6 +234,12 @@ class GenerationClient(GenerationSession):
                 f"generation: {len(ids)} tokens and {count - len(ids)} rows of padding, the "
                 f"conversation has room for {model.capacity - past}; raise generation.positions or "
                 "begin a new one"
+            )
+        wrong = foreign_id(np.asarray(ids), model.architecture.vocabulary)
+        if wrong is not None:
+            raise RefusedError(
+                f"generation: token id {wrong}; the model's are 0 to "
+                f"{model.architecture.vocabulary - 1}"
             )
         self._afford(self._failures_ahead(count, past, fresh=fresh))
         return Ready(count, fillers, self._inputs(client_rows(model, ids, past, fillers)))

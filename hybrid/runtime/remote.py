@@ -103,6 +103,12 @@ class RemoteSession(OpenedElsewhere[Plan, SessionRecord]):
         self.config = config
         self.endpoint = endpoint
         self._client = Client(config, on_progress)
+        self._client.warn_of_folder()
+
+    @property
+    def prompt(self) -> str | None:
+        """Name of what stands before every text, if something does."""
+        return self._client.prompt
 
     def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
         """Token ids of a text; `ConfigError` when it is too long."""
@@ -115,8 +121,9 @@ class RemoteSession(OpenedElsewhere[Plan, SessionRecord]):
     def ask(self, token_ids: Sequence[NDArray[np.int64]]) -> FloatArray:
         """As `embed`, from token ids."""
         self._require_open()
+        ids = self._client.checked(token_ids)
         try:
-            return self._client.ask(token_ids)
+            return self._client.ask(ids)
         except RefusedError:
             raise
         except BaseException:
