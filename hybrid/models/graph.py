@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hybrid.models.ranges import Bound, Ranges
+from hybrid.models.relative_positions import Buckets
 from transport.errors import ConfigError, UsageError
 
 _SHARED_KEYS = {
@@ -215,6 +216,14 @@ class GraphBuilder:
             bounds,
             constants={"epsilon": epsilon},
             residuals=1,
+        )
+
+    def score_bias(self, layer: int, scores: str, heads: int, buckets: Buckets) -> str:
+        """Scores of all heads of all texts, and the server's bias of each by relative position."""
+        constants = {"buckets": buckets.count, "max_distance": buckets.max_distance}
+        shape = (heads, self.tokens, self.tokens)
+        return self.add(
+            (layer, "score_bias"), "score_bias", (scores,), shape, {}, constants=constants
         )
 
     def bound(self, edge: str) -> Bound:

@@ -41,6 +41,7 @@ from hybrid.operators.local_steps import (
 from hybrid.operators.next_token import ChosenOnShares, NextTokenOperator
 from hybrid.operators.nonlinear import NonlinearOperator
 from hybrid.operators.pool import MaskedSum, PoolOperator
+from hybrid.operators.score_bias import ScoreBias, ScoreBiasOperator
 
 OPERATORS: tuple[type[Operator], ...] = (
     LinearOperator,
@@ -55,6 +56,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     PoolOperator,
     ExactRowsOperator,
     RotaryOperator,
+    ScoreBiasOperator,
     LocalOperator,
     ProductOperator,
     NextTokenOperator,
@@ -73,6 +75,7 @@ ENTRIES: tuple[type[Any], ...] = (
     Rotary,
     Halves,
     LastRow,
+    ScoreBias,
     EngineProduct,
     ChosenOnShares,
 )
