@@ -7,8 +7,9 @@ room nothing asks what kind of model it runs; only `calibration` builds one of i
 
 from hybrid.models.bert import Bert
 from hybrid.models.family import AnyFamily
+from hybrid.models.modernbert import ModernBert
 
-MODELS: tuple[AnyFamily, ...] = (Bert(),)
+MODELS: tuple[AnyFamily, ...] = (Bert(), ModernBert())
 """Every family; a plugin may have a tuple of this name."""
 
 __all__ = ["MODELS"]
