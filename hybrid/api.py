@@ -128,12 +128,15 @@ class Plan:
         config: Config,
         planned: planning.Plan | GenerationPlan,
         outliers: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         """Made by `hybrid.plan`; planned: the same as both parties derive it.
 
-        outliers: edges that position 0 of a decoder reaches far beyond, a line each.
+        outliers: edges that position 0 of a decoder reaches far beyond, a line each; notes: what of
+        the model's folder is not used, or not said by it.
         """
         self._outliers = outliers
+        self._notes = notes
         self._config = config
         self._planned = planned
 
@@ -172,7 +175,8 @@ class Plan:
             if self._outliers:
                 print_outliers(console, self._outliers, len(self._planned.model.prefix))
             return
-        print_plan(console, self._planned, self._config.run.weights_memory_gb(), self.seconds)
+        memory_gb = self._config.run.weights_memory_gb()
+        print_plan(console, self._planned, memory_gb, self.seconds, self._notes)
 
     def save(self, path: str | Path) -> None:
         """Write the schedule, which the key `schedule` of a config runs."""
@@ -200,7 +204,9 @@ def plan(config: Config | Source) -> Plan:
     if given.run.generation is not None:
         generator = load_generator(given)
         return Plan(given, plan_generation(given, generator.public), generator.outliers)
-    return Plan(given, make_plan(given, load_model(given).public, schedule_prices(given.run)))
+    model = load_model(given)
+    made = make_plan(given, model.public, schedule_prices(given.run))
+    return Plan(given, made, notes=model.notes)
 
 
 S = TypeVar(

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from hybrid.config.loading import load_config
 from hybrid.models.bert import Bert
+from hybrid.models.decoders import read_decoder
 from hybrid.models.loading import load_model, text_encoder
 from tests.model_parts import bare_model, folder_model, read_folder
 from tests.processes import run
@@ -100,6 +101,15 @@ def test_what_is_not_computed_is_refused(kind, change, message, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ConfigError, match=message):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_folder_with_code_of_its_own_is_refused(kind, tmp_path):
+    own = {"AutoConfig": "a.B", "AutoModelForMaskedLM": "modeling.Other"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": own}))
+    read = read_folder if kind == "bert" else read_decoder
+    with pytest.raises(ConfigError, match="own code for AutoModelForMaskedLM"):
+        read(tmp_path)
 
 
 def test_a_config_that_is_no_table_is_refused(tmp_path):

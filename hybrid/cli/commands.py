@@ -140,7 +140,9 @@ def query(
         print_report(console, report, title, folder)
         for output in outputs_of(report):
             values = " ".join(f"{value:+.4f}" for value in output[:8])
-            console.print(f"embedding of {len(output)} values: {values} ...")
+            what = "logits" if "labels" in report else f"embedding of {len(output)} values"
+            more = " ..." if len(output) > 8 else ""
+            console.print(f"{what}: {values}{more}", highlight=False)
 
 
 def _titles(config: Config, texts: list[str]) -> list[str]:

@@ -57,9 +57,10 @@ class ModelConfig(Strict):
     """Whether the client has the embedding table. Private ones are for decoders, where it is the
     default."""
     pooling: str = ""
-    """Encoders: a head that the family allows."""
-    normalize: bool = False
-    """Encoders: whether the client scales the opened embedding to unit length."""
+    """Encoders: how a text's rows become one; none given: what the folder says."""
+    normalize: bool | None = None
+    """Encoders: whether the client scales the opened embedding to unit length; none given: what the
+    folder says."""
 
     @model_validator(mode="after")
     def _one_model(self) -> ModelConfig:
@@ -260,7 +261,8 @@ class RunConfig(Strict):
             "mpc.output_bits": "output_bits" in self.mpc.model_fields_set,
         }
         if self.generation is None:
-            missing = [key for key, given in of_encoders.items() if not given]
+            by_folder = ("model.pooling", "model.normalize")
+            missing = [k for k, given in of_encoders.items() if not given and k not in by_folder]
             if missing:
                 raise ValueError(
                     f"{missing[0]}: missing; add it, see configs/minilm.yaml for every key, or "

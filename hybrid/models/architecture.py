@@ -85,12 +85,29 @@ class Architecture:
 def read_model_config(folder: Path) -> Mapping[str, Any]:
     """`config.json` of a Hugging Face folder."""
     path = folder / "config.json"
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: not a table of settings; is this a model's config?")
+    _refuse_own_code(raw, path)
+    return raw
+
+
+def _refuse_own_code(raw: Mapping[str, Any], path: Path) -> None:
+    """A model that brings its own code may compute otherwise under a known name."""
+    own = raw.get("auto_map")
+    named = [key for key in own if str(key).startswith("AutoModel")] if own else []
+    if named:
+        raise ConfigError(
+            f"{path}: auto_map names the folder's own code for {str(named[0])[:64]}, which is not "
+            "run, so its weights may mean something else; use a model that transformers computes"
+        )
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a folder in Hugging Face layout holds."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise ConfigError(f"{path}: missing; name a folder in Hugging Face layout") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: not a table of settings; is this a model's config?")
-    return raw

@@ -20,7 +20,7 @@ from hybrid.models.embedding import EmbeddingTable
 from hybrid.models.family import Family
 from hybrid.models.folding import LinearMap, after_norm, linear_map, norm_alone, side_by_side
 from hybrid.models.graph import Graph, GraphBuilder, normalised_bound
-from hybrid.models.heads import Head, MeanPooling
+from hybrid.models.heads import Dense, Head
 from hybrid.models.plain import PlainPass
 from hybrid.models.random_weights import RandomWeights
 from hybrid.models.ranges import Bound, Observer, Ranges
@@ -70,7 +70,6 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
     name = "bert"
     architecture = BertArchitecture
     model_types = tuple(NAMES)
-    heads = (MeanPooling,)
     shapes = {
         "minilm-l6": {"hidden": 384, "layers": 6, "heads": 12, "intermediate": 1536},
         "bert-base": {"hidden": 768, "layers": 12, "heads": 12, "intermediate": 3072},
@@ -135,6 +134,22 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
             a.epsilon,
         )
         return BertWeights(table, layers)
+
+    def classifier(
+        self, raw: Mapping[str, Any], architecture: BertArchitecture, labels: int, place: str
+    ) -> tuple[tuple[str, Dense], ...]:
+        """Two maps of the first row, as transformers has them for this model type."""
+        del place
+        inner, outer, activation = NAMES[raw["model_type"]].classifier
+        first = Dense(architecture.hidden, architecture.hidden, activation)
+        return (inner, first), (outer, Dense(architecture.hidden, labels))
+
+    def read_classifier(
+        self, folder: Path, raw: Mapping[str, Any], parts: Sequence[tuple[str, Dense]]
+    ) -> tuple[Affine, ...]:
+        """Below the encoder's prefix or beside it."""
+        file = TensorFile(folder, NAMES[raw["model_type"]].prefix)
+        return tuple(file.linear(name, part.width_in, part.width_out) for name, part in parts)
 
     @staticmethod
     def _layer_weights(

@@ -46,6 +46,8 @@ class Names:
     norms: tuple[str, str] = ("attention.output.LayerNorm", "output.LayerNorm")
     activation: str = "hidden_act"
     has_token_types: bool = True
+    classifier: tuple[str, str, str] = ("pooler.dense", "classifier", "tanh")
+    """Maps of a classification head and the activation between them."""
     counts_from_padding: bool = False
     """Whether positions start behind the padding id, as RoBERTa's do."""
 
@@ -56,7 +58,12 @@ class Names:
 
 FIXED = {"token_types": 1, "epsilon": 1e-12}
 LINEAR = ("query", "key", "value", "attention_output", "intermediate", "output")
-_BERT, _ROBERTA = Names("bert."), Names("roberta.", counts_from_padding=True)
+_BERT = Names("bert.")
+_ROBERTA = Names(
+    "roberta.",
+    classifier=("classifier.dense", "classifier.out_proj", "tanh"),
+    counts_from_padding=True,
+)
 _DISTILBERT = Names(
     "distilbert.",
     _DISTILBERT_SIZES,
@@ -65,12 +72,17 @@ _DISTILBERT = Names(
     ("sa_layer_norm", "output_layer_norm"),
     activation="activation",
     has_token_types=False,
+    classifier=("pre_classifier", "classifier", "relu"),
 )
 NAMES: Mapping[str, Names] = {
     "bert": _BERT,
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "electra": replace(_BERT, prefix="electra."),
+    "electra": replace(
+        _BERT,
+        prefix="electra.",
+        classifier=("classifier.dense", "classifier.out_proj", "gelu"),
+    ),
     "distilbert": _DISTILBERT,
 }

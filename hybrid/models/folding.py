@@ -71,3 +71,11 @@ def behind(part: Affine, norm: Affine) -> LinearMap:
     """The map of rows before the gain and bias of `norm`; nothing reads those by themselves."""
     whole = after_norm(linear_map(part), norm)
     return LinearMap(whole.weight, whole.bias)
+
+
+def behind_map(part: LinearMap, norm: LinearMap) -> LinearMap:
+    """The map `part` of rows before the scale and shift of `norm`."""
+    assert norm.scale is not None
+    assert norm.shift is not None
+    bias = norm.shift @ part.weight + part.bias
+    return LinearMap(norm.scale[:, None] * part.weight, bias)

@@ -102,6 +102,8 @@ class Graph:
     outputs: tuple[str, ...]
     disclosures: tuple[str, ...] = ()
     """What the parties learn by this graph, one plain sentence each, for the report."""
+    labels: tuple[str, ...] = ()
+    """Of a classifier: names of the numbers that it opens, of each text."""
 
     def __post_init__(self) -> None:
         known = {edge.name for edge in self.inputs}
@@ -131,6 +133,7 @@ class GraphBuilder:
         self._ranges = ranges
         self._nodes: list[Node] = []
         self._inputs: list[GraphInput] = []
+        self._labels: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -306,6 +309,10 @@ class GraphBuilder:
         bounds = {role: self.bound(f"{name}.{edge}") for role, edge in roles}
         return self.add((layer, "gated"), "product", sources, (self.rows, width), bounds)
 
+    def name_outputs(self, labels: tuple[str, ...]) -> None:
+        """What the numbers that are opened are called."""
+        self._labels = labels
+
     def bound(self, edge: str) -> Bound:
         """Of an edge that the plain model showed; `ConfigError` where there is none."""
         try:
@@ -317,7 +324,8 @@ class GraphBuilder:
 
     def graph(self, outputs: tuple[str, ...], disclosures: Sequence[str]) -> Graph:
         """What was collected."""
-        return Graph(tuple(self._nodes), tuple(self._inputs), outputs, tuple(disclosures))
+        nodes, inputs = tuple(self._nodes), tuple(self._inputs)
+        return Graph(nodes, inputs, outputs, tuple(disclosures), self._labels)
 
 
 def node_name(place: tuple[int, str]) -> str:

@@ -18,7 +18,7 @@ from hybrid.config.schema import ShapeConfig
 from hybrid.models import MODELS
 from hybrid.models.architecture import Architecture, read_model_config
 from hybrid.models.family import AnyFamily, Weights
-from hybrid.models.heads import Head
+from hybrid.models.head_choice import ChosenHead, folder_head, public_head, shape_head
 from hybrid.models.model import Model, PublicModel
 from hybrid.models.random_weights import random_samples
 from hybrid.models.ranges import default_sentences, observed_ranges, read_sentences
@@ -47,9 +47,10 @@ def load_model(config: Config) -> Model:
     source = _source(config)
     architecture, tokens = source.architecture(), config.run.model.tokens
     architecture.check_tokens(tokens)
-    head = head_of(config, source.family)
-    public = PublicModel(source.family, architecture, {}, head, tokens, config.run.model.batch)
-    bare = Model(public, source.weights(architecture), source.origin)
+    chosen, batch = source.head(architecture), config.run.model.batch
+    public = PublicModel(source.family, architecture, {}, chosen.head, tokens, batch)
+    weights = source.weights(architecture)
+    bare = Model(public, weights, source.origin, chosen.weights, chosen.notes)
     samples = source.samples(architecture)
     ranges = observed_ranges(bare.plain, samples, config.run.ranges.margin)
     return replace(bare, public=replace(public, ranges=ranges))
@@ -58,7 +59,7 @@ def load_model(config: Config) -> Model:
 def public_model(config: Config, data: object) -> PublicModel:
     """The client's view of the server's model, from untrusted plain data."""
     families, model = known_families(config.run.plugins), config.run.model
-    heads = partial(head_of, config)
+    heads = partial(public_head, config)
     found = PublicModel.from_public(data, families, heads, model.tokens, model.batch)
     if model.shape is not None and found.architecture != _source(config).architecture():
         raise ConfigError(
@@ -71,18 +72,6 @@ def public_model(config: Config, data: object) -> PublicModel:
 def text_encoder(config: Config) -> TextEncoder:
     """The client's: the folder's tokenizer, or one word a token where there is only a shape."""
     return _source(config).encoder()
-
-
-def head_of(config: Config, family: AnyFamily) -> Head:
-    """What `model.pooling` names, of those that the family allows."""
-    model = config.run.model
-    allowed = {head.name: head for head in family.heads}
-    if model.pooling not in allowed:
-        raise ConfigError(
-            f"{config.path}: model.pooling: {model.pooling!r} does not fit the family "
-            f"{family.name}; choose among {', '.join(allowed)}"
-        )
-    return allowed[model.pooling](config.run.mpc.output_bits, model.normalize)
 
 
 def family_of(raw: Mapping[str, Any], families: Iterable[AnyFamily], place: str) -> AnyFamily:
@@ -125,6 +114,9 @@ class _Folder:
         found: Weights = self.family.read_weights(self.path, self._raw, architecture)
         return found
 
+    def head(self, architecture: Architecture) -> ChosenHead:
+        return folder_head(self.config, self.path, self._raw, self.family, architecture)
+
     def encoder(self) -> TextEncoder:
         return FileTokenizer(self.path, self.config.run.model.tokens)
 
@@ -156,6 +148,9 @@ class _Shape:
     def weights(self, architecture: Architecture) -> Weights:
         found: Weights = self.family.random_weights(architecture)
         return found
+
+    def head(self, _architecture: Architecture) -> ChosenHead:
+        return shape_head(self.config)
 
     def encoder(self) -> TextEncoder:
         return WordTokenizer(self.architecture().vocabulary, self.config.run.model.tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from hybrid.models.folding import FloatArray, LinearMap
 from hybrid.models.graph import Graph
 from hybrid.models.heads import Head
 from hybrid.models.ranges import Observer, Ranges, ranges_from_public, ranges_to_public
+from hybrid.models.weights import Affine
 from transport.errors import ConfigError
 
 
@@ -43,6 +44,7 @@ class PublicModel:
             "family": self.family.name,
             "architecture": self.architecture.to_public(),
             "ranges": ranges_to_public(self.ranges),
+            "head": self.head.to_public(),
         }
 
     @classmethod
@@ -50,12 +52,12 @@ class PublicModel:
         cls,
         data: object,
         families: Mapping[str, AnyFamily],
-        head_of: Callable[[AnyFamily], Head],
+        head_of: Callable[[object, int], Head],
         tokens: int,
         batch: int,
     ) -> PublicModel:
-        """From untrusted plain data and the own config."""
-        keys = {"family", "architecture", "ranges"}
+        """From untrusted plain data and the own config; head_of: from its part and a width."""
+        keys = {"family", "architecture", "ranges", "head"}
         if not isinstance(data, dict) or set(data) != keys or not isinstance(data["family"], str):
             raise ConfigError("handshake: not a model; are both parties one version?")
         family = families.get(data["family"])
@@ -66,7 +68,8 @@ class PublicModel:
             )
         architecture = family.architecture.from_public(data["architecture"], "handshake")
         ranges = ranges_from_public(data["ranges"])
-        return cls(family, architecture, ranges, head_of(family), tokens, batch)
+        head = head_of(data["head"], architecture.hidden)
+        return cls(family, architecture, ranges, head, tokens, batch)
 
     def __repr__(self) -> str:
         return f"<PublicModel {self.family.name}: {self.architecture.line()}>"
@@ -80,10 +83,15 @@ class Model:
     weights: Weights
     origin: str
     """Where the weights come from, for the report."""
+    head_weights: tuple[Affine, ...] = field(default=(), repr=False)
+    """Of the linear maps of the head."""
+    notes: tuple[str, ...] = ()
+    """What of the folder is not used, or not said by it: a sentence each."""
 
     def maps(self) -> dict[str, LinearMap]:
         """What every node that has weights multiplies with and adds, by node."""
-        return self.public.family.fold(self.weights, self.public.architecture)
+        maps = self.public.family.fold(self.weights, self.public.architecture)
+        return self.public.head.fold(maps, self.head_weights)
 
     def plain(
         self,
@@ -97,12 +105,12 @@ class Model:
         padded[: len(token_ids)] = token_ids
         mask = np.arange(public.tokens) < len(token_ids)
         rows = public.family.plain_rows(self.weights, public.architecture, padded, mask, see, dtype)
-        return public.head.plain(rows, torch.from_numpy(mask), see)
+        return public.head.plain(rows, torch.from_numpy(mask), see, self.head_weights)
 
     @property
     def line(self) -> str:
         """What the report says of the model."""
-        return f"{self.origin}: {self.public.architecture.line()}"
+        return f"{self.origin}: {self.public.architecture.line()}; {self.public.head.line}"
 
     def __repr__(self) -> str:
         return f"<Model: {self.line}>"

@@ -18,7 +18,7 @@ from hybrid.models.embedding import NormalisedWords
 from hybrid.models.family import Family
 from hybrid.models.folding import LinearMap, behind, linear_map, norm_alone, scaled
 from hybrid.models.graph import Graph, GraphBuilder, normalised_bound
-from hybrid.models.heads import Head, MeanPooling
+from hybrid.models.heads import Head
 from hybrid.models.modernbert_settings import (
     BIASES,
     DEFAULTS,
@@ -69,7 +69,6 @@ class ModernBert(Family[ModernBertArchitecture, ModernBertWeights, NormalisedWor
     name = "modernbert"
     architecture = ModernBertArchitecture
     model_types = ("modernbert",)
-    heads = (MeanPooling,)
     shapes = {
         "modernbert-base": {"hidden": 768, "layers": 22, "heads": 12, "intermediate": 1152},
         "modernbert-large": {"hidden": 1024, "layers": 28, "heads": 16, "intermediate": 2624},

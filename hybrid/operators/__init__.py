@@ -32,6 +32,7 @@ from hybrid.operators.exact_rows_layers import (
 )
 from hybrid.operators.linear import LinearOperator
 from hybrid.operators.local_steps import (
+    FirstRow,
     Halves,
     LastRow,
     LocalOperator,
@@ -40,7 +41,18 @@ from hybrid.operators.local_steps import (
 )
 from hybrid.operators.next_token import ChosenOnShares, NextTokenOperator
 from hybrid.operators.nonlinear import NonlinearOperator
-from hybrid.operators.pool import MaskedSum, PoolOperator
+from hybrid.operators.pool import (
+    GainOperator,
+    MaskedMaximum,
+    MaskedSum,
+    MaximumOperator,
+    Opening,
+    OpenOperator,
+    OwnGain,
+    PoolOperator,
+    SharedSum,
+    SharedSumOperator,
+)
 
 OPERATORS: tuple[type[Operator], ...] = (
     LinearOperator,
@@ -53,6 +65,10 @@ OPERATORS: tuple[type[Operator], ...] = (
     DealtCachedAttentionOperator,
     NonlinearOperator,
     PoolOperator,
+    SharedSumOperator,
+    MaximumOperator,
+    GainOperator,
+    OpenOperator,
     ExactRowsOperator,
     RotaryOperator,
     LocalOperator,
@@ -68,6 +84,11 @@ ENTRIES: tuple[type[Any], ...] = (
     MatrixCorrelations,
     DealtCorrelations,
     MaskedSum,
+    SharedSum,
+    MaskedMaximum,
+    OwnGain,
+    Opening,
+    FirstRow,
     ExactRowsLinear,
     ExactRowsEmbedding,
     Rotary,

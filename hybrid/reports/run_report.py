@@ -178,6 +178,7 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
     """The same report for a reader."""
     lines = [f"# Private inference: {report['config']['name']}", ""]
     lines += [f"Model: {report['model']}.", ""] if "model" in report else []
+    lines += [f"Note: {note}.\n" for note in report.get("notes", ())]
     lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
     failure = report["failure_probability"]
     lines += [f"Failure probability of this run, all steps together: at most {failure:.1e}.", ""]
@@ -198,6 +199,7 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
             f"largest difference {accuracy['max_abs_error']:.2e}.",
             "",
         ]
+    lines += [f"{line}\n" for line in class_lines(report)]
     lines += ["## By operation", "", *table_lines(*group_table(report["steps"], "op")), ""]
     lines += [
         "## By layer and engine",
@@ -209,6 +211,17 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
     lines += ["## Environment", ""]
     lines += [f"- {key}: {value}" for key, value in report["environment"].items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def class_lines(report: Mapping[str, Any]) -> list[str]:
+    """What a classifier says of each text, and what the plain model says where that is known."""
+    found = report.get("classes", [])
+    plain = report.get("accuracy", {}).get("classes", [None] * len(found))
+    return [
+        f"class of text {index}: {own}"
+        + ("" if other is None else f", of the plain model: {other}")
+        for index, (own, other) in enumerate(zip(found, plain, strict=True), 1)
+    ]
 
 
 Table = tuple[list[str], list[list[str]]]

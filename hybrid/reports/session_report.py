@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hybrid.config.loading import Config
 from hybrid.machine.predict import predicted_seconds
 from hybrid.machine.prices import prices_for_reports
+from hybrid.models.model import Model
 from hybrid.planning.plan import Plan, traffic_row
 from hybrid.reports.run_report import (
     add_phases,
@@ -61,22 +62,36 @@ def _report(
         },
         "prediction": prediction_summary(steps),
         "steps": steps,
-        **_outputs(config, request),
+        **_outputs(config, plan.graph.labels, request),
     }
 
 
-def _outputs(config: Config, request: RequestRecord) -> Json:
-    """The answers as the user gets them; without batches one, under a key of its own."""
+def _outputs(config: Config, labels: Sequence[str], request: RequestRecord) -> Json:
+    """The answers as the user gets them; without batches one, under a key of its own.
+
+    Of a classifier also the names of the logits, and for each text that of its largest.
+    """
     if request.answers is None:
         return {}
     found = request.answers.tolist()
-    return {"outputs": found} if config.run.model.batch > 1 else {"output": found[0]}
+    answers = {"outputs": found} if config.run.model.batch > 1 else {"output": found[0]}
+    return answers | _classes(labels, request.answers) if labels else answers
+
+
+def _classes(labels: Sequence[str], logits: NDArray[np.float64]) -> Json:
+    return {"labels": list(labels), "classes": [labels[i] for i in logits.argmax(axis=1)]}
 
 
 def outputs_of(report: Json) -> list[list[float]]:
     """Answers of a client's report of one request, one a text."""
     found: list[list[float]] = report.get("outputs") or [report["output"]]
     return found
+
+
+def _plain_classes(model: Model, expected: Sequence[NDArray[np.float64]]) -> Json:
+    """What the plain model answers, where it is a classifier."""
+    labels = model.public.head.labels
+    return {"classes": _classes(labels, np.stack(expected))["classes"]} if labels else {}
 
 
 def measured_reports(session: LocalSession, ids: Sequence[NDArray[np.int64]]) -> list[Json]:
@@ -110,7 +125,8 @@ def joined_reports(session: LocalSession) -> list[Json]:
             {
                 **report,
                 "model": model.line,
-                "accuracy": asdict(accuracy),
+                "notes": list(model.notes),
+                "accuracy": asdict(accuracy) | _plain_classes(model, expected),
                 "counted": {
                     "session_at_client": traffic_row(result.client.total),
                     "session_at_server": traffic_row(result.server.total),

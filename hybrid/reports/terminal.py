@@ -12,7 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from hybrid.planning.plan import Plan
-from hybrid.reports.run_report import group_table, measured_cells, prediction_line
+from hybrid.reports.run_report import (
+    class_lines,
+    group_table,
+    measured_cells,
+    prediction_line,
+)
 
 
 def print_report(
@@ -34,6 +39,10 @@ def print_report(
             f"cosine {accuracy['cosine']:.6f}, largest difference {accuracy['max_abs_error']:.2e} "
             f"(against the {accuracy['reference']})"
         )
+    for line in class_lines(report):
+        console.print(outside(line), highlight=False)
+    for note in report.get("notes", ()):
+        console.print(outside(f"note: {note}"), highlight=False)
     if folder:
         console.print(f"report: {escape(str(folder / 'report.md'))}")
 
@@ -43,8 +52,12 @@ def print_plan(
     plan: Plan,
     memory_gb: float,
     seconds: Mapping[str, float] | None = None,
+    notes: Iterable[str] = (),
 ) -> None:
-    """Every step of a plan; seconds: predicted, where the machine is calibrated."""
+    """Every step of a plan; seconds: predicted, where the machine is calibrated.
+
+    notes: of the model, a sentence each.
+    """
     console.print(plan_table(plan.rows(), seconds))
     for name, traffic in (
         ("offline", plan.offline_traffic + plan.prepared_traffic),
@@ -78,6 +91,8 @@ def print_plan(
         f"{memory_gb:g} GB, the others encoded at every use"
     )
     console.print(f"plan hash: {plan.digest()}")
+    for note in notes:
+        console.print(outside(f"note: {note}"), highlight=False)
 
 
 def plan_table(

@@ -148,16 +148,17 @@ class ClientSession(_EncoderParts):
         padded, counts = _padded(token_ids, model.batch, model.tokens)
         start = time.perf_counter()
         mask = np.arange(model.tokens) < counts[:, None]
-        own = self._shares(self._model.family.client_inputs(self._table, padded, mask))
+        head, width = self._model.head, self._model.architecture.hidden
+        values = self._model.family.client_inputs(self._table, padded, mask)
+        own = self._shares({**values, **head.client_inputs(mask, width)})
         self.channel.send(_ANOTHER)
         ahead, self._ahead = self._ahead, None
         result = run_request(self.plan, self._state, self._requests, own, self.progress, ahead)
         self._requests += 1
         (name,) = self.plan.graph.outputs
-        head = self._model.head
         opened = head.opened(result.outputs[name], counts)[: len(token_ids)]
-        values = np.stack([head.finished(row) for row in opened])
-        return Answer(result, values, time.perf_counter() - start)
+        finished = np.stack([head.finished(row) for row in opened])
+        return Answer(result, finished, time.perf_counter() - start)
 
     def _shares(self, values: Mapping[str, NDArray[Any]]) -> dict[str, RingArray]:
         """All of every input: the server's share is zero."""

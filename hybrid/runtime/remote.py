@@ -31,6 +31,8 @@ def serve_sessions(
     """Serve one session, or with `keep` one after the other without end; what each measured."""
     server = Server(config)
     require_no_dealer(config, server.plan)
+    for note in server.model.notes:
+        say(f"note: {note}")
     for record in served(config, endpoint, server.serve_session, keep=keep, say=say):
         say(f"served {len(record.requests)} requests")
         yield server.plan, record
