@@ -14,9 +14,10 @@ from hybrid.config.loading import load_config
 from hybrid.models import MODELS
 from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Node
-from hybrid.models.heads import MeanPooling
+from hybrid.models.heads import Head
 from hybrid.models.loading import load_model
 from hybrid.models.mpnet import Mpnet
+from hybrid.models.poolings import Mean
 from hybrid.models.ranges import observed_ranges
 from hybrid.models.relative_positions import Buckets
 from hybrid.operators.base import Choice, RunState
@@ -165,7 +166,7 @@ def test_bounds_before_and_after_the_bias_are_told_apart(tmp_path):
     reference.save_pretrained(tmp_path)
     model = folder_model(tmp_path, 6)
     ranges = observed_ranges(model.plain, [np.arange(3, 9)], 2.0)
-    family, head = model.public.family, MeanPooling(6, normalize=False)
+    family, head = model.public.family, Head(Mean())
     nodes = {n.name: n for n in family.graph(model.public.architecture, ranges, head, 6, 2).nodes}
     scores, bias, softmax = (nodes[f"layer1.{n}"] for n in ("scores", "score_bias", "softmax"))
     assert scores.outputs == bias.inputs

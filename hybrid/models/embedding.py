@@ -1,4 +1,4 @@
-"""An embedding table: words, positions and token types, looked up and normalised."""
+"""Embedding tables of encoders: rows looked up, summed and normalised."""
 
 from __future__ import annotations
 
@@ -36,11 +36,7 @@ class EmbeddingTable:
         """Normalised input embedding (tokens, hidden) of token type 0, in float64."""
         positions = self.positions[self.position_rows(token_ids)]
         rows = self.words[token_ids] + positions + self.token_types[0]
-        x = rows.astype(np.float64)
-        centred = x - x.mean(-1, keepdims=True)
-        deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + self.epsilon)
-        embedded: NDArray[np.float64] = centred / deviation * self.norm.weight + self.norm.bias
-        return embedded
+        return _normalised(rows, self.norm, self.epsilon)
 
     def arrays(self) -> tuple[Array, ...]:
         """All arrays in wire order."""
@@ -54,7 +50,46 @@ class EmbeddingTable:
 
     def digest(self) -> str:
         """SHA-256 over all arrays."""
-        digest = hashlib.sha256()
-        for array in self.arrays():
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return _digest(self.arrays())
+
+
+@dataclass(frozen=True, slots=True)
+class NormalisedWords:
+    """Words alone, normalised, where positions turn queries and keys instead."""
+
+    words: Array
+    norm: Affine
+    epsilon: float
+
+    def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Normalised input embedding (tokens, hidden), in float64."""
+        return _normalised(self.words[token_ids], self.norm, self.epsilon)
+
+    def arrays(self) -> tuple[Array, ...]:
+        """All arrays in wire order."""
+        return (self.words, self.norm.weight, self.norm.bias)
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[Array], epsilon: float) -> NormalisedWords:
+        """From what `arrays` gives."""
+        words, gain, bias = arrays
+        return cls(words, Affine(gain, bias), epsilon)
+
+    def digest(self) -> str:
+        """SHA-256 over all arrays."""
+        return _digest(self.arrays())
+
+
+def _normalised(rows: Array, norm: Affine, epsilon: float) -> NDArray[np.float64]:
+    x = rows.astype(np.float64)
+    centred = x - x.mean(-1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
+    embedded: NDArray[np.float64] = centred / deviation * norm.weight + norm.bias
+    return embedded
+
+
+def _digest(arrays: Sequence[Array]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -45,6 +45,11 @@ def side_by_side(maps: Sequence[LinearMap], factors: Sequence[float]) -> LinearM
     return LinearMap(np.concatenate(weights, axis=1), np.concatenate(biases))
 
 
+def scaled(linear: LinearMap, factors: FloatArray) -> LinearMap:
+    """The map with every output times its factor, (out,)."""
+    return LinearMap(linear.weight * factors, linear.bias * factors)
+
+
 def after_norm(linear: LinearMap, norm: Affine | None) -> LinearMap:
     """The map of rows before the gain and bias of `norm`; itself where there is none."""
     if norm is None:

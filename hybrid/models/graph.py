@@ -23,6 +23,8 @@ _SHARED_KEYS = {
     "cached_context": "cached_attention",
 }
 """Operations that the same implementations carry."""
+WINDOW = "window"
+"""Constant of a softmax: how many positions to each side of its own a row of scores sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Node:
     batch: int = 1
     """Texts."""
     constants: Mapping[str, float] = field(default_factory=dict)
-    """Public numbers of the operation: the epsilon of a normalisation."""
+    """Public numbers of the operation: the epsilon of a normalisation, `WINDOW` of a softmax."""
     residuals: int = 0
     """How many of the inputs, the second one first, are added to the first before the operation."""
     cache: CachePlace | None = None
@@ -191,8 +193,7 @@ class GraphBuilder:
         kept: the edge of a linear node's scaled input, where the residual branch reads it; also:
         edges of further results.
         """
-        layer, part = place
-        name = part if layer < 0 else f"layer{layer}.{part}"
+        layer, name = place[0], node_name(place)
         outputs = (name, *also) if kept is None else (name, kept)
         self._nodes.append(
             Node(
@@ -245,6 +246,95 @@ class GraphBuilder:
             residuals=1,
         )
 
+    def norm(
+        self, place: tuple[int, str], op: str, sources: Sequence[str], width: int, epsilon: float
+    ) -> tuple[str, str]:
+        """A normalisation of a sum without gain and bias: its edge, and that of the sum."""
+        name = node_name(place)
+        square = "mean_square" if op == "rmsnorm" else "variance"
+        bounds = {"input": self.bound(f"{name}.sum")}
+        role = "square" if op == "rmsnorm" else "variance"
+        bounds[role] = self.variance(f"{name}.{square}", epsilon)
+        edge = self.add(
+            place,
+            op,
+            sources,
+            (self._rows_at(place), width),
+            bounds,
+            constants={"epsilon": epsilon},
+            residuals=len(sources) - 1,
+            also=() if len(sources) == 1 else (f"{name}.sum",),
+        )
+        return edge, sources[0] if len(sources) == 1 else f"{name}.sum"
+
+    def _rows_at(self, place: tuple[int, str]) -> int:  # noqa: ARG002
+        """Rows of the edges there: those of all texts."""
+        return self.rows
+
+    def self_attention(
+        self,
+        layer: int,
+        sources: tuple[str, str],
+        sizes: tuple[int, int],
+        window: int | None = None,
+    ) -> str:
+        """Contexts (rows, heads * size) of a text's rows among themselves.
+
+        sources: queries, keys and values of every row in one edge, and the client's mask; sizes:
+        heads of a text, columns of one; window: positions to each side that a row sees.
+        """
+        (qkv, mask), (heads, size) = sources, sizes
+        name, t, bound = f"layer{layer}", self.tokens, self.bound
+        heads, scaled = heads * self.batch, bound(f"{name}.scores")
+        bounds = {"left": bound(f"{name}.query"), "right": bound(f"{name}.key"), "output": scaled}
+        scores = self.add((layer, "scores"), "scores", (qkv,), (heads, t, size, t), bounds)
+        # One that reaches every position hides nothing.
+        hides = {} if window is None or window >= t - 1 else {WINDOW: float(window)}
+        weights = self.add(
+            (layer, "softmax"),
+            "softmax",
+            (scores, mask),
+            (heads, t, t),
+            {"input": scaled},
+            constants=hides,
+        )
+        bounds = {"left": Bound(2.0**-20, 1.0, 1.0), "right": bound(f"{name}.value")}
+        bounds["output"] = bound(f"{name}.context")
+        shape = (heads, t, t, size)
+        return self.add((layer, "context"), "context", (weights, qkv), shape, bounds)
+
+    def rotary(
+        self, layer: int, source: str, turned: int, sizes: tuple[int, int, float], first: int = 0
+    ) -> str:
+        """Rotary positions on the first `turned` heads, of every text from `first` on.
+
+        sizes: columns in all, of a head, theta.
+        """
+        columns, size, theta = sizes
+        name = f"layer{layer}"
+        parts = [self.bound(f"{name}.{part}") for part in ("query", "key")]
+        bounds = {"input": max(parts, key=lambda bound: bound.rms)}
+        constants = {"theta": theta, "size": size, "heads": turned, "first": first}
+        shape = (self.rows, columns)
+        return self.add((layer, "rotary"), "rotary", (source,), shape, bounds, constants=constants)
+
+    def halves(
+        self, layer: int, source: str, names: tuple[str, str], width: int
+    ) -> tuple[str, str]:
+        """The left and the right `width` columns of an edge."""
+        other = f"layer{layer}.{names[1]}"
+        shape = (self.rows, 2 * width)
+        return self.add((layer, names[0]), "halves", (source,), shape, {}, also=(other,)), other
+
+    def gated(
+        self, layer: int, sources: tuple[str, str], names: tuple[str, str], width: int
+    ) -> str:
+        """The product of two edges, element by element; names: of their bounds."""
+        name = f"layer{layer}"
+        roles = zip(("left", "right", "output"), (*names, "gated"), strict=True)
+        bounds = {role: self.bound(f"{name}.{edge}") for role, edge in roles}
+        return self.add((layer, "gated"), "product", sources, (self.rows, width), bounds)
+
     def name_outputs(self, labels: tuple[str, ...]) -> None:
         """What the numbers that are opened are called."""
         self._labels = labels
@@ -290,6 +380,12 @@ class GraphBuilder:
         """What was collected."""
         nodes, inputs = tuple(self._nodes), tuple(self._inputs)
         return Graph(nodes, inputs, outputs, tuple(disclosures), self._labels)
+
+
+def node_name(place: tuple[int, str]) -> str:
+    """Of the node of a layer's part; outside the layers, where the layer is -1, the part's."""
+    layer, part = place
+    return part if layer < 0 else f"layer{layer}.{part}"
 
 
 def normalised_bound(width: int) -> Bound:

@@ -281,7 +281,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         parts = [bound(f"{name}.{part}") for part in ("query", "key_projection", "value")]
         ends = bound(f"{name}.attention_norm.normalised"), widest(parts)
         qkv = b.map((layer, "qkv"), edge, (a.hidden, width), ends)
-        qkv = b.rotary(layer, qkv, a.heads + a.kv_heads, (width, size, a.rope_theta))
+        qkv = b.turned(layer, qkv, a.heads + a.kv_heads, (width, size, a.rope_theta))
         context = b.attention(layer, qkv, (a.heads, size), a.kv_heads, turned=True)
         ends = bound(f"{name}.context"), bound(f"{name}.attention_output")
         return b.map((layer, "attention_output"), context, (a.heads * size, a.hidden), ends)
@@ -297,7 +297,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         gate, up = b.halves(layer, both, ("gate", "up"), inner)
         bounds = {"input": bound(f"{name}.gate")}
         active = b.add((layer, "silu"), "silu", (gate,), (b.rows, inner), bounds)
-        edge = b.gated(layer, (active, up), inner)
+        edge = b.gated(layer, (active, up), ("silu", "up"), inner)
         ends = bound(f"{name}.gated"), bound(f"{name}.down")
         return b.map((layer, "down"), edge, (inner, a.hidden), ends)
 

@@ -112,7 +112,9 @@ class RotaryOperator(Operator):
         x, width = inputs[0], self._heads * self._size
         rows, half = len(x), self._size // 2
         frequencies = self._theta ** (-np.arange(half) / half)
-        angles = (self._first + np.arange(rows))[:, None, None] * frequencies
+        # Positions start again with every text.
+        places = np.tile(self._first + np.arange(self.node.tokens), self.node.batch)
+        angles = places[:, None, None] * frequencies
         pairs = x[:, :width].reshape(rows, self._heads, 2, half)
         cosines, sines = (
             np.broadcast_to(f(angles), pairs[:, :, 0].shape) for f in (np.cos, np.sin)
