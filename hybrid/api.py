@@ -18,12 +18,12 @@ from pathlib import Path  # noqa: E402
 from typing import Any, Generic, Self, TypeVar  # noqa: E402
 
 import numpy as np  # noqa: E402
-import yaml  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from hybrid.config.loading import Config, checked, load_config, parse_yaml  # noqa: E402
 from hybrid.config.overrides import overrides_of  # noqa: E402
+from hybrid.config.yaml_text import dumped  # noqa: E402
 from hybrid.machine.predict import predicted_seconds  # noqa: E402
 from hybrid.machine.prices import prices_for_reports, schedule_prices  # noqa: E402
 from hybrid.models.generator_loading import load_generator  # noqa: E402
@@ -59,6 +59,7 @@ from transport.errors import (  # noqa: E402
     TransportError,
     UsageError,
 )
+from transport.foreign import printable, shown  # noqa: E402
 
 __all__ = [
     "Config",
@@ -106,7 +107,7 @@ def load(
         where = Path("<dict>")
         wrong = next((key for key in source if not isinstance(key, str)), None)
         if wrong is not None:
-            raise ConfigError(f"{where}: key {wrong!r} is not a string; give names of keys")
+            raise ConfigError(f"{where}: key {shown(wrong)} is not a string; give names of keys")
         return checked(source, where, overrides)
     if isinstance(source, str) and "\n" in source:
         where = Path("<text>")
@@ -176,9 +177,9 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the schedule, which the key `schedule` of a config runs."""
-        where, name = Path(path), self._config.run.name
+        where, name = Path(path), printable(self._config.run.name)
         head = f"# Schedule of {name}, as `hybrid plan --save` writes it; edit names freely.\n"
-        content = yaml.safe_dump(self._planned.schedule.to_file(), sort_keys=False)
+        content = dumped(self._planned.schedule.to_file())
         try:
             where.parent.mkdir(parents=True, exist_ok=True)
             where.write_text(head + content, encoding="utf-8")

@@ -22,12 +22,12 @@ limit_threads()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import yaml  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from hybrid.cli.commands import make_console, measured_comparison  # noqa: E402
 from hybrid.config.loading import Config, load_config  # noqa: E402
 from hybrid.config.overrides import overrides_of  # noqa: E402
+from hybrid.config.yaml_text import dumped  # noqa: E402
 from hybrid.machine.prices import schedule_prices  # noqa: E402
 from hybrid.models.bert import Bert  # noqa: E402
 from hybrid.models.loading import load_model, text_encoder  # noqa: E402
@@ -52,7 +52,7 @@ def one_layer(config: Path, shape: str, tokens: int, folder: Path) -> Config:
     made["model"].pop("path", None)
     made["model"]["shape"] = {"like": shape, "layers": 1}
     path = folder / "layer.yaml"
-    path.write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
+    path.write_text(dumped(made), encoding="utf-8")
     return load_config(path)
 
 

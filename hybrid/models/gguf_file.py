@@ -15,6 +15,7 @@ from gguf.quants import dequantize
 
 from hybrid.models.weights import Array
 from transport.errors import ConfigError
+from transport.foreign import cut, shown
 
 
 class _Reader(GGUFReader):
@@ -42,7 +43,8 @@ class GgufFile:
         except Exception as error:
             # The reader stumbles over a damaged file in whatever way comes first.
             raise ConfigError(
-                f"{path}: not a whole GGUF file ({type(error).__name__}: {error}); fetch it again"
+                f"{path}: not a whole GGUF file ({type(error).__name__}: {cut(str(error))}); "
+                "fetch it again"
             ) from None
         if reader.byte_order != "I":
             raise ConfigError(
@@ -65,7 +67,7 @@ class GgufFile:
         field = self._fields.get(key)
         if field is None:
             if default is None:
-                raise ConfigError(f"{self.path}: no setting {key!r}; convert the model again")
+                raise ConfigError(f"{self.path}: no setting {shown(key)}; convert the model again")
             return default
         value = field.contents()
         if type(value) is not kind:
@@ -122,8 +124,8 @@ class GgufFile:
     def _found(self, name: str) -> ReaderTensor:
         if name not in self._tensors:
             raise ConfigError(
-                f"{self.path}: no tensor {name!r}; is this a model of architecture "
-                f"{self.architecture!r}?"
+                f"{self.path}: no tensor {shown(name)}; is this a model of architecture "
+                f"{shown(self.architecture)}?"
             )
         return self._tensors[name]
 
@@ -137,6 +139,6 @@ def refuse_left_over(path: Path, names: Iterable[str]) -> None:
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise ConfigError(
-            f"{path}: tensor {left[0]!r}{more} would be ignored, so answers would differ; use a "
-            "model without it"
+            f"{path}: tensor {shown(left[0])}{more} would be ignored, so answers would differ; "
+            "use a model without it"
         )

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from transport.errors import ConfigError
+from transport.foreign import cut, shown
 
 Array = NDArray[np.float32]
 
@@ -36,7 +37,7 @@ class TensorFile:
             tensors = load_file(self._path)
         except (SafetensorError, OSError, ValueError) as error:
             raise ConfigError(
-                f"{self._path}: not a safetensors file ({error}); fetch it again"
+                f"{self._path}: not a safetensors file ({cut(str(error))}); fetch it again"
             ) from None
         self._tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
 
@@ -52,7 +53,9 @@ class TensorFile:
         """A tensor as float32."""
         tensor, wanted = self._tensors.get(name), tuple(shape)
         if tensor is None:
-            raise ConfigError(f"{self._path}: no tensor {name!r}; is this a model of that family?")
+            raise ConfigError(
+                f"{self._path}: no tensor {shown(name)}; is this a model of that family?"
+            )
         if tensor.shape != wanted:
             raise ConfigError(
                 f"{self._path}: {name} has shape {tensor.shape}, config.json implies {wanted}"

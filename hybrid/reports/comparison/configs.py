@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hybrid.config.loading import Config, load_config
 from hybrid.config.overrides import overrides_of
 from hybrid.config.schema import CustomLink
 from hybrid.config.texts import read_texts
+from hybrid.config.yaml_text import dumped
 from transport.errors import ConfigError
 
 _PATHS = (
@@ -103,7 +102,7 @@ def plan_runs(paths: Sequence[Path], options: Options) -> list[PlannedRun]:
             stem = _unused(slug(f"{name}.{over}" if over else name), {r.slug for r in runs})
             path = options.out / "configs" / f"{stem}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(yaml.safe_dump(resolved(source, name), sort_keys=False), "utf-8")
+            path.write_text(dumped(resolved(source, name)), "utf-8")
             config = load_config(path)
             runs.append(PlannedRun(name, link_label(config), config))
     return runs
