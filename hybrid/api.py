@@ -31,6 +31,7 @@ from hybrid.models.loading import load_model  # noqa: E402
 from hybrid.planning import plan as planning  # noqa: E402
 from hybrid.planning.generation import GenerationPlan, plan_generation  # noqa: E402
 from hybrid.planning.planner import make_plan  # noqa: E402
+from hybrid.reports.files import strict  # noqa: E402
 from hybrid.reports.generation_plan import (  # noqa: E402
     generation_plan_to_dict,
     print_generation_plan,
@@ -277,8 +278,8 @@ class LocalSession(_Session[runtime_local.LocalSession | LocalGeneration]):
         if self._session.result is None:
             raise UsageError(_NO_REPORT)
         if isinstance(self._session, LocalGeneration):
-            return generation_reports(self._session)
-        return joined_reports(self._session)
+            return [strict(one) for one in generation_reports(self._session)]
+        return [strict(one) for one in joined_reports(self._session)]
 
 
 class RemoteSession(_Session[runtime_remote.RemoteSession | RemoteGeneration]):
@@ -311,10 +312,12 @@ class RemoteSession(_Session[runtime_remote.RemoteSession | RemoteGeneration]):
             raise UsageError(_NO_REPORT)
         if isinstance(session, RemoteGeneration):
             decode = session.prompts.tokenizer.decode
-            return client_generation_reports(
+            reports = client_generation_reports(
                 session.config, session.plan, session.record, session.answers, decode
             )
-        return party_reports(session.config, session.plan, session.record)
+        else:
+            reports = party_reports(session.config, session.plan, session.record)
+        return [strict(report) for report in reports]
 
 
 def local(config: Config | Source) -> LocalSession:

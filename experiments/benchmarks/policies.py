@@ -31,7 +31,7 @@ from hybrid.config.yaml_text import dumped  # noqa: E402
 from hybrid.reports.comparison.configs import Options, resolved  # noqa: E402
 from hybrid.reports.comparison.groups import sent  # noqa: E402
 from hybrid.reports.comparison.summary import finished  # noqa: E402
-from hybrid.reports.run_report import write_json  # noqa: E402
+from hybrid.reports.files import write_json  # noqa: E402
 from transport.errors import HybridError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

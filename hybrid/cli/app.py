@@ -24,9 +24,13 @@ from hybrid.cli import doctor as doctor_  # noqa: E402
 from hybrid.cli import generate as generating  # noqa: E402
 from hybrid.cli.fetch import fetch  # noqa: E402
 from hybrid.cli.init import init  # noqa: E402
-from hybrid.cli.progress import make_console  # noqa: E402
+from hybrid.cli.progress import make_console, speakable  # noqa: E402
 from hybrid.reports.comparison.configs import Options  # noqa: E402
 from transport.errors import ConfigError, HybridError  # noqa: E402
+from transport.foreign import cut  # noqa: E402
+
+_MESSAGE = 4000
+"""Characters of a message; what it quotes is cut where it is quoted."""
 
 app = typer.Typer(
     name="hybrid",
@@ -92,7 +96,6 @@ def generate(  # noqa: PLR0913
         prompt or [],
         max_new_tokens,
         out,
-        commands.writable,
         is_conversation=conversation,
     )
 
@@ -144,7 +147,6 @@ def query(  # noqa: PLR0913
         prompt or [],
         max_new_tokens,
         out,
-        commands.writable,
         is_conversation=conversation,
     )
 
@@ -231,6 +233,8 @@ app.command()(fetch)
 
 def main() -> None:
     """Entry point: user mistakes end as one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        speakable(stream)
     warnings.showwarning = _show_warning
     try:
         app()
@@ -241,13 +245,13 @@ def main() -> None:
 
 def _one_line(text: str) -> str:
     """Words from files and peers, without what could steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return cut(" ".join(text.split()), _MESSAGE)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """One line, for what a user can change."""
     if issubclass(category, FutureWarning):
-        print(f"hybrid: {message}", file=sys.stderr)  # noqa: T201
+        print(f"hybrid: {_one_line(str(message))}", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

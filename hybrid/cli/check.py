@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from he_linear.packings.base import LinearPacking
-from hybrid.cli.progress import make_console
+from hybrid.cli.progress import make_console, say
 from hybrid.config.loading import Config, load_config
 from hybrid.config.plugins import import_plugins
 from hybrid.models.ranges import Bound
@@ -65,7 +65,7 @@ def check(module: str, config: Path | None) -> bool:
 
 def _say(console: Console, line: str) -> None:
     # Names come from outside: they are no markup.
-    console.print(line, highlight=False, markup=False)
+    say(console, line)
 
 
 def _entries(module: str) -> list[Any]:

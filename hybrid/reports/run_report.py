@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, offline_name, traffic_row
+from hybrid.reports.markdown import environment_lines, plain_cell, table_lines
 from hybrid.runtime.runner import Measured
 from transport.traffic import NO_TRAFFIC, Traffic
 
@@ -26,16 +26,20 @@ class Accuracy:
 
 
 def compare(private: NDArray[np.float64], plain: NDArray[np.float64]) -> Accuracy:
-    """Cosine similarity and largest difference."""
-    cosine = float(private @ plain / (np.linalg.norm(private) * np.linalg.norm(plain)))
+    """Cosine similarity, not a number where a vector is zero, and largest difference."""
+    lengths = float(np.linalg.norm(private) * np.linalg.norm(plain))
+    # A vector of zeros has no direction.
+    cosine = float(private @ plain) / lengths if lengths else math.nan
     return Accuracy("plain float32 model", cosine, float(np.abs(private - plain).max()))
 
 
 def worst(texts: Iterable[Accuracy]) -> Accuracy:
     """Of all texts of a request."""
     every = list(texts)
-    cosine = min(one.cosine for one in every)
-    return Accuracy(every[0].reference, cosine, max(one.max_abs_error for one in every))
+    # Unlike `min`, it passes on what is not a number.
+    cosine = float(np.min([one.cosine for one in every]))
+    error = float(np.max([one.max_abs_error for one in every]))
+    return Accuracy(every[0].reference, cosine, error)
 
 
 SEMI_HONEST = "Two parties that follow the protocol (semi-honest); computational security 128 bits."
@@ -166,18 +170,10 @@ def add_phases(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     return {key: first[key] + second[key] for key in first}
 
 
-def write_json(report: Mapping[str, Any], path: Path) -> None:
-    """Write a report where a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".part")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def write_markdown(report: Mapping[str, Any], path: Path) -> None:
-    """The same report for a reader."""
-    lines = [f"# Private inference: {report['config']['name']}", ""]
-    lines += [f"Model: {report['model']}.", ""] if "model" in report else []
+def markdown(report: Mapping[str, Any]) -> str:
+    """A report for a reader."""
+    lines = [f"# Private inference: {plain_cell(report['config']['name'])}", ""]
+    lines += [f"Model: {plain_cell(report['model'])}.", ""] if "model" in report else []
     lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
     failure = report["failure_probability"]
     lines += [f"Failure probability of this run, all steps together: at most {failure:.1e}.", ""]
@@ -207,18 +203,11 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
     ]
     lines += ["## Steps", "", *table_lines(*steps_table(report["steps"])), ""]
     lines += ["## Environment", ""]
-    lines += [f"- {key}: {value}" for key, value in report["environment"].items()]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines += environment_lines(report["environment"])
+    return "\n".join(lines) + "\n"
 
 
 Table = tuple[list[str], list[list[str]]]
-
-
-def table_lines(head: list[str], rows: Iterable[list[str]]) -> list[str]:
-    """Of Markdown."""
-    align = ["---"] + ["---:"] * (len(head) - 1)
-    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, align, *rows))
-    return ["| " + " | ".join(cells) + " |" for cells in escaped]
 
 
 def phase_table(report: Mapping[str, Any]) -> Table:

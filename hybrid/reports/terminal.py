@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hybrid.planning.plan import Plan
 from hybrid.reports.run_report import group_table, measured_cells, prediction_line
+from transport.foreign import printable
 
 
 def print_report(
     console: Console, report: Mapping[str, Any], title: str, folder: Path | None
 ) -> None:
     """Tables per layer and engine and per operation, totals, accuracy."""
-    console.rule(escape(title[:100]))
+    console.rule(plain(title[:100]))
     for by in ("layer", "op"):
         console.print(rich_table(*group_table(report["steps"], by)))
     phases = [[p, *measured_cells(report[p])] for p in ("setup", "offline", "online", "total")]
@@ -35,7 +36,7 @@ def print_report(
             f"(against the {accuracy['reference']})"
         )
     if folder:
-        console.print(f"report: {escape(str(folder / 'report.md'))}")
+        console.print(plain(f"report: {folder / 'report.md'}"), soft_wrap=True)
 
 
 def print_plan(
@@ -68,9 +69,10 @@ def print_plan(
     else:
         console.print(f"predicted seconds: {sum(seconds.values()):.2f}, offline and online")
     for name, line in plan.schedule.why.items():
-        console.print(escape(f"{name}: {line}"), highlight=False)
+        console.print(plain(f"{name}: {line}"))
     failure = plan.cost.failure_probability
-    console.print(f"sum of failure probabilities: {failure:.2e} (2^{log2(failure):.1f})")
+    exponent = f" (2^{log2(failure):.1f})" if failure else ""
+    console.print(f"sum of failure probabilities: {failure:.2e}{exponent}")
     sizes = plan.encoded_bytes()
     console.print(
         f"encoded weights: {sum(sizes.values()) / 1e9:.2f} GB at the server; "
@@ -112,14 +114,9 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def printable(text: str) -> str:
-    """Control codes by their numbers, but for ends of lines."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
-
-
-def outside(text: str) -> str:
-    """Text from outside: neither markup nor control codes."""
-    return escape(printable(text))
+def plain(text: str) -> Text:
+    """Words from outside: no markup, no codes of emoji, no control codes but ends of lines."""
+    return Text(printable(text, keep="\n"))
 
 
 def rich_table(head: list[str], rows: Iterable[list[str]]) -> Table:
@@ -128,5 +125,5 @@ def rich_table(head: list[str], rows: Iterable[list[str]]) -> Table:
     for index, title in enumerate(head):
         table.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(outside(cell) for cell in row))
+        table.add_row(*(plain(cell) for cell in row))
     return table

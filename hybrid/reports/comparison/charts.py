@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def draw_all(made: Json) -> list[Drawn]:
         drawn.append(_layers(made))
         if any(row.get("prediction") for row in finished(made)):
             drawn.append(_prediction(made))
-        if any(row["accuracy"] for row in finished(made)):
+        if _compared(made):
             drawn.append(_accuracy(made))
     return drawn
 
@@ -226,8 +227,14 @@ def _points(
     return [pair[0] for pair in inside], [pair[1] for pair in inside]
 
 
-def _accuracy(made: Json) -> Drawn:
+def _compared(made: Json) -> list[Json]:
+    """Runs that have a cosine."""
     runs = [row for row in finished(made) if row["accuracy"]]
+    return [row for row in runs if math.isfinite(row["accuracy"]["cosine"])]
+
+
+def _accuracy(made: Json) -> Drawn:
+    runs = _compared(made)
     figure = Figure((WIDTH_IN, 0.75 + 0.36 * len(runs)), layout="constrained")
     axes = figure.subplots()
     for y, row in enumerate(runs):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -19,8 +18,8 @@ _TEMPLATE = "report.html.j2"
 _OPERATOR_TABLES = (("seconds", "Seconds"), ("megabytes", "MB"), ("rounds", "Rounds"))
 
 
-def write_page(made: Json, path: Path) -> Json:
-    """Draw and write; returns the report with its figures declared."""
+def page_of(made: Json) -> tuple[str, Json]:
+    """Draw and write; the page, and the report with its figures declared."""
     drawn = draw_all(made)
     page = _environment().get_template(_TEMPLATE).render(
         made=made,
@@ -43,10 +42,7 @@ def write_page(made: Json, path: Path) -> Json:
         group_of=group_of,
         explained=any(step.get("why") for row in finished(made) for step in row["steps"]),
     )  # fmt: skip
-    partial = path.with_suffix(".html.part")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
-    return {**made, "figures": [_declared(figure) for figure in drawn]}
+    return page, {**made, "figures": [_declared(figure) for figure in drawn]}
 
 
 def _environment() -> Environment:
