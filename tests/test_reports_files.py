@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from hybrid.cli.writing import checked_folder
-from hybrid.reports.comparison.summary import run_row
+from hybrid.reports.comparison.summary import _accuracy
 from hybrid.reports.files import (
     LISTED,
     ReportError,
@@ -86,8 +87,6 @@ def test_a_vector_of_zeros_has_no_cosine():
 
 
 def test_a_comparison_says_which_accuracy_is_not_known():
-    from hybrid.reports.comparison.summary import _accuracy
-
     def of(cosine):
         return {"accuracy": {"reference": "r", "cosine": cosine, "max_abs_error": 0.1}}
 
@@ -95,7 +94,6 @@ def test_a_comparison_says_which_accuracy_is_not_known():
         found = _accuracy(order)
         assert found is not None
         assert math.isnan(found["cosine"])
-    assert run_row is not None
 
 
 # -- folders --------------------------------------------------------------------------------
@@ -168,8 +166,6 @@ def test_a_list_cannot_name_files_of_others(name, tmp_path):
     other.mkdir()
     for path in (other / "report.json", out / "notes.txt"):
         path.write_text("mine", encoding="utf-8")
-    import hashlib
-
     digest = hashlib.sha256(b"mine").hexdigest()
     listed = {"schema": 1, "files": {name: digest}}
     (out / LISTED).write_text(json.dumps(listed), encoding="utf-8")
@@ -221,4 +217,4 @@ def test_words_without_bytes_are_written_by_their_numbers(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"--out .*file/x: cannot be written"):
-        ReportFolder(tmp_path / "file" / "x")
+        ReportFolder(tmp_path / "file" / "x").check([])

@@ -10,7 +10,6 @@ ever sees together: for that the layer runs once more with both parties in this 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import threading
 from pathlib import Path
@@ -37,6 +36,7 @@ from hybrid.planning.plan import Plan  # noqa: E402
 from hybrid.planning.planner import make_plan  # noqa: E402
 from hybrid.reports.comparison.configs import Options, resolved  # noqa: E402
 from hybrid.reports.comparison.groups import sent  # noqa: E402
+from hybrid.reports.files import json_line  # noqa: E402
 from hybrid.runtime.parties import ClientSession, ServerSession  # noqa: E402
 from mpc_nonlinear.correlations.dealer import run_dealer  # noqa: E402
 from transport.channel import Channel  # noqa: E402
@@ -155,7 +155,7 @@ def main() -> None:
             }
     except HybridError as error_:
         parser.error(str(error_))
-    print(json.dumps(found))
+    print(json_line(found))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ One JSON line on standard output.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from hybrid.config.files import read_text, reason  # noqa: E402
 from hybrid.config.loading import Config, load_config  # noqa: E402
 from hybrid.config.overrides import overrides_of  # noqa: E402
 from hybrid.models.generator import load_prompts  # noqa: E402
+from hybrid.reports.files import json_line  # noqa: E402
 from hybrid.reports.generation_report import client_generation_reports  # noqa: E402
 from hybrid.runtime.generation_local import LocalGeneration  # noqa: E402
 from transport.errors import ConfigError, HybridError  # noqa: E402
@@ -148,7 +148,7 @@ def main() -> None:
         found = measured(arguments)
     except (HybridError, OSError) as error:
         parser.error(str(error))
-    print(json.dumps(found))
+    print(json_line(found))
     note(
         f"perplexity {found['perplexity']:.4f}, plain {found['plain_perplexity']:.4f}, "
         f"{found['bits_a_token_more']:+.1e} bits a token; the likeliest token is the plain "

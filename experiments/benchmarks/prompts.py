@@ -15,7 +15,6 @@ say less than logits, which are compared behind the same ids.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +29,7 @@ from sessions import answered, megabytes, note  # noqa: E402
 from hybrid.config.files import read_lines  # noqa: E402
 from hybrid.config.loading import Config, load_config  # noqa: E402
 from hybrid.config.overrides import overrides_of  # noqa: E402
+from hybrid.reports.files import json_line  # noqa: E402
 from transport.errors import HybridError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,12 +168,12 @@ def main() -> None:
             prompts, answered(config, prompts, arguments.tokens), strict=True
         ):
             rows.append({"prompt": prompt, **row_of(report)})
-            print(json.dumps(rows[-1]), flush=True)
+            print(json_line(rows[-1]), flush=True)
             note(table_line(rows[-1]))
     except (HybridError, OSError) as error:
         parser.error(str(error))
     found = summary(rows)
-    print(json.dumps({"summary": found}))
+    print(json_line({"summary": found}))
     note("\n".join(summary_lines(found)))
 
 

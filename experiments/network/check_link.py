@@ -26,6 +26,7 @@ from hybrid.config.files import read_lines
 from hybrid.config.loading import read_yaml
 from hybrid.config.schema import LINK_PROFILES
 from hybrid.config.yaml_text import dumped
+from hybrid.reports.files import json_line
 from transport.channel import Channel
 from transport.curve import generate_keys, load_client_keys, load_server_keys
 from transport.errors import HybridError
@@ -79,7 +80,7 @@ def party(arguments: argparse.Namespace) -> None:
         channel = connect(arguments.endpoint, Party.CLIENT, timeout_s=120.0, curve=curve, link=link)
     found = channel_times(channel)
     if channel.party is Party.CLIENT:
-        print(json.dumps(found))
+        print(json_line(found))
     channel.close()
 
 
@@ -174,7 +175,7 @@ def report(link: str, found: dict[str, Any]) -> None:
     for case, model in found["model"].items():
         real = found["network"][case]
         row = {"link": link, "case": case, "model_s": model, "network_s": real}
-        print(json.dumps({**row, "ratio": model / real, "network": found["kind"]}), flush=True)
+        print(json_line({**row, "ratio": model / real, "network": found["kind"]}), flush=True)
         print(
             f"{link:<6}{case:<24} model {model:8.4f} s  network {real:8.4f} s  "
             f"model / network {model / real:.2f}",

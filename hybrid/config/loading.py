@@ -18,14 +18,12 @@ from hybrid.config.files import read_text, reason
 from hybrid.config.overrides import Override, apply_overrides
 from hybrid.config.places import models_folder
 from hybrid.config.schema import CustomLink, PinConfig, RunConfig, ShapeConfig
-from hybrid.config.yaml_text import parsed
+from hybrid.config.yaml_text import parsed, problem_of
 from transport.errors import ConfigError
 from transport.foreign import cut, shown
 
 _TYPES = tuple(kind.__name__ for kind in (CustomLink, ShapeConfig, PinConfig))
 _EXAMPLE = "configs/minilm.yaml"
-_PROBLEM = 300
-"""Characters of what is wrong with YAML, which may quote the file."""
 
 
 class Config:
@@ -149,8 +147,7 @@ def parse_yaml(text: str, path: Path, place: str = "") -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = cut(" ".join(str(getattr(error, "problem", None) or error).split()), _PROBLEM)
-        raise ConfigError(f"{place}{where}: not valid YAML; {problem}") from None
+        raise ConfigError(f"{place}{where}: not valid YAML; {problem_of(error)}") from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise ConfigError(f"{place}{path}: expected a mapping of keys at top level; see {_EXAMPLE}")
     return raw

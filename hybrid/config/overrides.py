@@ -10,12 +10,9 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from hybrid.config.yaml_text import parsed
+from hybrid.config.yaml_text import parsed, problem_of
 from transport.errors import ConfigError, UsageError
 from transport.foreign import cut, shown
-
-_PROBLEM = 300
-"""Characters of what is wrong with YAML, which may quote the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,7 @@ def parse_override(text: str) -> Override:
     try:
         found = parsed(value)
     except yaml.YAMLError as error:
-        problem = cut(str(getattr(error, "problem", None) or error), _PROBLEM)
+        problem = problem_of(error)
         raise ConfigError(f"{option}: {problem}; quote the value or mend it") from None
     return Override(key.strip(), found, option)
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from transport.foreign import shown
+from transport.foreign import cut, shown
 
+_PROBLEM = 300
 _FLOAT_TAG = "tag:yaml.org,2002:float"
 _FLOAT = re.compile(
     r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)\Z"
@@ -92,6 +93,11 @@ def parsed(text: str) -> Any:
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         # Words that look like a date or a number and are none.
         raise yaml.YAMLError(f"a value that is none of its kind ({error}); quote it") from None
+
+
+def problem_of(error: yaml.YAMLError) -> str:
+    """What is wrong, in one line; it may quote the text, and is cut."""
+    return cut(" ".join(str(getattr(error, "problem", None) or error).split()), _PROBLEM)
 
 
 def dumped(data: Any) -> str:

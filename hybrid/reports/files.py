@@ -120,14 +120,17 @@ class ReportFolder:
     """What one run writes into a folder, and what earlier runs wrote there."""
 
     def __init__(self, out: Path) -> None:
-        """out: made if it is not there; `ConfigError` where it cannot be written."""
-        writable(out)
+        """out: made with the first file, or with the check of its name."""
         self.out = out
         self._earlier = _listed(out)
         self._written: dict[str, str] = {}
 
     def check(self, names: Iterable[str]) -> None:
-        """`ConfigError`, before anything runs, where one of these files is somebody else's."""
+        """`ConfigError`, before anything runs, where one of these files cannot be written.
+
+        That is, the folder, or what is there is somebody else's.
+        """
+        writable(self.out)
         for name in names:
             if (self.out / name).parent.is_dir():
                 writable((self.out / name).parent)
@@ -152,6 +155,7 @@ class ReportFolder:
 
     def finish(self) -> list[str]:
         """Remove what earlier runs left; a sentence about everything that stays beside."""
+        writable(self.out)
         stale = sorted(self._earlier.keys() - self._written.keys())
         kept = [name for name in stale if not self._removed(name)]
         self._list(self._written)

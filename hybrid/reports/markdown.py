@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from transport.foreign import printable
 
 _SPECIAL = re.compile(
-    r"([\\`*\[\]<>~&$]|(?<![^\W_])_|_(?![^\W_])|^[-+=#](?![0-9.])|(?<=^[0-9])[.)](?=\s)|(?<=^[0-9]{2})[.)](?=\s))"
+    r"([\\`*\[\]<>~&$]|(?<![^\W_])_|_(?![^\W_])|^[-+=#](?![0-9.])"
+    r"|(?<=^[0-9])[.)](?=\s)|(?<=^[0-9]{2})[.)](?=\s))"
 )
 """Underscores inside a word and brackets without a link mean nothing."""
 

@@ -104,6 +104,7 @@ def plan_runs(
     _check_one_kind(sources[0])
     names = unique_names([(s.run.name, s.path.stem) for s in sources[0]])
     folder = folder or ReportFolder(options.out)
+    folder.check(f"report.{form}" for form in ("json", "md", "html"))
     runs: list[PlannedRun] = []
     for over, configs in zip(links, sources, strict=True):
         for name, source in zip(names, configs, strict=True):

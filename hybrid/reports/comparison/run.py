@@ -68,7 +68,6 @@ def run_comparison(paths: Sequence[Path], options: Options, hooks: Hooks) -> Jso
         raise ConfigError("compare: no config named; name at least one YAML file")
     folder = ReportFolder(options.out)
     runs = plan_runs(paths, options, folder)
-    folder.check(f"report.{form}" for form in ("json", "md", "html"))
     ready = [(_answering if run.answers else _asking)(run, options, hooks) for run in runs]
     rows: list[Json] = []
     made = document(rows, runs, options)
