@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import unicodedata
 
 SHOWN = 120
 """Characters of a value that a sentence holds at most."""
@@ -14,7 +15,12 @@ def printable(text: str, keep: str = "") -> str:
     """Control codes, lone surrogates and the like by their numbers, but for those of `keep`."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in keep else _number(c) for c in text)
+    return "".join(c if _is_harmless(c) or c in keep else _number(c) for c in text)
+
+
+def _is_harmless(character: str) -> bool:
+    # Spaces of other scripts are no print to Python.
+    return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def _number(character: str) -> str:

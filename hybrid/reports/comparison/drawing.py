@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from hybrid.reports.comparison.groups import Group
+from transport.foreign import printable
 
 WIDTH_IN = 9.4
 _INK, _GRID, _MUTED = "#1F2937", "#E5E7EB", "#4B5563"
@@ -89,7 +90,7 @@ def to_svg(figure: Figure, prefix: str, title: str) -> str:
     """The drawing for a page: no header, no metadata, every id begins with `prefix`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
+    text = printable(buffer.getvalue(), keep="\n\t")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")

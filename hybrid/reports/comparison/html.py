@@ -6,12 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from hybrid.reports.comparison import words
 from hybrid.reports.comparison.charts import draw_all
 from hybrid.reports.comparison.drawing import Drawn
 from hybrid.reports.comparison.groups import GROUPS, by_group, group_of, value
 from hybrid.reports.comparison.summary import failures, finished
+from transport.foreign import printable
 
 Json = dict[str, Any]
 _TEMPLATE = "report.html.j2"
@@ -52,7 +54,14 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_finalized,
     )
+
+
+def _finalized(value: Any) -> Any:
+    """Control codes have no place in a page; what was drawn has none already."""
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value, keep="\n") if plain else value
 
 
 def _declared(figure: Drawn) -> Json:
