@@ -24,6 +24,7 @@ from hybrid.reports.comparison.drawing import (
 from hybrid.reports.comparison.groups import GROUPS, PHASES, Group, by_group, group_of, sent, value
 from hybrid.reports.comparison.summary import finished, links_of
 from hybrid.reports.comparison.words import how_measured, label, link_title, one_unit, seconds
+from transport.foreign import printable
 
 Json = Mapping[str, Any]
 Parts = dict[str, float]
@@ -59,9 +60,11 @@ def _bars(made: Json, parts: Callable[[Json], Parts], total: Callable[[Json], st
         first.setdefault(row["name"], (row, sizes))
     several = len(links_of(made)) > 1
     if several and all(_alike(sizes, first[row["name"]][1]) for row, sizes in found):
-        return [Bar(n, "every link", sizes, total(row)) for n, (row, sizes) in first.items()]
+        return [
+            Bar(printable(n), "every link", sizes, total(row)) for n, (row, sizes) in first.items()
+        ]
     return [
-        Bar(row["name"], link_title(row["link"]) if several else "", sizes, total(row))
+        Bar(printable(row["name"]), link_title(row["link"]) if several else "", sizes, total(row))
         for row, sizes in found
     ]
 
