@@ -9,9 +9,10 @@ from typing import Any
 from hybrid.models import MODELS
 from hybrid.models.architecture import read_model_config
 from hybrid.models.family import AnyFamily
-from hybrid.models.heads import MeanPooling
+from hybrid.models.heads import Head
 from hybrid.models.loading import family_of
 from hybrid.models.model import Model, PublicModel
+from hybrid.models.poolings import Mean
 
 
 def read_folder(folder: Path) -> tuple[AnyFamily, Mapping[str, Any], Any]:
@@ -30,5 +31,5 @@ def folder_model(folder: Path, tokens: int = 16) -> Model:
 
 def bare_model(family: AnyFamily, architecture: Any, weights: Any, tokens: int = 16) -> Model:
     """Without ranges."""
-    head = MeanPooling(6, normalize=False)
+    head = Head(Mean())
     return Model(PublicModel(family, architecture, {}, head, tokens, 1), weights, "test weights")

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from hybrid.config.loading import load_config
 from hybrid.models.bert import Bert
+from hybrid.models.decoders import read_decoder
 from hybrid.models.loading import load_model, text_encoder
 from tests.model_parts import bare_model, folder_model, read_folder
 from tests.processes import run
@@ -90,7 +91,7 @@ def test_checkpoints_with_a_head_are_read(kind, tmp_path):
         ("bert", {"add_cross_attention": True}, "add_cross_attention is True"),
         ("electra", {"embedding_size": 8}, "embedding_size is 8; only 30"),
         ("distilbert", {"activation": "relu"}, "activation is 'relu'"),
-        ("roberta", {"max_position_embeddings": 2}, "positions is 0; expected a positive"),
+        ("roberta", {"max_position_embeddings": 2}, "embeddings is 2, but .* padding id 1"),
         ("bert", {"layer_norm_eps": "x"}, "epsilon is 'x'"),
     ],
 )
@@ -100,6 +101,15 @@ def test_what_is_not_computed_is_refused(kind, change, message, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ConfigError, match=message):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_folder_with_code_of_its_own_is_refused(kind, tmp_path):
+    own = {"AutoConfig": "a.B", "AutoModelForMaskedLM": "modeling.Other"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": own}))
+    read = read_folder if kind == "bert" else read_decoder
+    with pytest.raises(ConfigError, match="own code for AutoModelForMaskedLM"):
+        read(tmp_path)
 
 
 def test_a_config_that_is_no_table_is_refused(tmp_path):
@@ -192,7 +202,7 @@ def test_shapes_are_named_or_written_out(tmp_path):
     ("model", "message"),
     [
         ("shape: bert-bse", "no shape is called 'bert-bse'; did you mean 'bert-base'"),
-        ("shape: {hidden: 8, family: brt}", "model.shape.family: 'brt'; known: bert"),
+        ("shape: {hidden: 8, family: brt}", "model.shape.family: 'brt'; known: bert, mpnet"),
         ("shape: {like: bert-base, layrs: 1}", "unknown key 'layrs'; did you mean 'layers'"),
         ("shape: {like: bert-base, family: bert}", "family would be ignored beside like"),
         (

@@ -12,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 from hybrid.config.loading import checked, load_config
 from hybrid.models.bert import Bert, BertArchitecture
 from hybrid.models.graph import Graph, GraphInput, Node
-from hybrid.models.heads import MeanPooling
+from hybrid.models.heads import Head
 from hybrid.models.loading import load_model, public_model
+from hybrid.models.poolings import Mean
 from hybrid.models.ranges import (
     default_sentences,
     observed_ranges,
@@ -29,7 +30,7 @@ SENTENCES = ["Hello", "How do I reset my online banking password?", "zx 77 ##! Ã
 
 
 def bare_graph(architecture, ranges, tokens):
-    return Bert().graph(architecture, ranges, MeanPooling(6, normalize=False), tokens, 1)
+    return Bert().graph(architecture, ranges, Head(Mean()), tokens, 1)
 
 
 @pytest.mark.parametrize("text", SENTENCES)

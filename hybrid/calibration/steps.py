@@ -20,7 +20,8 @@ from hybrid.config.schema import RunConfig
 from hybrid.models.bert import Bert
 from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Graph, Node
-from hybrid.models.heads import MeanPooling
+from hybrid.models.heads import Head
+from hybrid.models.poolings import Mean
 from hybrid.models.ranges import Bound
 from hybrid.operators.base import EncodedLinear, RunState, WeightedOperator
 from hybrid.operators.homomorphic import HomomorphicParty
@@ -112,7 +113,7 @@ def _graph(tokens: int) -> Graph:
     family, ranges = Bert(), defaultdict[str, Bound](lambda: Bound(0.5, 1.0, 16.0))
     sizes = {**_SIZES, "vocabulary": 1024, "positions": 64}
     architecture = family.shape_architecture(sizes, "calibration")
-    return family.graph(architecture, ranges, MeanPooling(6, normalize=False), tokens, 1)
+    return family.graph(architecture, ranges, Head(Mean()), tokens, 1)
 
 
 def _belongs(candidate: Candidate, tokens: int, dealt: bool) -> bool:

@@ -27,6 +27,7 @@ from hybrid.reports.comparison.run import Hooks, run_comparison
 from hybrid.reports.comparison.summary import failures
 from hybrid.reports.comparison.words import summary_sentences
 from hybrid.reports.files import ReportFolder, json_text, request_name
+from hybrid.reports.range_report import is_wrong
 from hybrid.reports.session_report import measured_reports, outputs_of, party_reports
 from hybrid.reports.terminal import print_report
 from hybrid.runtime.local import LocalSession
@@ -61,6 +62,9 @@ def run(config: Config, texts: list[str], out: Path | None, truncate: bool) -> N
     hand_over(console, folder, reports, "text", show)
     cosines = ", ".join(f"{r['accuracy']['cosine']:.6f}" for r in reports)
     console.print(f"cosine to the plain float32 model: {cosines}")
+    if wrong := sum(is_wrong(r["ranges"]) for r in reports):
+        said = f"RANGES EXCEEDED in {wrong} of {len(reports)} requests: results may be wrong"
+        console.print(said, style="bold red", highlight=False)
     lies = f"report: {out / 'report.md'} and {out / 'report.json'}"
     say(console, lies)
 
@@ -133,7 +137,7 @@ def query(
         session.ask(ids)
     assert session.plan is not None
     assert session.record is not None
-    reports = party_reports(config, session.plan, session.record)
+    reports = party_reports(config, session.plan, session.record, session.prompt)
     titles = _titles(config, texts)
 
     def show(index: int, report: Json) -> None:
@@ -141,7 +145,9 @@ def query(
         print_report(console, report, titles[index], place)
         for output in outputs_of(report):
             values = " ".join(f"{value:+.4f}" for value in output[:8])
-            console.print(f"embedding of {len(output)} values: {values} ...")
+            what = "logits" if "labels" in report else f"embedding of {len(output)} values"
+            more = " ..." if len(output) > 8 else ""
+            console.print(f"{what}: {values}{more}", highlight=False)
 
     hand_over(console, folder, reports, "text", show)
 

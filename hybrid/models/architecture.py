@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
-from hybrid.config.files import read_text
+from hybrid.models.foreign_weights import (
+    no_config,
+    refuse_adapter,
+    refuse_own_code,
+    refuse_quantised,
+)
+from hybrid.models.model_files import names_in, read_json
 from transport.errors import ConfigError
-from transport.foreign import cut, shown
+from transport.foreign import shown
 
 _LIMITS: Mapping[type[int | float | bool], tuple[float, float]] = {
     int: (1, 1 << 20),
@@ -23,7 +28,7 @@ _LIMITS: Mapping[type[int | float | bool], tuple[float, float]] = {
 class Architecture:
     """What every family has; a family's own class adds what it needs besides.
 
-    Numbers are positive.
+    Numbers are positive, but for fields whose metadata has another "smallest".
     """
 
     hidden: int
@@ -64,13 +69,16 @@ class Architecture:
         """Rebuild from untrusted plain data; `place` prefixes errors."""
         kinds = get_type_hints(cls)
         wanted = {f.name: kinds[f.name] for f in fields(cls)}
+        least = {f.name: f.metadata.get("smallest") for f in fields(cls)}
         if not isinstance(data, dict) or set(data) != set(wanted):
             raise ConfigError(f"{place}: not a model architecture; are both parties one version?")
         for key, value in data.items():
             kind = wanted[key]
             smallest, largest = _LIMITS[kind]
+            what = "a bool" if kind is bool else f"a positive {kind.__name__}"
+            if (other := least[key]) is not None:
+                smallest, what = other, f"a {kind.__name__} from {other} up"
             if type(value) is not kind or not smallest <= value <= largest:
-                what = "a bool" if kind is bool else f"a positive {kind.__name__}"
                 raise ConfigError(f"{place}: {key} is {shown(value)}; expected {what}")
         found = cls(**data)
         found.check_sizes(place)
@@ -85,14 +93,12 @@ class Architecture:
 
 
 def read_model_config(folder: Path) -> Mapping[str, Any]:
-    """`config.json` of a Hugging Face folder."""
-    path = folder / "config.json"
-    try:
-        raw = json.loads(read_text(path))
-    except OSError:
-        raise ConfigError(f"{path}: missing; name a folder in Hugging Face layout") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({cut(str(error))})") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: not a table of settings; is this a model's config?")
+    """`config.json` of a Hugging Face folder; `ConfigError` where its weights cannot be read."""
+    names, path = names_in(folder), folder / "config.json"
+    if path.name not in names:
+        raise no_config(folder, names)
+    refuse_adapter(folder, names)
+    raw = read_json(path)
+    refuse_quantised(raw, str(path))
+    refuse_own_code(raw, str(path))
     return raw

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hybrid.models.graph import CachePlace, Graph, GraphBuilder
+from hybrid.models.graph import CachePlace, Graph, GraphBuilder, node_name
 from hybrid.models.ranges import Bound, Ranges
 
 EMBEDDING, ONE_HOT, MASK = "embedding", "one_hot", "mask"
@@ -75,62 +75,17 @@ class DecoderGraphBuilder(GraphBuilder):
         self, place: tuple[int, str], source: str, sizes: tuple[int, int], ends: tuple[Bound, Bound]
     ) -> str:
         """A linear layer of all rows of an edge that has as many rows as `source`."""
-        name = self.name(place)
+        name = node_name(place)
         bounds = {"input": ends[0], "output": ends[1], **self._weight(name)}
-        rows = 1 if place[0] < 0 else self.rows
-        return self.add(place, "linear", (source,), (rows, *sizes), bounds)
+        return self.add(place, "linear", (source,), (self._rows_at(place), *sizes), bounds)
 
-    def norm(
-        self,
-        place: tuple[int, str],
-        op: str,
-        sources: Sequence[str],
-        width: int,
-        epsilon: float,
-    ) -> tuple[str, str]:
-        """A normalisation of a sum without gain and bias: its edge, and that of the sum."""
-        name = self.name(place)
-        square = "mean_square" if op == "rmsnorm" else "variance"
-        bounds = {"input": self.bound(f"{name}.sum")}
-        bounds["square" if op == "rmsnorm" else "variance"] = self.bound(f"{name}.{square}")
-        rows = 1 if place[0] < 0 else self.rows
-        edge = self.add(
-            place,
-            op,
-            sources,
-            (rows, width),
-            bounds,
-            constants={"epsilon": epsilon},
-            residuals=len(sources) - 1,
-            also=() if len(sources) == 1 else (f"{name}.sum",),
-        )
-        return edge, sources[0] if len(sources) == 1 else f"{name}.sum"
+    def _rows_at(self, place: tuple[int, str]) -> int:
+        """Behind the layers only the newest row is left."""
+        return 1 if place[0] < 0 else self.rows
 
-    def rotary(self, layer: int, source: str, turned: int, sizes: tuple[int, int, float]) -> str:
-        """Rotary positions on the first `turned` heads; sizes: columns in all, of a head, theta."""
-        columns, size, theta = sizes
-        name = f"layer{layer}"
-        parts = [self.bound(f"{name}.{part}") for part in ("query", "key")]
-        bounds = {"input": max(parts, key=lambda bound: bound.rms)}
-        constants = {"theta": theta, "size": size, "heads": turned}
-        constants["first"] = self.what.prefix + self.what.past
-        shape = (self.rows, columns)
-        return self.add((layer, "rotary"), "rotary", (source,), shape, bounds, constants=constants)
-
-    def halves(
-        self, layer: int, source: str, names: tuple[str, str], width: int
-    ) -> tuple[str, ...]:
-        """The left and the right `width` columns of an edge."""
-        other = f"layer{layer}.{names[1]}"
-        shape = (self.rows, 2 * width)
-        return self.add((layer, names[0]), "halves", (source,), shape, {}, also=(other,)), other
-
-    def gated(self, layer: int, sources: tuple[str, str], width: int) -> str:
-        """The product of two edges, element by element."""
-        name = f"layer{layer}"
-        names = ("left", "silu"), ("right", "up"), ("output", "gated")
-        bounds = {role: self.bound(f"{name}.{edge}") for role, edge in names}
-        return self.add((layer, "gated"), "product", sources, (self.rows, width), bounds)
+    def turned(self, layer: int, source: str, heads: int, sizes: tuple[int, int, float]) -> str:
+        """Rotary positions of this pass; see `rotary`."""
+        return self.rotary(layer, source, heads, sizes, self.what.prefix + self.what.past)
 
     def last_row(self, sources: Sequence[str], width: int) -> str:
         """The newest row of a sum: the only one that the next token depends on."""
@@ -175,11 +130,6 @@ class DecoderGraphBuilder(GraphBuilder):
             constants=self.what.decoding.constants(),
         )
         return self.graph((token, logits), self._disclosures())
-
-    def name(self, place: tuple[int, str]) -> str:
-        """Of the node at a place."""
-        layer, part = place
-        return part if layer < 0 else f"layer{layer}.{part}"
 
     def _weight(self, name: str) -> Mapping[str, Bound]:
         return {"weight": self.bound(f"{name}.weight")}

@@ -15,9 +15,10 @@ from torch import Tensor
 from hybrid.models.architecture import Architecture
 from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Graph
-from hybrid.models.heads import Head
+from hybrid.models.heads import Dense, Head
 from hybrid.models.ranges import Observer, Ranges
-from hybrid.models.weights import Array
+from hybrid.models.weights import Affine, Array
+from transport.errors import ConfigError
 
 
 class PublicTable(Protocol):
@@ -53,7 +54,6 @@ class Family(ABC, Generic[A, W, T]):
     architecture: type[A]
     model_types: ClassVar[tuple[str, ...]]
     """Values of `model_type` in config.json that it reads."""
-    heads: ClassVar[tuple[type[Head], ...]]
     shapes: ClassVar[Mapping[str, Mapping[str, int]]]
     """Sizes by the names that `model.shape` may use."""
     shape_sizes: ClassVar[tuple[str, ...]]
@@ -73,6 +73,26 @@ class Family(ABC, Generic[A, W, T]):
     def read_weights(self, folder: Path, raw: Mapping[str, Any], architecture: A) -> W:
         """Every tensor of a folder, checked; raw: its config.json."""
 
+    def classifier(
+        self, raw: Mapping[str, Any], architecture: A, labels: int, place: str
+    ) -> tuple[tuple[str, Dense], ...]:
+        """Names of tensors and sizes of a classification head on the first token's row.
+
+        raw: config.json, `place` of it. `ConfigError` where this family has none.
+        """
+        del raw, architecture, labels
+        raise ConfigError(
+            f"{place}: classifiers of the family {self.name} are not computed; set model.pooling "
+            "for the encoder's rows, or use another model"
+        )
+
+    def read_classifier(
+        self, folder: Path, raw: Mapping[str, Any], parts: Sequence[tuple[str, Dense]]
+    ) -> tuple[Affine, ...]:
+        """The tensors that `classifier` names; overridden together with it."""
+        del folder, raw
+        raise NotImplementedError(f"{self.name}: reads no {[name for name, _ in parts]}")
+
     @abstractmethod
     def random_weights(self, architecture: A) -> W:
         """Always the same ones."""
@@ -87,7 +107,10 @@ class Family(ABC, Generic[A, W, T]):
 
     @abstractmethod
     def graph(self, architecture: A, ranges: Ranges, head: Head, tokens: int, batch: int) -> Graph:
-        """The operations of `batch` texts of `tokens` each, in execution order."""
+        """The operations of `batch` texts of `tokens` each, in execution order.
+
+        The head gets normalised rows, before gain and bias of the last norm.
+        """
 
     @abstractmethod
     def client_inputs(
@@ -97,7 +120,10 @@ class Family(ABC, Generic[A, W, T]):
 
     @abstractmethod
     def fold(self, weights: W, architecture: A) -> dict[str, LinearMap]:
-        """What every node that has weights multiplies with and adds, by node."""
+        """What every node that has weights multiplies with and adds, by node.
+
+        Gain and bias of the last norm are called "pool": the head takes them.
+        """
 
     @abstractmethod
     def plain_rows(

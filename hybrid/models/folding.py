@@ -27,6 +27,11 @@ class LinearMap:
     scale: FloatArray | None = None
     shift: FloatArray | None = None
 
+    def times(self, factor: float) -> LinearMap:
+        """With all results multiplied."""
+        scale, shift = (None if x is None else x * factor for x in (self.scale, self.shift))
+        return LinearMap(self.weight * factor, self.bias * factor, scale, shift)
+
 
 def linear_map(part: Affine) -> LinearMap:
     """A linear layer as it is."""
@@ -38,6 +43,11 @@ def side_by_side(maps: Sequence[LinearMap], factors: Sequence[float]) -> LinearM
     weights = [m.weight * f for m, f in zip(maps, factors, strict=True)]
     biases = [m.bias * f for m, f in zip(maps, factors, strict=True)]
     return LinearMap(np.concatenate(weights, axis=1), np.concatenate(biases))
+
+
+def scaled(linear: LinearMap, factors: FloatArray) -> LinearMap:
+    """The map with every output times its factor, (out,)."""
+    return LinearMap(linear.weight * factors, linear.bias * factors)
 
 
 def after_norm(linear: LinearMap, norm: Affine | None) -> LinearMap:
@@ -66,3 +76,11 @@ def behind(part: Affine, norm: Affine) -> LinearMap:
     """The map of rows before the gain and bias of `norm`; nothing reads those by themselves."""
     whole = after_norm(linear_map(part), norm)
     return LinearMap(whole.weight, whole.bias)
+
+
+def behind_map(part: LinearMap, norm: LinearMap) -> LinearMap:
+    """The map `part` of rows before the scale and shift of `norm`."""
+    assert norm.scale is not None
+    assert norm.shift is not None
+    bias = norm.shift @ part.weight + part.bias
+    return LinearMap(norm.scale[:, None] * part.weight, bias)

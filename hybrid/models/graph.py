@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hybrid.models.ranges import Bound, Ranges
+from hybrid.models.folding import LinearMap
+from hybrid.models.ranges import Bound, Ranges, held, held_variance, output_shift, shifted
+from hybrid.models.relative_positions import Buckets
 from transport.errors import ConfigError, UsageError
 from transport.foreign import shown
 
+OUTPUT_SHIFT = "output_shift"
+"""Constant of a node whose result is opened at last: by how many bits its map was scaled up."""
 _SHARED_KEYS = {
     "scores": "attention",
     "context": "attention",
@@ -20,6 +24,8 @@ _SHARED_KEYS = {
     "cached_context": "cached_attention",
 }
 """Operations that the same implementations carry."""
+WINDOW = "window"
+"""Constant of a softmax: how many positions to each side of its own a row of scores sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class Node:
     batch: int = 1
     """Texts."""
     constants: Mapping[str, float] = field(default_factory=dict)
-    """Public numbers of the operation: the epsilon of a normalisation."""
+    """Public numbers of the operation: the epsilon of a normalisation, `WINDOW` of a softmax."""
     residuals: int = 0
     """How many of the inputs, the second one first, are added to the first before the operation."""
     cache: CachePlace | None = None
@@ -101,6 +107,8 @@ class Graph:
     outputs: tuple[str, ...]
     disclosures: tuple[str, ...] = ()
     """What the parties learn by this graph, one plain sentence each, for the report."""
+    labels: tuple[str, ...] = ()
+    """Of a classifier: names of the numbers that it opens, of each text."""
 
     def __post_init__(self) -> None:
         known = {edge.name for edge in self.inputs}
@@ -120,6 +128,25 @@ class Graph:
         if not known.issuperset(self.outputs):
             raise UsageError(f"graph: nothing makes one of the outputs {self.outputs}")
 
+    def input_bound(self, edge: str) -> Bound | None:
+        """What may enter at an input: of the nodes that read it first, the narrowest bound."""
+        firsts = [node for node in self.nodes if node.inputs[0] == edge and "input" in node.bounds]
+        found = [node.bounds["input"] for node in firsts]
+        return min(found, key=lambda bound: bound.max_abs, default=None)
+
+    def scaled_maps(self, maps: Mapping[str, LinearMap]) -> dict[str, LinearMap]:
+        """A family's maps by node, with those scaled whose nodes' results are opened scaled."""
+        found = dict(maps)
+        for node in self.nodes:
+            if OUTPUT_SHIFT in node.constants:
+                found[node.name] = found[node.name].times(2.0 ** node.constants[OUTPUT_SHIFT])
+        return found
+
+    def opened_scale(self) -> float:
+        """What the client multiplies what it opens with: undoes the scaling of a node before it."""
+        bits = sum(node.constants.get(OUTPUT_SHIFT, 0.0) for node in self.nodes)
+        return float(2.0**-bits)
+
     def __repr__(self) -> str:
         return f"<Graph: {len(self.nodes)} nodes from {', '.join(i.name for i in self.inputs)}>"
 
@@ -132,6 +159,7 @@ class GraphBuilder:
         self._ranges = ranges
         self._nodes: list[Node] = []
         self._inputs: list[GraphInput] = []
+        self._labels: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -168,8 +196,7 @@ class GraphBuilder:
         kept: the edge of a linear node's scaled input, where the residual branch reads it; also:
         edges of further results.
         """
-        layer, part = place
-        name = part if layer < 0 else f"layer{layer}.{part}"
+        layer, name = place[0], node_name(place)
         outputs = (name, *also) if kept is None else (name, kept)
         self._nodes.append(
             Node(
@@ -208,8 +235,10 @@ class GraphBuilder:
     ) -> str:
         """LayerNorm of all rows of a sum, without gain and bias."""
         name = "layer{}.{}".format(*place)
-        bounds = {part: self.bound(f"{name}.{part}") for part in ("sum", "variance")}
-        bounds["input"] = bounds.pop("sum")
+        bounds = {
+            "input": self.bound(f"{name}.sum"),
+            "variance": self.variance(f"{name}.variance", epsilon),
+        }
         return self.add(
             place,
             "layernorm",
@@ -220,8 +249,129 @@ class GraphBuilder:
             residuals=1,
         )
 
+    def norm(
+        self, place: tuple[int, str], op: str, sources: Sequence[str], width: int, epsilon: float
+    ) -> tuple[str, str]:
+        """A normalisation of a sum without gain and bias: its edge, and that of the sum."""
+        name = node_name(place)
+        square = "mean_square" if op == "rmsnorm" else "variance"
+        bounds = {"input": self.bound(f"{name}.sum")}
+        role = "square" if op == "rmsnorm" else "variance"
+        bounds[role] = self.variance(f"{name}.{square}", epsilon)
+        edge = self.add(
+            place,
+            op,
+            sources,
+            (self._rows_at(place), width),
+            bounds,
+            constants={"epsilon": epsilon},
+            residuals=len(sources) - 1,
+            also=() if len(sources) == 1 else (f"{name}.sum",),
+        )
+        return edge, sources[0] if len(sources) == 1 else f"{name}.sum"
+
+    def _rows_at(self, place: tuple[int, str]) -> int:  # noqa: ARG002
+        """Rows of the edges there: those of all texts."""
+        return self.rows
+
+    def self_attention(
+        self,
+        layer: int,
+        sources: tuple[str, str],
+        sizes: tuple[int, int],
+        window: int | None = None,
+    ) -> str:
+        """Contexts (rows, heads * size) of a text's rows among themselves.
+
+        sources: queries, keys and values of every row in one edge, and the client's mask; sizes:
+        heads of a text, columns of one; window: positions to each side that a row sees.
+        """
+        (qkv, mask), (heads, size) = sources, sizes
+        name, t, bound = f"layer{layer}", self.tokens, self.bound
+        heads, scaled = heads * self.batch, bound(f"{name}.scores")
+        bounds = {"left": bound(f"{name}.query"), "right": bound(f"{name}.key"), "output": scaled}
+        scores = self.add((layer, "scores"), "scores", (qkv,), (heads, t, size, t), bounds)
+        # One that reaches every position hides nothing.
+        hides = {} if window is None or window >= t - 1 else {WINDOW: float(window)}
+        weights = self.add(
+            (layer, "softmax"),
+            "softmax",
+            (scores, mask),
+            (heads, t, t),
+            {"input": scaled},
+            constants=hides,
+        )
+        bounds = {"left": Bound(2.0**-20, 1.0, 1.0), "right": bound(f"{name}.value")}
+        bounds["output"] = bound(f"{name}.context")
+        shape = (heads, t, t, size)
+        return self.add((layer, "context"), "context", (weights, qkv), shape, bounds)
+
+    def rotary(
+        self, layer: int, source: str, turned: int, sizes: tuple[int, int, float], first: int = 0
+    ) -> str:
+        """Rotary positions on the first `turned` heads, of every text from `first` on.
+
+        sizes: columns in all, of a head, theta.
+        """
+        columns, size, theta = sizes
+        name = f"layer{layer}"
+        parts = [self.bound(f"{name}.{part}") for part in ("query", "key")]
+        bounds = {"input": max(parts, key=lambda bound: bound.rms)}
+        constants = {"theta": theta, "size": size, "heads": turned, "first": first}
+        shape = (self.rows, columns)
+        return self.add((layer, "rotary"), "rotary", (source,), shape, bounds, constants=constants)
+
+    def halves(
+        self, layer: int, source: str, names: tuple[str, str], width: int
+    ) -> tuple[str, str]:
+        """The left and the right `width` columns of an edge."""
+        other = f"layer{layer}.{names[1]}"
+        shape = (self.rows, 2 * width)
+        return self.add((layer, names[0]), "halves", (source,), shape, {}, also=(other,)), other
+
+    def gated(
+        self, layer: int, sources: tuple[str, str], names: tuple[str, str], width: int
+    ) -> str:
+        """The product of two edges, element by element; names: of their bounds."""
+        name = f"layer{layer}"
+        roles = zip(("left", "right", "output"), (*names, "gated"), strict=True)
+        bounds = {role: self.bound(f"{name}.{edge}") for role, edge in roles}
+        return self.add((layer, "gated"), "product", sources, (self.rows, width), bounds)
+
+    def name_outputs(self, labels: tuple[str, ...]) -> None:
+        """What the numbers that are opened are called."""
+        self._labels = labels
+
+    def score_bias(self, layer: int, scores: str, heads: int, buckets: Buckets) -> str:
+        """Scores of all heads of all texts, and the server's bias of each by relative position."""
+        constants = {"buckets": buckets.count, "max_distance": buckets.max_distance}
+        shape = (heads, self.tokens, self.tokens)
+        return self.add(
+            (layer, "score_bias"), "score_bias", (scores,), shape, {}, constants=constants
+        )
+
     def bound(self, edge: str) -> Bound:
-        """Of an edge that the plain model showed; `ConfigError` where there is none."""
+        """Of an edge that the plain model showed.
+
+        `ConfigError` where there is none, or none that fixed point holds.
+        """
+        return held(edge, self._found(edge))
+
+    def variance(self, edge: str, epsilon: float) -> Bound:
+        """As `bound`, of a variance or mean square; `ConfigError` also where it is too small."""
+        return held_variance(edge, self._found(edge), epsilon)
+
+    def opened(self, edge: str) -> tuple[Bound, Mapping[str, float]]:
+        """Bound of an edge that is opened and nothing else, and constants for its node.
+
+        The map of that node, behind which nothing but choices follow, is scaled to where fixed
+        point holds the result (`Graph.scaled_maps`); the client scales back (`opened_scale`).
+        """
+        found = self._found(edge)
+        bits = output_shift(found)
+        return shifted(found, bits), {OUTPUT_SHIFT: float(bits)} if bits else {}
+
+    def _found(self, edge: str) -> Bound:
         try:
             return self._ranges[edge]
         except KeyError:
@@ -231,7 +381,14 @@ class GraphBuilder:
 
     def graph(self, outputs: tuple[str, ...], disclosures: Sequence[str]) -> Graph:
         """What was collected."""
-        return Graph(tuple(self._nodes), tuple(self._inputs), outputs, tuple(disclosures))
+        nodes, inputs = tuple(self._nodes), tuple(self._inputs)
+        return Graph(nodes, inputs, outputs, tuple(disclosures), self._labels)
+
+
+def node_name(place: tuple[int, str]) -> str:
+    """Of the node of a layer's part; outside the layers, where the layer is -1, the part's."""
+    layer, part = place
+    return part if layer < 0 else f"layer{layer}.{part}"
 
 
 def normalised_bound(width: int) -> Bound:

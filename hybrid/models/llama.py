@@ -34,6 +34,7 @@ from hybrid.models.llama_names import (
     GGUF_NORMS,
     HF_LINEAR,
     HF_NORMS,
+    LAYOUT,
     LINEAR,
     NORMS,
     ROPE_THETA,
@@ -142,8 +143,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         require(raw, place, "hidden_act", "silu")
         for key in ("attention_bias", "mlp_bias"):
             require(raw, place, key, False, None)
-        for key in ("sliding_window", "quantization_config"):
-            require(raw, place, key, None)
+        require(raw, place, "sliding_window", None)
         for key in ("rope_type", "type"):
             require(rope, f"{place}: rope_parameters", key, "default", None)
         for table in (raw, rope):
@@ -158,10 +158,9 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         return LlamaArchitecture.from_public(values, place)
 
     def read_weights(self, folder: Path, architecture: LlamaArchitecture) -> LlamaWeights:
-        """`model.safetensors` or its shards, every tensor checked against the architecture."""
+        """Every tensor of a folder, checked against the architecture."""
         a = architecture
-        # Old checkpoints keep the angles' frequencies, which follow from rope_theta.
-        file = Checkpoint(folder, "model.", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+        file = Checkpoint(folder, LAYOUT, tied=a.tied)
 
         def layer(index: int) -> LlamaLayer:
             names = [f"layers.{index}.{name}" for name in (*HF_LINEAR, *HF_NORMS)]
@@ -283,7 +282,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         parts = [bound(f"{name}.{part}") for part in ("query", "key_projection", "value")]
         ends = bound(f"{name}.attention_norm.normalised"), widest(parts)
         qkv = b.map((layer, "qkv"), edge, (a.hidden, width), ends)
-        qkv = b.rotary(layer, qkv, a.heads + a.kv_heads, (width, size, a.rope_theta))
+        qkv = b.turned(layer, qkv, a.heads + a.kv_heads, (width, size, a.rope_theta))
         context = b.attention(layer, qkv, (a.heads, size), a.kv_heads, turned=True)
         ends = bound(f"{name}.context"), bound(f"{name}.attention_output")
         return b.map((layer, "attention_output"), context, (a.heads * size, a.hidden), ends)
@@ -299,7 +298,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         gate, up = b.halves(layer, both, ("gate", "up"), inner)
         bounds = {"input": bound(f"{name}.gate")}
         active = b.add((layer, "silu"), "silu", (gate,), (b.rows, inner), bounds)
-        edge = b.gated(layer, (active, up), inner)
+        edge = b.gated(layer, (active, up), ("silu", "up"), inner)
         ends = bound(f"{name}.gated"), bound(f"{name}.down")
         return b.map((layer, "down"), edge, (inner, a.hidden), ends)
 

@@ -32,6 +32,7 @@ from hybrid.operators.exact_rows_layers import (
 )
 from hybrid.operators.linear import LinearOperator
 from hybrid.operators.local_steps import (
+    FirstRow,
     Halves,
     LastRow,
     LocalOperator,
@@ -40,7 +41,19 @@ from hybrid.operators.local_steps import (
 )
 from hybrid.operators.next_token import ChosenOnShares, NextTokenOperator
 from hybrid.operators.nonlinear import NonlinearOperator
-from hybrid.operators.pool import MaskedSum, PoolOperator
+from hybrid.operators.pool import (
+    GainOperator,
+    MaskedMaximum,
+    MaskedSum,
+    MaximumOperator,
+    Opening,
+    OpenOperator,
+    OwnGain,
+    PoolOperator,
+    SharedSum,
+    SharedSumOperator,
+)
+from hybrid.operators.score_bias import ScoreBias, ScoreBiasOperator
 
 OPERATORS: tuple[type[Operator], ...] = (
     LinearOperator,
@@ -53,8 +66,13 @@ OPERATORS: tuple[type[Operator], ...] = (
     DealtCachedAttentionOperator,
     NonlinearOperator,
     PoolOperator,
+    SharedSumOperator,
+    MaximumOperator,
+    GainOperator,
+    OpenOperator,
     ExactRowsOperator,
     RotaryOperator,
+    ScoreBiasOperator,
     LocalOperator,
     ProductOperator,
     NextTokenOperator,
@@ -68,11 +86,17 @@ ENTRIES: tuple[type[Any], ...] = (
     MatrixCorrelations,
     DealtCorrelations,
     MaskedSum,
+    SharedSum,
+    MaskedMaximum,
+    OwnGain,
+    Opening,
+    FirstRow,
     ExactRowsLinear,
     ExactRowsEmbedding,
     Rotary,
     Halves,
     LastRow,
+    ScoreBias,
     EngineProduct,
     ChosenOnShares,
 )

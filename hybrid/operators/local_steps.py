@@ -1,4 +1,4 @@
-"""Steps of decoders that each party computes on its own share, without a message."""
+"""Steps that each party computes on its own share, without a message."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ class LastRow(LocalStep):
     op = "last_row"
 
 
+class FirstRow(LocalStep):
+    """The first row of every text."""
+
+    op = "first_row"
+
+
 class Rotary(LocalStep):
     """Public rotations of shared pairs."""
 
@@ -41,7 +47,7 @@ class Rotary(LocalStep):
 
 
 class LocalOperator(Operator):
-    """Halves and last rows: copies of shares."""
+    """Halves, first and last rows: copies of shares."""
 
     engine = "mpc_nonlinear"
     entries = LocalStep
@@ -55,12 +61,17 @@ class LocalOperator(Operator):
         return NO_COST
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
-        """halves: (rows, 2 width) to two (rows, width); last_row: sums of rows to (1, width)."""
+        """halves: (rows, 2 width) to two (rows, width); last_row: sums of rows to (1, width).
+
+        first_row: (batch * tokens, width) to (batch, width).
+        """
         del state
         x, *residuals = inputs
         if self.node.op == Halves.op:
             left, right = np.split(x, 2, axis=1)
             return [np.ascontiguousarray(left), np.ascontiguousarray(right)]
+        if self.node.op == FirstRow.op:
+            return [np.ascontiguousarray(x[:: self.node.tokens])]
         last = x[-1:]
         for residual in residuals:
             last = last + residual[-1:]
@@ -101,7 +112,9 @@ class RotaryOperator(Operator):
         x, width = inputs[0], self._heads * self._size
         rows, half = len(x), self._size // 2
         frequencies = self._theta ** (-np.arange(half) / half)
-        angles = (self._first + np.arange(rows))[:, None, None] * frequencies
+        # Positions start again with every text.
+        places = np.tile(self._first + np.arange(self.node.tokens), self.node.batch)
+        angles = places[:, None, None] * frequencies
         pairs = x[:, :width].reshape(rows, self._heads, 2, half)
         cosines, sines = (
             np.broadcast_to(f(angles), pairs[:, :, 0].shape) for f in (np.cos, np.sin)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hybrid.models.graph import Node
+from hybrid.models.graph import WINDOW, Node
+from hybrid.models.windows import visible, within
 from hybrid.operators.base import Choice, MultiplyingOperator, PlanContext, RunState
 from mpc_nonlinear.blocks.session import Context
 from mpc_nonlinear.cost import Cost
@@ -37,10 +38,15 @@ class NonlinearOperator(MultiplyingOperator):
     ) -> None:
         super().__init__(node, entry, choice, context)
         self._protocol = entry.for_operation(node.shape[-1], node.bounds, node.constants)
+        self._window = int(node.constants.get(WINDOW, node.shape[-1]))
+        """Positions to each side that a row of scores sees."""
+        hides = WINDOW in node.constants
+        self._near = within(node.shape[-1], self._window) if hides else None
 
     def parameters(self) -> dict[str, float | int | str]:
-        """The protocol's public fields."""
-        return dataclasses.asdict(self._protocol)  # type: ignore[call-overload,no-any-return]
+        """The protocol's public fields, and a window."""
+        fields = dataclasses.asdict(self._protocol)  # type: ignore[call-overload]
+        return fields if self._near is None else {**fields, WINDOW: self._window}
 
     def cost(self) -> Cost:
         """The protocol's own."""
@@ -55,23 +61,41 @@ class NonlinearOperator(MultiplyingOperator):
 
     def _computed(self, x: RingArray, others: list[RingArray], state: RunState) -> RingArray:
         session = self._multiplying(state)
-        masks = others[self.node.residuals :]
+        mask = self._mask(x, others[self.node.residuals :], state)
         if self._protocol.takes_mask:
-            mask = self._per_row(masks[0], x) if masks else _nothing_hidden(x, state)
-            return self._protocol.run_masked(x, mask, session)
-        if not masks:
-            return self._protocol.run(x, session)
-        mask = self._per_row(masks[0], x)
-        return self._protocol.run(self._lowered(x, mask, state), session)
+            bits = _nothing_hidden(x, state) if mask is None else mask
+            found = self._protocol.run_masked(x, bits, session)
+        else:
+            lowered = x if mask is None else self._lowered(x, mask, state)
+            found = self._protocol.run(lowered, session)
+        if self._near is not None:
+            # Public zeros: what is hidden far below keeps a little of its weight otherwise.
+            found = np.where(self._near, found, np.uint64(0))
+        return found
 
-    def _per_row(self, mask: RingArray, x: RingArray) -> RingArray:
-        """(batch, columns) to (heads of all texts, 1, columns)."""
-        return np.repeat(mask, len(x) // self.node.batch, axis=0)[:, None]
+    def _mask(self, x: RingArray, masks: list[RingArray], state: RunState) -> RingArray | None:
+        """This party's share of which numbers count; None: all do.
+
+        From (batch, columns) to (heads of all texts, 1 or rows, columns). The client knows all of
+        it; a window is public, so that it may be the client's too.
+        """
+        if not masks and self._near is None:
+            return None
+        everything = np.full((self.node.batch, x.shape[-1]), int(state.is_client), np.uint64)
+        real = masks[0] if masks else everything
+        if self._near is None:
+            counts = real[:, None]
+        elif state.is_client:
+            counts = visible(real.astype(np.bool_), self._window).astype(real.dtype)
+        else:
+            counts = np.zeros((len(real), *self._near.shape), real.dtype)
+        return np.repeat(counts, len(x) // self.node.batch, axis=0)
 
     def _lowered(self, x: RingArray, mask: RingArray, state: RunState) -> RingArray:
         """The client alone knows which columns are padding.
 
         Scores there fall so far below the smallest real one that their exponential is clipped.
+        Those that the window hides fall as far, and no score twice.
         """
         if not state.is_client:
             return x

@@ -22,7 +22,9 @@ from transport.foreign import cut, printable
 Json = dict[str, Any]
 LISTED = ".hybrid-reports.json"
 NOT_FINITE = "not_finite"
-_MAY_BE = re.compile(r"(cosine|max_abs_error|predicted_seconds|mean_relative_error|ratio)[^.]*\Z")
+_MAY_BE = re.compile(
+    r"(cosine|max_abs_error|predicted_seconds|mean_relative_error|ratio|times|seen)[^.]*\Z"
+)
 """Numbers that mean nothing where two vectors or times are zero; others are sums and counts."""
 _NAME = re.compile(r"(?:[A-Za-z0-9._-]+/)*(?:report\.(?:json|md|html)|[A-Za-z0-9._-]+\.yaml)\Z")
 _HEADS = (

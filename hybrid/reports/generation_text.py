@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from hybrid.reports.markdown import environment_lines, plain_cell, quoted, table_lines
+from hybrid.reports.range_report import range_section
 from hybrid.reports.run_report import (
     Table,
     group_table,
@@ -21,7 +22,7 @@ from hybrid.reports.run_report import (
     rounds_text,
     steps_table,
 )
-from hybrid.reports.terminal import plain, rich_table
+from hybrid.reports.terminal import plain, print_ranges, rich_table
 
 Report = Mapping[str, Any]
 _STEP_TABLES = (("prefill", "the prefill"), ("last_token", "the last token"))
@@ -130,6 +131,7 @@ def print_generation_report(
     for line in lines:
         if line:
             console.print(plain(line))
+    print_ranges(console, report)
     for key, said in (("text", "answer"), ("plain_text", "plain model")):
         if generation.get(key) is not None:
             console.print(plain(f"{said}: {generation[key]}"))
@@ -152,6 +154,7 @@ def generation_markdown(report: Report) -> str:
     left = ", ".join(measured_cells(report["prepared_and_left"])[:3])
     lines += [f"Prepared in the session and not consumed (s, MB each way): {left}.", ""]
     lines += ["## Answer", "", *_answer_lines(report)]
+    lines += range_section(report)
     head, rows = token_table(report)
     escaped = [[plain_cell(cell) for cell in cells] for cells in rows]
     lines += ["## Pass by pass", "", *table_lines(head, escaped), ""]

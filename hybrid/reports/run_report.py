@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,13 @@ from numpy.typing import NDArray
 
 from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, offline_name, traffic_row
 from hybrid.reports.markdown import environment_lines, plain_cell, table_lines
+from hybrid.reports.range_report import range_section
 from hybrid.runtime.runner import Measured
+from transport.foreign import shown
 from transport.traffic import NO_TRAFFIC, Traffic
+
+_SHOWN = 60
+"""Characters of a name out of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +30,10 @@ class Accuracy:
 
 
 def compare(private: NDArray[np.float64], plain: NDArray[np.float64]) -> Accuracy:
-    """Cosine similarity, not a number where a vector is zero, and largest difference."""
+    """Cosine similarity and largest difference."""
     lengths = float(np.linalg.norm(private) * np.linalg.norm(plain))
-    # A vector of zeros has no direction.
-    cosine = float(private @ plain) / lengths if lengths else math.nan
+    # Of a vector of zeros there is no angle; only another one is like it.
+    cosine = float(private @ plain) / lengths if lengths else float(np.array_equal(private, plain))
     return Accuracy("plain float32 model", cosine, float(np.abs(private - plain).max()))
 
 
@@ -174,6 +178,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     """A report for a reader."""
     lines = [f"# Private inference: {plain_cell(report['config']['name'])}", ""]
     lines += [f"Model: {plain_cell(report['model'])}.", ""] if "model" in report else []
+    lines += [f"Note: {plain_cell(note)}.\n" for note in report.get("notes", ())]
+    lines += [_prompt_line(report["prompt"]), ""] if "prompt" in report else []
     lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
     failure = report["failure_probability"]
     lines += [f"Failure probability of this run, all steps together: at most {failure:.1e}.", ""]
@@ -194,6 +200,8 @@ def markdown(report: Mapping[str, Any]) -> str:
             f"largest difference {accuracy['max_abs_error']:.2e}.",
             "",
         ]
+    lines += [f"{plain_cell(line)}\n" for line in class_lines(report)]
+    lines += range_section(report)
     lines += ["## By operation", "", *table_lines(*group_table(report["steps"], "op")), ""]
     lines += [
         "## By layer and engine",
@@ -205,6 +213,22 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += ["## Environment", ""]
     lines += environment_lines(report["environment"])
     return "\n".join(lines) + "\n"
+
+
+def class_lines(report: Mapping[str, Any]) -> list[str]:
+    """What a classifier says of each text, and what the plain model says where that is known."""
+    found = report.get("classes", [])
+    plain = report.get("accuracy", {}).get("classes", [None] * len(found))
+    return [
+        f"class of text {index}: {own}"
+        + ("" if other is None else f", of the plain model: {other}")
+        for index, (own, other) in enumerate(zip(found, plain, strict=True), 1)
+    ]
+
+
+def _prompt_line(name: str) -> str:
+    """A name out of a model folder, as code and never as markup."""
+    return f"Prompt before every text: `{shown(name, _SHOWN).replace('`', '?')}`."
 
 
 Table = tuple[list[str], list[list[str]]]

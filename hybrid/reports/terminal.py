@@ -12,7 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hybrid.planning.plan import Plan
-from hybrid.reports.run_report import group_table, measured_cells, prediction_line
+from hybrid.reports.range_report import range_lines
+from hybrid.reports.run_report import (
+    class_lines,
+    group_table,
+    measured_cells,
+    prediction_line,
+)
 from transport.foreign import printable
 
 
@@ -27,6 +33,8 @@ def print_report(
     head = ["phase", "seconds", "client sent MB", "server sent MB", "rounds"]
     console.print(rich_table(head, phases))
     console.print(f"failure probability: at most {report['failure_probability']:.1e}")
+    if "prompt" in report:
+        console.print(plain(f"prompt before every text: {report['prompt']}"))
     if report.get("prediction"):
         console.print(prediction_line(report["prediction"]), highlight=False)
     accuracy = report.get("accuracy")
@@ -35,8 +43,22 @@ def print_report(
             f"cosine {accuracy['cosine']:.6f}, largest difference {accuracy['max_abs_error']:.2e} "
             f"(against the {accuracy['reference']})"
         )
+    for line in class_lines(report):
+        console.print(plain(line))
+    for note in report.get("notes", ()):
+        console.print(plain(f"note: {note}"))
+    print_ranges(console, report)
     if folder:
         console.print(plain(f"report: {folder / 'report.md'}"), soft_wrap=True)
+
+
+def print_ranges(console: Console, report: Mapping[str, Any]) -> None:
+    """Whether ranges held, where the report knows."""
+    alarms, said = range_lines(report)
+    for line in alarms:
+        console.print(plain(line), style="bold red")
+    for line in said:
+        console.print(plain(line))
 
 
 def print_plan(
@@ -44,8 +66,12 @@ def print_plan(
     plan: Plan,
     memory_gb: float,
     seconds: Mapping[str, float] | None = None,
+    notes: Iterable[str] = (),
 ) -> None:
-    """Every step of a plan; seconds: predicted, where the machine is calibrated."""
+    """Every step of a plan; seconds: predicted, where the machine is calibrated.
+
+    notes: of the model, a sentence each.
+    """
     console.print(plan_table(plan.rows(), seconds))
     for name, traffic in (
         ("offline", plan.offline_traffic + plan.prepared_traffic),
@@ -80,6 +106,8 @@ def print_plan(
         f"{memory_gb:g} GB, the others encoded at every use"
     )
     console.print(f"plan hash: {plan.digest()}")
+    for note in notes:
+        console.print(plain(f"note: {note}"))
 
 
 def plan_table(

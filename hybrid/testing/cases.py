@@ -26,6 +26,8 @@ _COARSE = 2.0**-6
 """Comparisons may be wrong this far around a breakpoint."""
 _SMALLEST_VARIANCE = 2.0**-10
 """Rows of smaller ones have too few units for any protocol."""
+_WINDOWED = 9
+"""Columns of rows that see a window, where nothing says how many there are."""
 _INSIDE = 1.02
 """Rounding to units must not move a row beyond its limits."""
 
@@ -161,7 +163,9 @@ def _generic(domain: Domain) -> Iterator[Case]:
 
 
 def _softmax(domain: Domain) -> Iterator[Case]:
-    return _of_all_lengths(domain, 1)
+    yield from _of_all_lengths(domain, 1)
+    if domain.is_masked and domain.columns != 1:
+        yield from _windows(domain.bound, domain.columns or _WINDOWED)
 
 
 def _causal_softmax(domain: Domain) -> Iterator[Case]:
@@ -209,6 +213,22 @@ def _padding(b: float, queries: int, columns: int) -> Iterator[Case]:
     drawn = np.clip(rng.normal(0, min(3.0, b / 3), (len(counts), columns)), -b, b)
     visible = (place < counts[:, None])[:, None]
     yield Case(f"{of}, some columns visible", _spread(list(drawn), queries), visible)
+
+
+def _windows(b: float, columns: int) -> Iterator[Case]:
+    """The first, the middle and the last row where each sees the places around its own alone.
+
+    What is hidden lies on both sides, and places at the end may be padding.
+    """
+    place, rng = np.arange(columns), np.random.default_rng(_SEED)
+    rows = place[[0, columns // 2, -1]]
+    near = abs(rows[:, None] - place) <= max(1, columns // 4)
+    drawn = np.clip(rng.normal(0, min(3.0, b / 3), (3, 3, columns)), -b, b)
+    # The nearest that a hidden score comes to a visible one.
+    drawn[0] = np.where(near, -b, b)
+    padded = near & (place <= columns // 2)
+    padded = np.where(padded.any(-1, keepdims=True), padded, near)
+    yield Case(f"rows of {columns}, padding, a window each", drawn, np.stack([near, near, padded]))
 
 
 def _spread(rows: list[FloatArray], queries: int) -> FloatArray:

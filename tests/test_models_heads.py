@@ -1,0 +1,270 @@
+"""Heads as folders name them: poolings, Dense, Normalize, classifiers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hybrid.config.loading import load_config
+from hybrid.models.loading import load_model, text_encoder
+from hybrid.models.poolings import POOLINGS
+from tests.encoder_setup import TEXTS, cosines, private, write_config, write_encoder
+from tests.processes import run
+from transport.errors import ConfigError
+
+
+def sentence_folder(folder, modules=("mean",), *, normalize=False):
+    """A folder that sentence-transformers has written, and its own vectors.
+
+    modules: a pooling, then activations of Dense modules.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    write_encoder(folder / "plain")
+    transformer = Transformer(str(folder / "plain"))
+    parts = [transformer, Pooling(24, pooling_mode=modules[0])]
+    width = 24
+    torch.manual_seed(5)
+    for activation in modules[1:]:
+        parts.append(Dense(width, 10, bias=True, activation_function=activation))
+        width = 10
+    parts += [Normalize()] * normalize
+    model = SentenceTransformer(modules=parts, device="cpu")
+    model.save(str(folder / "model"))
+    return folder / "model", vectors(folder / "model")
+
+
+def vectors(folder):
+    """Of the library that the folder is for."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+
+
+def plain_answers(config):
+    model, encoder = load_model(config), text_encoder(config)
+    head = model.public.head
+    return np.stack([head.finished(model.plain(encoder.encode(text))) for text in TEXTS])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("dense", [False, True])
+def test_poolings_are_those_of_sentence_transformers(pooling, dense, tmp_path):
+    modules = [pooling, torch.nn.Tanh()] if dense else [pooling]
+    folder, expected = sentence_folder(tmp_path, modules)
+    config = load_config(write_config(tmp_path, folder, batch=2))
+    assert np.abs(plain_answers(config) - expected).max() < 2e-5
+    if pooling in ("mean", "mean_sqrt_len_tokens") and not dense:
+        return  # The client divides what other tests open.
+    found = private(config, TEXTS[:3])
+    assert found.shape == (3, 10 if dense else 24)
+    assert np.abs(found - expected[:3]).max() < 2.0**-6
+    assert cosines(found, expected[:3]).min() > 0.9999
+
+
+@pytest.mark.parametrize("activation", ["Identity", "ReLU", "GELU"])
+def test_activations_of_dense_modules(activation, tmp_path):
+    made = getattr(torch.nn, activation)()
+    folder, expected = sentence_folder(tmp_path, ["mean", torch.nn.Tanh(), made], normalize=True)
+    config = load_config(write_config(tmp_path, folder))
+    assert np.abs(plain_answers(config) - expected).max() < 2e-5
+    assert np.abs(private(config, TEXTS[:1]) - expected[:1]).max() < 2.0**-5
+
+
+CLASSIFIERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_classifiers_give_the_logits_of_transformers(kind, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    names = {0: "contradiction", 1: "entailment", 2: "neutral"}
+    write_encoder(tmp_path / "model", kind, "ForSequenceClassification", id2label=names)
+    config = load_config(write_config(tmp_path, tmp_path / "model"))
+    reference = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    encoder = text_encoder(config)
+    with torch.no_grad():
+        expected = np.concatenate(
+            [reference(torch.from_numpy(encoder.encode(t))[None]).logits.numpy() for t in TEXTS]
+        )
+    model = load_model(config)
+    assert model.public.head.labels == tuple(names.values())
+    assert np.abs(plain_answers(config) - expected).max() < 1e-5
+    if kind in ("bert", "electra", "distilbert"):
+        assert np.abs(private(config, TEXTS[:2]) - expected[:2]).max() < 2.0**-5
+
+
+def refused(config_path, message, **keys):
+    del keys
+    with pytest.raises(ConfigError, match=message):
+        load_model(load_config(config_path))
+
+
+def test_config_and_folder_must_say_the_same(tmp_path):
+    folder, _ = sentence_folder(tmp_path, ["cls"], normalize=True)
+    refused(
+        write_config(tmp_path, folder, pooling="mean"), "model.pooling: 'mean', but .* says 'cls'"
+    )
+    refused(write_config(tmp_path, folder, normalize=False), "model.normalize: false, but .* lists")
+    refused(write_config(tmp_path, folder, pooling="classifier"), "holds 'BertModel'")
+    for keys in ({}, {"pooling": "cls"}, {"normalize": True}):
+        head = load_model(load_config(write_config(tmp_path, folder, **keys))).public.head
+        assert (head.pooling.name, head.normalize) == ("cls", True)
+    # Without its list the folder of the pooling still says how.
+    (folder / "modules.json").unlink()
+    assert load_model(load_config(write_config(tmp_path, folder))).public.head.normalize
+    shutil.rmtree(folder / "2_Normalize")
+    model = load_model(load_config(write_config(tmp_path, folder)))
+    assert model.public.head.pooling.name == "cls"
+    assert "not scaled to unit length" in " ".join(model.notes)
+    refused(write_config(tmp_path, folder, pooling="max"), "1_Pooling/config.json says 'cls'")
+
+
+def test_a_folder_that_says_nothing_needs_a_pooling(tmp_path):
+    write_encoder(tmp_path / "model")
+    refused(
+        write_config(tmp_path, tmp_path / "model"), "model.pooling: missing, .* set one of mean"
+    )
+    refused(write_config(tmp_path, tmp_path / "model", pooling="men"), "'men' is not known")
+    path = write_config(tmp_path, tmp_path / "model", pooling="lasttoken")
+    head = load_model(load_config(path)).public.head
+    assert (head.pooling.name, head.normalize) == ("lasttoken", False)
+
+
+@pytest.mark.parametrize("head", ["ForTokenClassification", "ForQuestionAnswering"])
+def test_other_heads_are_said_where_they_are_not_used(head, tmp_path):
+    write_encoder(tmp_path / "model", "bert", head)
+    refused(write_config(tmp_path, tmp_path / "model"), "model.pooling: missing")
+    model = load_model(load_config(write_config(tmp_path, tmp_path / "model", pooling="mean")))
+    assert model.notes == (f"the head of Bert{head} is not used, since rows are pooled",)
+
+
+def test_a_classifier_may_be_pooled_instead(tmp_path):
+    write_encoder(tmp_path / "model", "bert", "ForSequenceClassification")
+    model = load_model(load_config(write_config(tmp_path, tmp_path / "model", pooling="cls")))
+    assert model.notes == (
+        "the head of BertForSequenceClassification is not used, since rows are pooled",
+    )
+    assert not model.public.head.dense
+    refused(write_config(tmp_path, tmp_path / "model", normalize=True), "logits are not scaled")
+
+
+def changed(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("1_Pooling", {"pooling_mode": "weightedmean"}, "pooling 'weightedmean' is not computed"),
+        ("1_Pooling", {"pooling_mode": ["cls", "mean"]}, "pooling 'cls and mean' is not computed"),
+        ("1_Pooling", {"pooling_mode_clss_token": True}, "did you mean 'pooling_mode_cls_token'"),
+        ("2_Dense", {"activation_function": "torch.nn.SELU"}, "'torch.nn.SELU' is not computed"),
+        ("2_Dense", {"use_residual": True}, "use_residual is true, which is not computed"),
+        ("2_Dense", {"module_input_name": "token_embeddings"}, "module_input_name is "),
+        ("2_Dense", {"in_features": 25}, "has shape .10, 24."),
+        ("2_Dense", {"out_features": None}, "are not two sizes"),
+    ],
+)  # fmt: skip
+def test_modules_that_are_not_computed_are_refused(file, changes, message, tmp_path):
+    folder, _ = sentence_folder(tmp_path, ["mean", torch.nn.Tanh()])
+    changed(folder / file / "config.json", **changes)
+    refused(write_config(tmp_path, folder), message)
+
+
+def test_lists_of_modules_that_are_not_computed_are_refused(tmp_path):
+    folder, _ = sentence_folder(tmp_path, ["mean", torch.nn.Tanh()], normalize=True)
+    path = folder / "modules.json"
+    listed = json.loads(path.read_text())
+
+    def refuse(modules, message):
+        path.write_text(json.dumps(modules))
+        refused(write_config(tmp_path, folder), message)
+
+    transformer, pooling, dense, normalize = listed
+    refuse(
+        [transformer, pooling, normalize, dense], "only Transformer, Pooling, Dense and Normalize"
+    )
+    refuse([transformer, pooling, pooling], "in this order")
+    refuse([transformer, dense], "a Transformer and a Pooling are needed")
+    refuse([*listed, {**normalize, "type": "sentence_transformers.models.LSTM"}], "LSTM' is not")
+    refuse([*listed[:2], {**normalize, "type": "my_code.Normalize"}], "brings code of its own")
+    refuse({"0": transformer}, "not a list of modules")
+    dropout = {**normalize, "type": "sentence_transformers.models.Dropout"}
+    path.write_text(json.dumps([transformer, pooling, dropout]))
+    assert not load_model(load_config(write_config(tmp_path, folder))).public.head.normalize
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        None,
+        {},
+        {"pooling": "men", "dense": [], "normalize": False, "labels": []},
+        {"pooling": "mean", "dense": [[25, 3, "tanh"]], "normalize": False, "labels": []},
+        {"pooling": "mean", "dense": [[24, 3, "selu"]], "normalize": False, "labels": []},
+        {"pooling": "mean", "dense": [[24, 0, "tanh"]], "normalize": False, "labels": []},
+        {"pooling": "mean", "dense": [[24, 3, "tanh"]] * 2, "normalize": False, "labels": []},
+        {"pooling": "mean", "dense": [], "normalize": 1, "labels": []},
+        {"pooling": "mean", "dense": [[24, 2, "identity"]], "normalize": False, "labels": ["a"]},
+        {
+            "pooling": "mean",
+            "dense": [[24, 1, "identity"]],
+            "normalize": False,
+            "labels": ["a" * 65],
+        },
+    ],
+)
+def test_a_servers_head_is_checked(head):
+    from hybrid.models.heads import Head
+
+    with pytest.raises(ConfigError, match="handshake: the model's head is malformed"):
+        Head.from_public(head, 24, 6)
+
+
+@pytest.mark.long
+def test_a_classifier_says_its_classes(tmp_path):
+    names = {0: "no [red]", 1: "yes"}
+    write_encoder(tmp_path / "model", "bert", "ForSequenceClassification", id2label=names)
+    path = write_config(tmp_path, tmp_path / "model")
+    code, output = run("run", path, "--out", "out", cwd=tmp_path)
+    assert code == 0, output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["labels"] == list(names.values())
+    assert report["classes"] == report["accuracy"]["classes"]
+    assert report["classes"][0] == names[int(np.argmax(report["output"]))]
+    said = f"class of text 1: {report['classes'][0]}, of the plain model: {report['classes'][0]}"
+    assert said in output
+    assert said in (tmp_path / "out" / "report.md").read_text()
+    assert "2 logits of the classifier are opened" in " ".join(report["trust_model"])
+
+
+def test_a_plan_says_what_is_not_used(tmp_path):
+    write_encoder(tmp_path / "model", "bert", "ForSequenceClassification")
+    code, output = run(
+        "plan", write_config(tmp_path, tmp_path / "model", pooling="cls"), cwd=tmp_path
+    )
+    assert code == 0, output
+    assert "note: the head of BertForSequenceClassification is not used" in output
+
+
+@pytest.mark.parametrize("modules", [["cls"], ["max"], ["mean", torch.nn.Identity()]])
+def test_answers_of_any_size_are_precise(modules, tmp_path):
+    folder, _ = sentence_folder(tmp_path, modules)
+    weights = folder / ("2_Dense" if modules[1:] else ".") / "model.safetensors"
+    tensors = load_file(weights)
+    last = ("linear.",) if modules[1:] else ("encoder.layer.0.output.LayerNorm.",)
+    small = {n: t * 2.0**-13 if n.startswith(last) else t for n, t in tensors.items()}
+    save_file(small, weights, metadata={"format": "pt"})
+    expected = vectors(folder)
+    config = load_config(write_config(tmp_path, folder))
+    assert np.abs(expected).max() < 2.0**-9
+    assert cosines(private(config, TEXTS[:2]), expected[:2]).min() > 0.9999
