@@ -10,7 +10,6 @@ are those against `reference()`, `total` ones against the true function.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from he_linear.ckks.parameters import PARAMETER_SETS, set_for_products
 from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicServer
 from hybrid.operators.slot_products import POLYNOMIAL_PRODUCTS, CkksProducts
 from hybrid.planning.catalog import load_catalog
+from hybrid.reports.files import json_line
 from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.correlations import SoftSpokenSource
@@ -182,7 +182,7 @@ def main() -> None:
             for name in catalog.names(op):
                 for case in CASES[op]():
                     line = measured(runner, case.make(catalog[op, name]), case)
-                    print(json.dumps(line), flush=True)
+                    print(json_line(line), flush=True)
                     errors = (line[k] for k in ("protocol_max", "total_max", "total_mean"))
                     cells = (f"{error:.1e}" for error in errors)
                     print(layout.format(op, name, products, case.range, *cells), file=sys.stderr)

@@ -25,10 +25,14 @@ from hybrid.cli import generate as generating  # noqa: E402
 from hybrid.cli.doctor_model import report_model  # noqa: E402
 from hybrid.cli.fetch import fetch  # noqa: E402
 from hybrid.cli.init import init  # noqa: E402
-from hybrid.cli.progress import make_console  # noqa: E402
+from hybrid.cli.progress import make_console, speakable  # noqa: E402
 from hybrid.reports.comparison.configs import Options  # noqa: E402
 from hybrid.runtime.text_checks import TextWarning  # noqa: E402
 from transport.errors import ConfigError, HybridError  # noqa: E402
+from transport.foreign import cut  # noqa: E402
+
+_MESSAGE = 4000
+"""Characters of a message; what it quotes is cut where it is quoted."""
 
 app = typer.Typer(
     name="hybrid",
@@ -94,7 +98,6 @@ def generate(  # noqa: PLR0913
         prompt or [],
         max_new_tokens,
         out,
-        commands.writable,
         is_conversation=conversation,
     )
 
@@ -146,7 +149,6 @@ def query(  # noqa: PLR0913
         prompt or [],
         max_new_tokens,
         out,
-        commands.writable,
         is_conversation=conversation,
     )
 
@@ -242,6 +244,8 @@ app.command()(fetch)
 
 def main() -> None:
     """Entry point: user mistakes end as one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        speakable(stream)
     warnings.showwarning = _show_warning
     try:
         app()
@@ -252,7 +256,7 @@ def main() -> None:
 
 def _one_line(text: str) -> str:
     """Words from files and peers, without what could steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return cut(" ".join(text.split()), _MESSAGE)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -22,7 +22,7 @@ LINK_PROFILES = {
 class Strict(BaseModel):
     """A table that refuses unknown keys and never changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ShapeConfig(Strict):

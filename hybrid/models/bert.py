@@ -28,6 +28,7 @@ from hybrid.models.ranges import Bound, Observer, Ranges
 from hybrid.models.relative_positions import Buckets, of_buckets
 from hybrid.models.weights import Affine, Array
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 INPUT, MASK = "embedding", "mask"
 
@@ -113,8 +114,8 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
         for key, allowed in wanted.items():
             if raw.get(key) not in allowed:
                 raise ConfigError(
-                    f"{place}: {key} is {raw.get(key)!r}; only {allowed[0]!r} is supported: use "
-                    "an encoder that was trained with it"
+                    f"{place}: {key} is {shown(raw.get(key))}; only {allowed[0]!r} is supported: "
+                    "use an encoder that was trained with it"
                 )
         missing = [key for key in names.sizes.values() if key not in raw]
         if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -158,7 +159,13 @@ def _template_source(path: Path, settings: Mapping[str, Any]) -> str | None:
     """A file of its own goes before the settings; of several named ones the default."""
     file, found = path / "chat_template.jinja", settings.get("chat_template")
     if file.name in names_in(path):
-        return read_text(file)
+        text = read_text(file)
+        if file.read_bytes().startswith(codecs.BOM_UTF8):
+            raise ConfigError(
+                f"{file}: begins with a byte-order mark, which other readers make part of every "
+                "prompt; remove it"
+            )
+        return text
     if isinstance(found, list):
         named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
         found = named.get("default")

@@ -14,6 +14,7 @@ from hybrid.models.heads import Head
 from hybrid.models.poolings import POOLINGS, FirstToken
 from hybrid.models.weights import Affine
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 CLASSIFIER = "classifier"
 """What `model.pooling` calls the head of a classification model."""
@@ -54,8 +55,8 @@ def folder_head(
         return ChosenHead(head, (), _unused(kind))
     if model.pooling not in ("", modules.pooling):
         raise ConfigError(
-            f"{config.path}: model.pooling: {model.pooling!r}, but {modules.place} says "
-            f"{modules.pooling!r}; remove the key, or that file if it is wrong"
+            f"{config.path}: model.pooling: {shown(model.pooling)}, but {modules.place} says "
+            f"{shown(modules.pooling)}; remove the key, or that file if it is wrong"
         )
     if None not in (model.normalize, modules.normalize) and model.normalize != modules.normalize:
         raise ConfigError(

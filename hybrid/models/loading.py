@@ -32,6 +32,7 @@ from hybrid.models.ranges import default_sentences, observed_ranges, read_senten
 from hybrid.models.sentence_folder import transformer_folder
 from hybrid.models.tokenizing import FileTokenizer, TextEncoder, WordTokenizer
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 _DEFAULT_FAMILY = "bert"
 _OTHER_PROMPT_SAMPLES = 4
@@ -47,7 +48,7 @@ def known_families(plugins: Iterable[str] = ()) -> dict[str, AnyFamily]:
         for other in found.values():
             shared = {family.name} & {other.name} or set(family.shapes) & set(other.shapes)
             if shared := shared or set(family.model_types) & set(other.model_types):
-                raise ConfigError(f"plugins: two families claim {min(shared)!r}; rename one's")
+                raise ConfigError(f"plugins: two families claim {shown(min(shared))}; rename one's")
         found[family.name] = family
     return found
 
@@ -116,7 +117,7 @@ def family_of(raw: Mapping[str, Any], families: Iterable[AnyFamily], place: str)
         if kind in family.model_types:
             return family
     types = ", ".join(t for family in known for t in family.model_types)
-    raise ConfigError(f"{place}: model_type is {kind!r}; supported are {types}")
+    raise ConfigError(f"{place}: model_type is {shown(kind)}; supported are {types}")
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,8 @@ def shape_family(
         if (name := shape.family or default) in families:
             return families[name]
         raise ConfigError(
-            f"{config.path}: model.shape.family: {shape.family!r}; known: {', '.join(families)}"
+            f"{config.path}: model.shape.family: {shown(shape.family)}; known: "
+            f"{', '.join(families)}"
         )
     for family in families.values():
         if shape.like in family.shapes:
@@ -236,7 +238,7 @@ def shape_family(
     close = difflib.get_close_matches(shape.like, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise ConfigError(
-        f"{config.path}: model.shape: no shape is called {shape.like!r}; {hint}known: "
+        f"{config.path}: model.shape: no shape is called {shown(shape.like)}; {hint}known: "
         f"{', '.join(known)}"
     )
 
@@ -249,7 +251,7 @@ def shape_architecture(config: Config, shape: ShapeConfig, family: Any) -> Archi
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise ConfigError(f"{config.path}: {place}: unknown key {key!r}; {hint}")
+            raise ConfigError(f"{config.path}: {place}: unknown key {shown(key)}; {hint}")
     sizes = {**_DEFAULT_SIZES, **family.shapes.get(shape.like or "", {}), **given}
     missing = [n for n in family.shape_sizes if n not in sizes]
     if missing:

@@ -21,6 +21,7 @@ from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import FixedPoint, RingArray
 from transport.errors import ConfigError, UsageError
+from transport.foreign import shown
 from transport.traffic import NO_TRAFFIC, Party, Traffic
 
 
@@ -143,7 +144,7 @@ class PlanContext:
         """Of a step that multiplies by this engine; `ConfigError` where there is none."""
         if multiply not in self.products:
             raise ConfigError(
-                f"multiply: no engine of products is called {multiply!r}; "
+                f"multiply: no engine of products is called {shown(multiply)}; "
                 f"known: {', '.join(self.products)}"
                 + ("; 'dealer' needs mpc.correlations: dealer" if multiply == "dealer" else "")
             )
@@ -181,8 +182,8 @@ class Operator(ABC):
         ):
             if value and not taken:
                 raise ConfigError(
-                    f"schedule: {node.name}: {key}: {value!r} would be ignored by {entry.name}; "
-                    "remove it"
+                    f"schedule: {node.name}: {key}: {shown(value)} would be ignored by "
+                    f"{entry.name}; remove it"
                 )
 
     @classmethod

@@ -38,6 +38,7 @@ from mpc_nonlinear.fixed_point import RING_BYTES, RingArray
 from mpc_nonlinear.ring_matmul import Limbs
 from transport.computing import Work, units
 from transport.errors import ConfigError
+from transport.foreign import shown
 from transport.traffic import Party, Traffic
 
 
@@ -68,7 +69,7 @@ def require_dealer(key: str, context: PlanContext) -> None:
     if not issubclass(context.source, TrustedDealer):
         raise ConfigError(
             f"protocols.{key}: 'beaver' takes products from a dealer, correlations come from "
-            f"{context.source.name!r}; set mpc.correlations: dealer, or choose another {key}"
+            f"{shown(context.source.name)}; set mpc.correlations: dealer, or choose another {key}"
         )
 
 

@@ -45,6 +45,7 @@ from mpc_nonlinear.cost import Cost, OtCount
 from mpc_nonlinear.fixed_point import FloatArray
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.row_softmax import MASK_GAP
+from transport.foreign import shown
 from transport.randomness import SecureRandom
 from transport.traffic import Traffic
 
@@ -194,7 +195,8 @@ def _instance(protocol: object) -> NonlinearProtocol:
         )
     if not isinstance(protocol, NonlinearProtocol):
         raise MisuseError(
-            f"check_protocol: {protocol!r} is no protocol; derive its class from NonlinearProtocol"
+            f"check_protocol: {shown(protocol)} is no protocol; derive its class from "
+            "NonlinearProtocol"
         )
     place_of(protocol, ("source", "max_error", "approximation_error"))
     return protocol

@@ -26,6 +26,7 @@ from mpc_nonlinear.cost import Demand, Kind, OtCount
 from mpc_nonlinear.fixed_point import FixedPoint, RingArray
 from transport.channel import Channel
 from transport.errors import HybridError, UsageError
+from transport.foreign import shown
 from transport.local import run_both
 from transport.randomness import SecureRandom
 from transport.traffic import Party, Traffic
@@ -62,7 +63,7 @@ class InsecureLocalParties:
 
     def __init__(self, multiply: str | Products = "ot", parameters: str = "n8192_q88") -> None:
         if parameters not in PARAMETER_SETS:
-            raise UsageError(f"parameters {parameters!r}; known: {', '.join(PARAMETER_SETS)}")
+            raise UsageError(f"parameters {shown(parameters)}; known: {', '.join(PARAMETER_SETS)}")
         self.parameters = PARAMETER_SETS[parameters]
         self.deep = set_for_products(POLYNOMIAL_PRODUCTS)
         bits = FIXED_POINT.fraction_bits
@@ -72,7 +73,7 @@ class InsecureLocalParties:
         }
         if isinstance(multiply, str):
             if multiply not in choices:
-                raise UsageError(f"multiply {multiply!r}; choose {' or '.join(choices)}")
+                raise UsageError(f"multiply {shown(multiply)}; choose {' or '.join(choices)}")
             multiply = choices[multiply]
         self.context = Context(FIXED_POINT, multiply)
         self._keys: dict[tuple[str, tuple[int, ...]], tuple[ClientKeys, ServerKeys]] = {}
@@ -134,7 +135,7 @@ def place_of(entry: Any, attributes: tuple[str, ...]) -> str:
     for attribute in ("op", "name", *attributes):
         require(
             getattr(entry, attribute, None) not in (None, ""),
-            f"{entry!r}: declares no {attribute}; set it on the class",
+            f"{shown(entry)}: declares no {attribute}; set it on the class",
         )
     return f"{entry.op}/{entry.name}"
 
