@@ -9,8 +9,11 @@ import pytest
 
 import hybrid
 from hybrid.config.loading import load_config
+from hybrid.models.folding import LinearMap
+from hybrid.operators.whole_matrix import whole_integers
 from hybrid.runtime.generation_words import RefusedError
 from hybrid.runtime.serving import Client, Server
+from mpc_nonlinear.fixed_point import FixedPoint
 from tests.changed_model import (
     LAST,
     LOUD,
@@ -25,6 +28,7 @@ from tests.changed_model import (
 )
 from tests.processes import run
 from tests.tiny_model import TEXT
+from transport.errors import ConfigError
 from transport.local import run_both
 from transport.traffic import Party
 
@@ -57,6 +61,14 @@ def test_gains_of_any_size_on_the_last_norm_give_transformers_vector(factor, tmp
     expected = mean_vector(published(tmp_path / "model"), ids)
     assert cosine(found[0], expected) > 0.999
     assert np.linalg.norm(found[0]) == pytest.approx(np.linalg.norm(expected), rel=1e-2)
+
+
+def test_weights_that_vanish_in_units_are_refused_by_node():
+    linear = LinearMap(np.full((3, 2), 2.0**-14), np.zeros(2))
+    with pytest.raises(ConfigError, match=r"layer0.output: weights have .* units of"):
+        whole_integers(linear, FixedPoint(16), "layer0.output")
+    assert not whole_integers(LinearMap(np.zeros((3, 2)), np.zeros(2)), FixedPoint(16), "a").any()
+    assert (whole_integers(linear.times(4.0), FixedPoint(16), "a") == 16).all()
 
 
 # -- what a client sends in ---------------------------------------------------------------------
