@@ -108,7 +108,6 @@ class InsecureLocalParties:
             multiply = choices[multiply]
         self.context = Context(FIXED_POINT, multiply)
         self._keys: dict[tuple[str, tuple[int, ...]], tuple[ClientKeys, ServerKeys]] = {}
-        self._seed = SecureRandom().bytes(SEED_BYTES)
         self._sources: dict[Party, CorrelationSource] = {}
         """Set up and used up, both parties' or none: base OTs take longer than a short run."""
 
@@ -154,9 +153,19 @@ class InsecureLocalParties:
             source.setup(channel)
         source.produce(ots, channel)
         context = Context(FIXED_POINT, products)
-        stock = RecordingStock(source, self._seed)
+        stock = RecordingStock(source, self._clear_seed(channel))
         session = Session(channel, context, source, SecureRandom(), stock)
         return RunState(session, homomorphic)
+
+    def _clear_seed(self, channel: Channel) -> bytes | None:
+        """A new one for every run, the client's, where triples are drawn in the clear."""
+        if not isinstance(self.context.products, PrimeProducts | DealerProducts):
+            return None
+        if channel.party is Party.SERVER:
+            return channel.recv(SEED_BYTES)
+        seed = SecureRandom().bytes(SEED_BYTES)
+        channel.send(seed)
+        return seed
 
     def give_back(self, client: CorrelationSource, server: CorrelationSource) -> None:
         """Sources of a run that went well, for the next one."""
