@@ -8,13 +8,15 @@ import pytest
 
 from hybrid.config.loading import checked, load_config
 from hybrid.config.overrides import overrides_of
-from hybrid.config.schema import CHOSEN_ERROR, NAMED_ERROR, SchedulerConfig
+from hybrid.config.schema import SchedulerConfig
 from hybrid.models.generator_loading import load_generator
 from hybrid.models.loading import load_model
 from hybrid.models.ranges import Bound
 from hybrid.planning.candidates import check_limits
 from hybrid.planning.catalog import load_catalog
+from hybrid.planning.errors import CHOSEN_ERROR, NAMED_ERROR, error_limit
 from hybrid.planning.generation import plan_generation
+from hybrid.planning.pins import Pins
 from hybrid.planning.plan import build_plan
 from hybrid.planning.schedule import Schedule, named_schedule
 from hybrid.planning.search import ScheduleSearch
@@ -94,14 +96,31 @@ def test_a_pin_may_exceed_the_limit_of_policies_but_not_that_of_names(chosen, na
     assert search(strict, narrow).solve().choices["layer0.gelu"].protocol == "bumblebee"
 
 
-def test_limits_by_who_chooses():
-    assert SchedulerConfig().error_limit() == NAMED_ERROR
-    assert SchedulerConfig(max_error=1e-3).error_limit() == 1e-3
-    policy = SchedulerConfig(policy="least_traffic")
-    assert policy.error_limit() == CHOSEN_ERROR
-    assert policy.error_limit(is_pinned=True) == NAMED_ERROR
-    loose = SchedulerConfig(policy="least_traffic", max_error=0.5)
-    assert loose.error_limit() == loose.error_limit(is_pinned=True) == 0.5
+class _Declaring:
+    """An operator as far as its limit goes."""
+
+    def __init__(self, node, constant):
+        self.node = node
+        self.constant_error = lambda: constant
+
+
+@pytest.mark.parametrize(
+    ("rules", "constant", "limit"),
+    [
+        ({}, 0.01, NAMED_ERROR),
+        ({}, 0.18, 0.18),  # an author's crude approximation, named by its user
+        ({"max_error": 1e-3}, 0.18, 1e-3),
+        ({"policy": "least_traffic"}, 0.18, CHOSEN_ERROR),
+        ({"policy": "least_traffic", "max_error": 0.5}, 0.01, 0.5),
+        ({"policy": "least_traffic", "pin": {"gelu": "bolt"}}, 0.01, NAMED_ERROR),
+        ({"policy": "least_traffic", "max_error": 0.5, "pin": {"gelu": "bolt"}}, 0.01, 0.5),
+    ],
+)
+def test_limits_by_who_chooses(rules, constant, limit, narrow):
+    node = next(n for n in narrow.nodes if n.op == "gelu")
+    config = SchedulerConfig(**rules)
+    found = error_limit(config, Pins(config.pin, narrow.nodes), _Declaring(node, constant))
+    assert found == limit
 
 
 # -- what a config names -------------------------------------------------------------------

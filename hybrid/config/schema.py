@@ -181,12 +181,6 @@ class PinConfig(Strict):
 Pin = str | PinConfig
 
 
-CHOSEN_ERROR = 2.0**-7
-"""MiniLM's nonlinear steps keep it, and its cosine with the plain model is above 0.9999."""
-NAMED_ERROR = 2.0**-3
-"""Published protocols keep it on rows of up to 1024; beyond it little is left of a result."""
-
-
 class SchedulerConfig(Strict):
     """Who chooses the implementation of each step, and within what limits."""
 
@@ -203,17 +197,10 @@ class SchedulerConfig(Strict):
     """Work before the input is known: not in linear layers; counted; or not counted."""
     max_error: float | None = Field(default=None, gt=0)
     """Largest declared error of a nonlinear protocol against the true function, at the ranges of
-    its step and by the engine that multiplies there; none given: `CHOSEN_ERROR` for what a policy
-    chooses, `NAMED_ERROR` for what the config names."""
+    its step and by the engine that multiplies there; none given: 2^-7 for what a policy chooses, and
+    2^-3, or what a protocol declares whatever its ranges, for what the config names."""
     network: Literal["none", "lan", "wan1", "wan2", "wan3"] | None = None
     """What the network will be; none given: `link`."""
-
-    def error_limit(self, *, is_pinned: bool = False) -> float:
-        """Largest declared error of a step; a pin overrides a lower one, being a name."""
-        if self.policy == "fixed":
-            return NAMED_ERROR if self.max_error is None else self.max_error
-        limit = CHOSEN_ERROR if self.max_error is None else self.max_error
-        return max(limit, NAMED_ERROR) if is_pinned else limit
 
 
 class CustomLink(Strict):

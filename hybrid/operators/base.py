@@ -206,6 +206,10 @@ class Operator(ABC):
         """Largest distance from the operation at the node's ranges; 0 if none is declared."""
         return 0.0
 
+    def constant_error(self) -> float:
+        """What the implementation declares whatever the ranges; 0 if nothing."""
+        return 0.0
+
     def offline_cost(self) -> Cost:
         """Messages before the input is known, besides correlations."""
         return NO_COST

@@ -43,6 +43,10 @@ class NonlinearOperator(MultiplyingOperator):
         """The protocol's, for rows of this length, by this engine."""
         return _error(self._protocol, self.node.shape[-1], self._mpc)
 
+    def constant_error(self) -> float:
+        """The class's own."""
+        return self._protocol.max_error + self._protocol.approximation_error
+
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """Same shape as the first input; then, where the node has one, the sum itself."""
         x, *others = inputs

@@ -65,7 +65,7 @@ class Limits:
     def excess(self, operator: Operator) -> str | None:
         """Why an operator is out for its error at the ranges of its step."""
         error = operator.declared_error()
-        if error <= error_limit(self.rules, self.pins, operator.node):
+        if error <= error_limit(self.rules, self.pins, operator):
             return None
         return f"error {error_words(error)} above max_error"
 

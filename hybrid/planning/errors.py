@@ -6,19 +6,31 @@ from collections.abc import Iterator, Sequence
 from math import isinf
 
 from hybrid.config.schema import SchedulerConfig
-from hybrid.models.graph import Node
 from hybrid.operators.base import Choice, Operator
 from hybrid.planning.binding import Binder
 from hybrid.planning.pins import Pins
 from transport.errors import ConfigError, HybridError
 
+CHOSEN_ERROR = 2.0**-7
+"""Of what a policy chooses. MiniLM's nonlinear steps keep it, and its cosine with the plain model
+is above 0.9999."""
+NAMED_ERROR = 2.0**-3
+"""Of what a config names. Published protocols keep it on rows of up to 1024; beyond it little is
+left of a result."""
 _NAMED = 3
 """Other choices that a refusal names."""
 
 
-def error_limit(rules: SchedulerConfig, pins: Pins, node: Node) -> float:
-    """Of a step."""
-    return rules.error_limit(is_pinned=pins.of(node) is not None)
+def error_limit(rules: SchedulerConfig, pins: Pins, operator: Operator) -> float:
+    """Of a step. A pin is a name: it overrides the limit of what a policy may choose."""
+    is_fixed = rules.policy == "fixed"
+    if is_fixed and rules.max_error is not None:
+        return rules.max_error
+    limit = CHOSEN_ERROR if rules.max_error is None else rules.max_error
+    if is_fixed or pins.of(operator.node) is not None:
+        # Who names an implementation knows its constants, not what ranges make of them.
+        return max(limit, NAMED_ERROR, operator.constant_error())
+    return limit
 
 
 def error_words(error: float) -> str:
@@ -30,7 +42,7 @@ def check_errors(rules: SchedulerConfig, operators: Sequence[Operator], binder: 
     """`ConfigError` where a step's declared error exceeds its limit: says which, and what helps."""
     pins = Pins(rules.pin, [operator.node for operator in operators])
     for operator in operators:
-        limit = error_limit(rules, pins, operator.node)
+        limit = error_limit(rules, pins, operator)
         if operator.declared_error() > limit:
             raise ConfigError(_refusal(operator, limit, binder))
 
