@@ -197,8 +197,8 @@ class SchedulerConfig(Strict):
     """Work before the input is known: not in linear layers; counted; or not counted."""
     max_error: float | None = Field(default=None, gt=0)
     """Largest declared error of a nonlinear protocol against the true function, at the ranges of
-    its step and by the engine that multiplies there; none given: 2^-7 for what a policy chooses, and
-    2^-3, or what a protocol declares whatever its ranges, for what the config names."""
+    its step and by the engine that multiplies there; none given: 2^-7 for what a policy
+    chooses; for what the config names 2^-3, or what a protocol declares whatever its ranges."""
     network: Literal["none", "lan", "wan1", "wan2", "wan3"] | None = None
     """What the network will be; none given: `link`."""
 
