@@ -129,14 +129,15 @@ class Plan:
         planned: planning.Plan | GenerationPlan,
         outliers: Sequence[str] = (),
         notes: Sequence[str] = (),
+        caution: str = "",
     ) -> None:
         """Made by `hybrid.plan`; planned: the same as both parties derive it.
 
         outliers: edges that position 0 of a decoder reaches far beyond, a line each; notes: what of
-        the model's folder is not used, or not said by it.
+        the model's folder is not used, or not said by it; caution: of the samples that ranges were
+        found on, where they are few.
         """
-        self._outliers = outliers
-        self._notes = notes
+        self._outliers, self._notes, self._caution = outliers, notes, caution
         self._config = config
         self._planned = planned
 
@@ -159,8 +160,9 @@ class Plan:
     def to_dict(self) -> Json:
         """The whole plan as plain data, as `hybrid plan --json` prints it."""
         if isinstance(self._planned, GenerationPlan):
-            return generation_plan_to_dict(self._planned)
-        return self._planned.to_dict() | {"predicted_seconds": self.seconds}
+            return generation_plan_to_dict(self._planned) | {"caution": self._caution}
+        found = self._planned.to_dict() | {"predicted_seconds": self.seconds}
+        return found | {"caution": self._caution}
 
     def table(self) -> str:
         """Every step with engine, protocol, shapes, bounds and traffic, as `hybrid plan` prints."""
@@ -174,9 +176,11 @@ class Plan:
             print_generation_plan(console, self._planned)
             if self._outliers:
                 print_outliers(console, self._outliers, len(self._planned.model.prefix))
-            return
-        memory_gb = self._config.run.weights_memory_gb()
-        print_plan(console, self._planned, memory_gb, self.seconds, self._notes)
+        else:
+            memory_gb = self._config.run.weights_memory_gb()
+            print_plan(console, self._planned, memory_gb, self.seconds, self._notes)
+        if self._caution:
+            console.print(self._caution, style="bold red", highlight=False, markup=False)
 
     def save(self, path: str | Path) -> None:
         """Write the schedule, which the key `schedule` of a config runs."""
@@ -203,10 +207,11 @@ def plan(config: Config | Source) -> Plan:
     given = _config(config)
     if given.run.generation is not None:
         generator = load_generator(given)
-        return Plan(given, plan_generation(given, generator.public), generator.outliers)
+        made = plan_generation(given, generator.public)
+        return Plan(given, made, generator.outliers, caution=generator.caution)
     model = load_model(given)
-    made = make_plan(given, model.public, schedule_prices(given.run))
-    return Plan(given, made, notes=model.notes)
+    planned = make_plan(given, model.public, schedule_prices(given.run))
+    return Plan(given, planned, notes=model.notes, caution=model.caution)
 
 
 S = TypeVar(
@@ -272,12 +277,13 @@ class LocalSession(_Session[runtime_local.LocalSession | LocalGeneration]):
     @property
     def plan(self) -> Plan:
         """What it runs, step by step."""
-        return Plan(self._session.config, self._session.plan)
+        return Plan(self._session.config, self._session.plan, caution=self._session.model.caution)
 
     def reports(self) -> list[Json]:
         """What `hybrid run` and `hybrid generate` write as report.json, one a request or prompt.
 
-        They are there once the with statement has ended.
+        They are there once the with statement has ended. `ranges` says whether the bounds that
+        the server found on its samples held for these very texts.
         """
         if self._session.result is None:
             raise UsageError(_NO_REPORT)
@@ -307,8 +313,10 @@ class RemoteSession(_Session[runtime_remote.RemoteSession | RemoteGeneration]):
             pass
 
     def reports(self) -> list[Json]:
-        """What the client alone knows of every request; accuracy is not in it.
+        """What the client alone knows of every request; neither accuracy nor `ranges` is in it.
 
+        A client refuses a text whose embedding the server's ranges do not hold, before anything is
+        sent; it cannot see the edges inside the model, on which other words may exceed them.
         They are there once the with statement has ended.
         """
         session = self._session
@@ -319,7 +327,7 @@ class RemoteSession(_Session[runtime_remote.RemoteSession | RemoteGeneration]):
             return client_generation_reports(
                 session.config, session.plan, session.record, session.answers, decode
             )
-        return party_reports(session.config, session.plan, session.record)
+        return party_reports(session.config, session.plan, session.record, session.prompt)
 
 
 def local(config: Config | Source) -> LocalSession:

@@ -51,7 +51,7 @@ def private(config: Config, texts: Sequence[str]) -> np.ndarray:
             session.setup(model, plan.schedule)
             return len(list(session.serve()))
         session = ClientSession(config, catalog, channel)
-        session.setup(encoder.vocabulary)
+        session.setup(encoder)
         asked = [ids[i : i + batch] for i in range(0, len(ids), batch)]
         answers = [session.query(few).values for few in asked]
         session.finish()

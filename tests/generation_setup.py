@@ -11,7 +11,7 @@ import yaml
 
 from hybrid.config.loading import Config, checked
 from hybrid.reports.generation_costs import differing_steps
-from hybrid.runtime.generation_local import LocalGeneration, plain_answer, plain_logits
+from hybrid.runtime.generation_local import LocalGeneration, plain_answer
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient
 from tests.waiting import GUARD_S
 from transport.channel import Channel
@@ -70,7 +70,7 @@ def smallest_cosine(session: LocalGeneration, answer) -> float:
     """Of private and plain logits behind the same ids."""
     count = len(answer.tokens)
     ids = np.array([*answer.read, *answer.tokens[:-1]], np.int64)
-    plain = plain_logits(session.model, ids, count)
+    plain = list(session.model.plain_logits(ids)[-count:])
     private = session.result.logits(16)[answer.first_pass : answer.first_pass + count]
     return min(
         x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(plain, private, strict=True)

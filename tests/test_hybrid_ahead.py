@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hybrid.config.loading import load_config
-from hybrid.models.loading import load_model
+from hybrid.models.loading import load_model, text_encoder
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.plan import OFFLINE
 from hybrid.planning.schedule import named_schedule
@@ -31,7 +31,7 @@ def sessions(tmp_path, client):
             server.setup(model, schedule)
             return list(server.serve())
         session = ClientSession(config, catalog, channel)
-        session.setup(5)
+        session.setup(text_encoder(config))
         return client(session)
 
     asked, served, _ = run_both(party)

@@ -233,7 +233,7 @@ def changed(folder, **changes):
         ("llama", {"head_dim": None, "num_attention_heads": 4}, "30 is not a multiple of 4 heads"),
         ("llama", {"tie_word_embeddings": 1}, "tied is 1; expected a bool"),
         ("llama", {"model_type": "mistral"}, "model_type is 'mistral'; supported are llama, gpt2"),
-        ("llama", {"num_hidden_layers": 2}, "tensor 'layers.2.input_layernorm.weight' and 8 more"),
+        ("llama", {"num_hidden_layers": 2}, "'model.layers.2.input_layernorm.weight' and 8 more"),
         ("llama", {"num_hidden_layers": 4}, "no tensor 'layers.3.self_attn.q_proj.weight'"),
         ("llama", {"vocab_size": 30}, r"shape \(31, 30\), config.json implies \(30, 30\)"),
         ("llama", {"tie_word_embeddings": True}, "lm_head.weight is not the embedding"),
@@ -318,7 +318,7 @@ def test_damaged_folders_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=f"{shard.name}: not a safetensors file"):
         read_decoder(tmp_path)
     shard.unlink()
-    with pytest.raises(ConfigError, match=f"{shard.name}: not a safetensors file"):
+    with pytest.raises(ConfigError, match=f"{shard.name}: missing; {index.name} names it"):
         read_decoder(tmp_path)
     shard.write_bytes(whole)
     table = json.loads(good)
@@ -335,11 +335,12 @@ def test_damaged_folders_are_refused(tmp_path):
     index.write_text(json.dumps(table))
     with pytest.raises(ConfigError, match=f"tensor '{name}' is not in model.safetensors.index"):
         read_decoder(tmp_path)
-    index.write_text("[]")
-    with pytest.raises(ConfigError, match="not an index of shards"):
-        read_decoder(tmp_path)
+    for text in ("{}", '{"weight_map": {}}', '{"weight_map": [1]}'):
+        index.write_text(text)
+        with pytest.raises(ConfigError, match="not an index of shards"):
+            read_decoder(tmp_path)
     index.unlink()
-    with pytest.raises(ConfigError, match="saved as safetensors"):
+    with pytest.raises(ConfigError, match="weights missing, neither model.safetensors nor"):
         read_decoder(tmp_path)
     with pytest.raises(ConfigError, match="missing; name a GGUF file or a folder"):
         read_decoder(tmp_path / "nothing")

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hybrid.config.loading import load_config
 from hybrid.models.loading import load_model, text_encoder
@@ -37,7 +38,14 @@ def sentence_folder(folder, modules=("mean",), *, normalize=False):
     parts += [Normalize()] * normalize
     model = SentenceTransformer(modules=parts, device="cpu")
     model.save(str(folder / "model"))
-    return folder / "model", model.encode(TEXTS)
+    return folder / "model", vectors(folder / "model")
+
+
+def vectors(folder):
+    """Of the library that the folder is for."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
 
 
 def plain_answers(config):
@@ -188,10 +196,11 @@ def test_lists_of_modules_that_are_not_computed_are_refused(tmp_path):
     refuse([transformer, pooling, pooling], "in this order")
     refuse([transformer, dense], "a Transformer and a Pooling are needed")
     refuse([*listed, {**normalize, "type": "sentence_transformers.models.LSTM"}], "LSTM' is not")
-    refuse([*listed[:2], {**normalize, "type": "my_code.Normalize"}], "my_code.Normalize' is not")
+    refuse([*listed[:2], {**normalize, "type": "my_code.Normalize"}], "brings code of its own")
     refuse({"0": transformer}, "not a list of modules")
-    path.write_text(json.dumps([transformer, pooling, {**normalize, "type": "x.models.Dropout"}]))
-    refused(write_config(tmp_path, folder), "Dropout' is not")
+    dropout = {**normalize, "type": "sentence_transformers.models.Dropout"}
+    path.write_text(json.dumps([transformer, pooling, dropout]))
+    assert not load_model(load_config(write_config(tmp_path, folder))).public.head.normalize
 
 
 @pytest.mark.parametrize(
@@ -245,3 +254,17 @@ def test_a_plan_says_what_is_not_used(tmp_path):
     )
     assert code == 0, output
     assert "note: the head of BertForSequenceClassification is not used" in output
+
+
+@pytest.mark.parametrize("modules", [["cls"], ["max"], ["mean", torch.nn.Identity()]])
+def test_answers_of_any_size_are_precise(modules, tmp_path):
+    folder, _ = sentence_folder(tmp_path, modules)
+    weights = folder / ("2_Dense" if modules[1:] else ".") / "model.safetensors"
+    tensors = load_file(weights)
+    last = ("linear.",) if modules[1:] else ("encoder.layer.0.output.LayerNorm.",)
+    small = {n: t * 2.0**-13 if n.startswith(last) else t for n, t in tensors.items()}
+    save_file(small, weights, metadata={"format": "pt"})
+    expected = vectors(folder)
+    config = load_config(write_config(tmp_path, folder))
+    assert np.abs(expected).max() < 2.0**-9
+    assert cosines(private(config, TEXTS[:2]), expected[:2]).min() > 0.9999

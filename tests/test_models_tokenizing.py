@@ -342,7 +342,7 @@ def test_ends_are_those_of_the_settings_for_generation(tmp_path):
         read_tokenizer(tmp_path)
     (tmp_path / "generation_config.json").unlink()
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(ConfigError, match="not a tokenizer"):
+    with pytest.raises(ConfigError, match="tokenizer.json: not valid JSON"):
         read_tokenizer(tmp_path)
 
 

@@ -83,7 +83,7 @@ def shared_output(loaded: Config, model: Model, ids: NDArray[np.int64]) -> NDArr
         dealer = links[channel.party][0 if is_client else 1] if needs_dealer else None
         if is_client:
             client = ClientSession(loaded, catalog, channel)
-            tapped(client.setup(model.public.architecture.vocabulary, dealer), shares)
+            tapped(client.setup(text_encoder(loaded), dealer), shares)
             client.query([ids])
             client.finish()
         else:

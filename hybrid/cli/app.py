@@ -26,6 +26,7 @@ from hybrid.cli.fetch import fetch  # noqa: E402
 from hybrid.cli.init import init  # noqa: E402
 from hybrid.cli.progress import make_console  # noqa: E402
 from hybrid.reports.comparison.configs import Options  # noqa: E402
+from hybrid.runtime.text_checks import TextWarning  # noqa: E402
 from transport.errors import ConfigError, HybridError  # noqa: E402
 
 app = typer.Typer(
@@ -246,8 +247,8 @@ def _one_line(text: str) -> str:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """One line, for what a user can change."""
-    if issubclass(category, FutureWarning):
-        print(f"hybrid: {message}", file=sys.stderr)  # noqa: T201
+    if issubclass(category, FutureWarning | TextWarning):
+        print(f"hybrid: {_one_line(str(message))}", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

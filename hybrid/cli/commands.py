@@ -27,6 +27,7 @@ from hybrid.reports.comparison.run import Hooks, run_comparison
 from hybrid.reports.comparison.summary import failures
 from hybrid.reports.comparison.words import summary_sentences
 from hybrid.reports.generation_text import write_generation_markdown
+from hybrid.reports.range_report import is_wrong
 from hybrid.reports.run_report import write_json, write_markdown
 from hybrid.reports.session_report import measured_reports, outputs_of, party_reports
 from hybrid.reports.terminal import print_report
@@ -60,6 +61,9 @@ def run(config: Config, texts: list[str], out: Path | None, truncate: bool) -> N
         print_report(console, report, title, folder)
     cosines = ", ".join(f"{r['accuracy']['cosine']:.6f}" for r in reports)
     console.print(f"cosine to the plain float32 model: {cosines}")
+    if wrong := sum(is_wrong(r["ranges"]) for r in reports):
+        said = f"RANGES EXCEEDED in {wrong} of {len(reports)} requests: results may be wrong"
+        console.print(said, style="bold red", highlight=False)
     lies = f"report: {out / 'report.md'} and {out / 'report.json'}"
     console.print(lies, highlight=False, markup=False)
 
@@ -132,7 +136,7 @@ def query(
         session.ask(ids)
     assert session.plan is not None
     assert session.record is not None
-    reports = party_reports(config, session.plan, session.record)
+    reports = party_reports(config, session.plan, session.record, session.prompt)
     for index, (report, title) in enumerate(zip(reports, _titles(config, texts), strict=True)):
         folder = None if out is None else _request_folder(out, index)
         if folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -55,7 +56,7 @@ class Config:
     def model_folder(self) -> Path:
         """The model folder, or the fetched model of its name; `ConfigError` when there is none."""
         return self._model_place(
-            Path.is_dir,
+            os.path.isdir,
             "folder {!r} does not exist; run `hybrid fetch minilm` for all-MiniLM-L6-v2, or name a "
             "folder in Hugging Face layout",
         )
@@ -64,7 +65,7 @@ class Config:
     def decoder_place(self) -> Path:
         """A decoder's GGUF file or folder, or the fetched model of its name."""
         return self._model_place(
-            Path.exists,
+            os.path.exists,
             "{!r} does not exist; run `hybrid fetch smollm2` for SmolLM2-135M-Instruct, or name a "
             "GGUF file or a folder in Hugging Face layout",
         )
@@ -74,6 +75,8 @@ class Config:
         own = self.resolve(path or ".")
         fetched = models_folder() / own.name
         found = next((place for place in (own, fetched) if path and is_there(place)), None)
+        if found is None and path and os.path.isfile(own):
+            raise ConfigError(f"{self.path}: model.path: {path!r} {_file_instead(own)}")
         if found is None:
             raise ConfigError(f"{self.path}: model.path: {missing.format(path)}")
         return found
@@ -94,6 +97,16 @@ class Config:
 
     def __repr__(self) -> str:
         return f"<Config {self.run.name}: {self.path}>"
+
+
+def _file_instead(path: Path) -> str:
+    """What a file is that stands where an encoder's folder should."""
+    if path.suffix == ".gguf":
+        return (
+            "is a GGUF file, of which decoders alone are read; add the table `generation` to run "
+            "one, or name an encoder's folder in Hugging Face layout"
+        )
+    return "is a file; name the folder in Hugging Face layout that it lies in"
 
 
 def load_config(path: Path, overrides: Sequence[Override] = ()) -> Config:

@@ -61,11 +61,16 @@ class ModelConfig(Strict):
     normalize: bool | None = None
     """Encoders: whether the client scales the opened embedding to unit length; none given: what the
     folder says."""
+    prompt: str | None = None
+    """Encoders: name of one of the folder's prompts, which stands before every text; none: the
+    folder's default. The parties may differ in it."""
 
     @model_validator(mode="after")
     def _one_model(self) -> ModelConfig:
         if (self.path is None) == (self.shape is None):
             raise ValueError("give either path, a model folder, or shape, for random weights")
+        if self.prompt is not None and self.shape is not None:
+            raise ValueError("prompt would be ignored, since a shape has none; remove it")
         return self
 
 
@@ -276,6 +281,7 @@ class RunConfig(Strict):
             return self
         del of_encoders["ckks"], of_encoders["model.embedding"]
         of_encoders["model.batch"] = self.model.batch != 1
+        of_encoders["model.prompt"] = self.model.prompt is not None
         of_encoders["ckks.linear_phase"] = self.ckks.linear_phase is not None
         given = [key for key, is_given in of_encoders.items() if is_given]
         if given:
@@ -322,7 +328,7 @@ class RunConfig(Strict):
         """
         left_out = {"texts", "runtime", "ranges", "name", "schedule"}
         data = self.model_dump(mode="json", exclude=left_out)
-        data["model"].pop("path")
+        del data["model"]["path"], data["model"]["prompt"]
         # Steps' names hold dots, and there may be hundreds: one entry.
         data["scheduler"]["pin"] = json.dumps(data["scheduler"]["pin"], sort_keys=True)
         return dict(_flat(data, ""))

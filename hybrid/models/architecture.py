@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
+from hybrid.models.foreign_weights import (
+    no_config,
+    refuse_adapter,
+    refuse_own_code,
+    refuse_quantised,
+)
+from hybrid.models.model_files import names_in, read_json
 from transport.errors import ConfigError
 
 _LIMITS: Mapping[type[int | float | bool], tuple[float, float]] = {
@@ -83,31 +89,12 @@ class Architecture:
 
 
 def read_model_config(folder: Path) -> Mapping[str, Any]:
-    """`config.json` of a Hugging Face folder."""
-    path = folder / "config.json"
+    """`config.json` of a Hugging Face folder; `ConfigError` where its weights cannot be read."""
+    names, path = names_in(folder), folder / "config.json"
+    if path.name not in names:
+        raise no_config(folder, names)
+    refuse_adapter(folder, names)
     raw = read_json(path)
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: not a table of settings; is this a model's config?")
-    _refuse_own_code(raw, path)
+    refuse_quantised(raw, str(path))
+    refuse_own_code(raw, str(path))
     return raw
-
-
-def _refuse_own_code(raw: Mapping[str, Any], path: Path) -> None:
-    """A model that brings its own code may compute otherwise under a known name."""
-    own = raw.get("auto_map")
-    named = [key for key in own if str(key).startswith("AutoModel")] if own else []
-    if named:
-        raise ConfigError(
-            f"{path}: auto_map names the folder's own code for {str(named[0])[:64]}, which is not "
-            "run, so its weights may mean something else; use a model that transformers computes"
-        )
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file of a folder in Hugging Face layout holds."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise ConfigError(f"{path}: missing; name a folder in Hugging Face layout") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error})") from None

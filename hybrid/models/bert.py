@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from hybrid.models.architecture import Architecture
-from hybrid.models.bert_names import FIXED, LINEAR, NAMES, Names
+from hybrid.models.bert_names import FIXED, LAYOUT, LINEAR, NAMES, Names
+from hybrid.models.checkpoint import Checkpoint
 from hybrid.models.embedding import EmbeddingTable
 from hybrid.models.family import Family
 from hybrid.models.folding import LinearMap, after_norm, linear_map, norm_alone, side_by_side
@@ -24,7 +25,7 @@ from hybrid.models.heads import Dense, Head
 from hybrid.models.plain import PlainPass
 from hybrid.models.random_weights import RandomWeights
 from hybrid.models.ranges import Bound, Observer, Ranges
-from hybrid.models.weights import Affine, Array, TensorFile
+from hybrid.models.weights import Affine, Array
 from transport.errors import ConfigError
 
 INPUT, MASK = "embedding", "mask"
@@ -115,9 +116,9 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
     def read_weights(
         self, folder: Path, raw: Mapping[str, Any], architecture: BertArchitecture
     ) -> BertWeights:
-        """`model.safetensors`, every tensor checked against the architecture."""
+        """Every tensor of the encoder, checked against the architecture; heads are left."""
         names, a = NAMES[raw["model_type"]], architecture
-        file = TensorFile(folder, names.prefix)
+        file = Checkpoint(folder, LAYOUT, tied=bool(raw.get("tie_word_embeddings", True)))
         file.refuse_layer(names.layer, a.layers)
         layers = tuple(self._layer_weights(file, names, i, a) for i in range(a.layers))
         first = names.first_position(raw)
@@ -133,6 +134,7 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
             file.norm("embeddings.LayerNorm", a.hidden),
             a.epsilon,
         )
+        file.finish()
         return BertWeights(table, layers)
 
     def classifier(
@@ -148,12 +150,12 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
         self, folder: Path, raw: Mapping[str, Any], parts: Sequence[tuple[str, Dense]]
     ) -> tuple[Affine, ...]:
         """Below the encoder's prefix or beside it."""
-        file = TensorFile(folder, NAMES[raw["model_type"]].prefix)
+        file = Checkpoint(folder, LAYOUT, tied=bool(raw.get("tie_word_embeddings", True)))
         return tuple(file.linear(name, part.width_in, part.width_out) for name, part in parts)
 
     @staticmethod
     def _layer_weights(
-        file: TensorFile, names: Names, index: int, a: BertArchitecture
+        file: Checkpoint, names: Names, index: int, a: BertArchitecture
     ) -> BertLayer:
         prefix = f"{names.layer}.{index}"
         sizes = {"intermediate": (a.hidden, a.intermediate), "output": (a.intermediate, a.hidden)}

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hybrid.models.checkpoint import Layout
+
 _BERT_SIZES = {
     "hidden": "hidden_size",
     "layers": "num_hidden_layers",
@@ -28,10 +30,8 @@ _DISTILBERT_SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Where a checkpoint keeps what; tensors are relative to `prefix`."""
+    """Where a checkpoint keeps what; tensors are relative to the prefix that it has there."""
 
-    prefix: str
-    """Of tensors in a checkpoint with a head; without one there is none."""
     sizes: Mapping[str, str] = field(default_factory=lambda: _BERT_SIZES)
     """Our names of sizes to keys of config.json; those that it has not are `FIXED`."""
     layer: str = "encoder.layer"
@@ -58,14 +58,12 @@ class Names:
 
 FIXED = {"token_types": 1, "epsilon": 1e-12}
 LINEAR = ("query", "key", "value", "attention_output", "intermediate", "output")
-_BERT = Names("bert.")
+_BERT = Names()
 _ROBERTA = Names(
-    "roberta.",
     classifier=("classifier.dense", "classifier.out_proj", "tanh"),
     counts_from_padding=True,
 )
 _DISTILBERT = Names(
-    "distilbert.",
     _DISTILBERT_SIZES,
     "transformer.layer",
     tuple(f"attention.{n}_lin" for n in ("q", "k", "v", "out")) + ("ffn.lin1", "ffn.lin2"),
@@ -79,10 +77,20 @@ NAMES: Mapping[str, Names] = {
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "electra": replace(
-        _BERT,
-        prefix="electra.",
-        classifier=("classifier.dense", "classifier.out_proj", "gelu"),
-    ),
+    "electra": replace(_BERT, classifier=("classifier.dense", "classifier.out_proj", "gelu")),
     "distilbert": _DISTILBERT,
 }
+LAYOUT = Layout(
+    marker="embeddings.word_embeddings.weight",
+    second="embeddings.position_embeddings.weight",
+    tied=(
+        "cls.predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight",
+        "generator_lm_head.weight", "lm_head.weight",
+    ),
+    ignored=r"embeddings\.(position|token_type)_ids",
+    heads=(
+        "pooler", "classifier", "pre_classifier", "cls", "lm_head", "qa_outputs", "score",
+        "sequence_summary", "vocab_transform", "vocab_layer_norm", "vocab_projector",
+        "generator_predictions", "generator_lm_head", "discriminator_predictions",
+    ),
+)  # fmt: skip

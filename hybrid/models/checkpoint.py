@@ -1,135 +1,231 @@
-"""Tensors of a Hugging Face folder, in one file or in shards, each checked as it is taken."""
+"""Tensors of a Hugging Face folder by a family's names for them, each checked as it is taken."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
+from hybrid.models.foreign_weights import refuse_foreign_tensors
 from hybrid.models.gguf_file import refuse_left_over
+from hybrid.models.model_files import cut
+from hybrid.models.tensor_files import TensorSource, tensor_files
 from hybrid.models.weights import Affine, Array
 from transport.errors import ConfigError
 
-_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_READ = (torch.float32, torch.float16, torch.bfloat16)
+_READ = ("float32", "float16", "bfloat16", "float64")
+_OLD_ENDS = {"gamma": "weight", "beta": "bias"}
+"""How TensorFlow calls gain and bias of a normalisation, and what came of it once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a family's tensors are told from what lies beside them; names are without a prefix."""
+
+    marker: str
+    """The table of word embeddings: what stands before its name stands before all others."""
+    second: str
+    """A tensor that tells as much where the table was left out, because a head has it too."""
+    tied: tuple[str, ...]
+    """Heads that have the table's rows where config.json ties both."""
+    ignored: str = "$^"
+    """A pattern of tensors that hold nothing but what follows from the sizes."""
+    heads: tuple[str, ...] = ()
+    """First parts of names that may be left, since they compute on the last rows.
+
+    With any of them, whatever stands outside the prefix may be left too; without, nothing may.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tensor is and what it is called there."""
+
+    source: TensorSource
+    stored: str
+
+    def __str__(self) -> str:
+        return f"{self.source.path}: {cut(self.stored)}"
 
 
 class Checkpoint:
-    """Tensors by name; `ConfigError` names what is not as `config.json` says."""
+    """Tensors by name; `ConfigError` names what is not as `config.json` says.
 
-    def __init__(self, folder: Path, prefix: str, ignored: str = "$^") -> None:
-        """prefix: of tensors in a checkpoint with a head, removed.
+    A name means the tensor below the family's prefix (`bert.`, `module.roberta.`, `0.auto_model.`,
+    none, ...), which is found and not given; where the prefix has nothing of the kind, as of a
+    head, the one beside it. Values come as float32: of float16 and bfloat16 exactly, of float64
+    rounded.
+    """
 
-        ignored: a pattern of names that hold nothing but what follows from the sizes.
-        """
+    def __init__(self, folder: Path, layout: Layout, *, tied: bool = True) -> None:
+        """tied: whether config.json says that a head has the rows of the word embeddings."""
         self._folder = folder
-        self._places: dict[str, tuple[Path, str]] = {}
-        for path in self._files():
-            with _opened(path) as file:
-                for name in file.keys():  # noqa: SIM118 - not a mapping
-                    self._add(path, name, prefix)
-        self._left = {n for n in self._places if not re.fullmatch(ignored, n)}
+        self._layout = layout
+        self._places: dict[str, _Place] = {}
+        self._aliases: dict[str, str] = {}
+        for source in tensor_files(folder):
+            for name in source.names:
+                self._add(_Place(source, name))
+            pairs = source.aliases.items()
+            self._aliases |= {_present(gone): _present(kept) for gone, kept in pairs}
+        refuse_foreign_tensors(folder, self._places)
+        self._tied = layout.tied if tied else ()
+        self.prefix = self._find_prefix()
+        """Of every tensor of the model without its heads."""
+        self._outer = self._find_outer()
+        self._left = {
+            name
+            for name in self._places
+            if not any(re.fullmatch(layout.ignored, short) for short in self._short(name))
+        }
 
-    def _files(self) -> list[Path]:
-        """All of them; an index must name what is there, no more and no less."""
-        whole, index = self._folder / _WHOLE, self._folder / _INDEX
-        if whole.is_file():
-            return [whole]
-        if not index.is_file():
+    def _add(self, place: _Place) -> None:
+        name = _present(place.stored)
+        if name in self._places:
             raise ConfigError(
-                f"{whole}: missing, and no {_INDEX}; name a folder in Hugging Face layout, saved "
-                "as safetensors"
+                f"{place} is there twice, also as {cut(self._places[name].stored)}; fetch the "
+                "folder again"
             )
-        try:
-            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files = sorted(set(places.values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"{index}: not an index of shards ({type(error).__name__}: {error}); fetch it again"
-            ) from None
-        for name in files:
-            if not isinstance(name, str) or Path(name).name != name:
-                raise ConfigError(f"{index}: {name!r} is no file of this folder; fetch it again")
-        self._check_index(index, places, [self._folder / name for name in files])
-        return [self._folder / name for name in files]
+        self._places[name] = place
 
-    @staticmethod
-    def _check_index(index: Path, places: dict[str, str], files: list[Path]) -> None:
-        for path in files:
-            with _opened(path) as file:
-                held = set(file.keys())
-            named = {name for name, place in places.items() if place == path.name}
-            if held != named:
-                odd = min(held ^ named)
+    # -- names ----------------------------------------------------------------------------------
+
+    def _find_prefix(self) -> str:
+        marker, second = self._layout.marker, self._layout.second
+        choices = ((marker, self._places), (marker, self._aliases), (second, self._places))
+        for end, names in choices:
+            found = sorted({n.removesuffix(end) for n in names if f".{n}".endswith(f".{end}")})
+            if len(found) > 1:
                 raise ConfigError(
-                    f"{path}: tensor {odd!r} is {'not in' if odd in held else 'only in'} "
-                    f"{index.name}; fetch both again"
+                    f"{self._folder}: holds {len(found)} models, as of names that start with "
+                    f"{cut(repr(found[0]))} and with {cut(repr(found[1]))}; save the one that "
+                    "you mean by itself"
                 )
+            if found:
+                return found[0]
+        some = ", ".join(cut(repr(name)) for name in sorted(self._places)[:2])
+        some = f"there are {some} and others" if some else "there are no tensors"
+        raise ConfigError(
+            f"{self._folder}: no tensor {marker!r} under whatever prefix ({some}); is "
+            "this a model of that family?"
+        )
 
-    def _add(self, path: Path, name: str, prefix: str) -> None:
-        short = name.removeprefix(prefix)
-        if short in self._places:
-            raise ConfigError(f"{path}: tensor {short!r} is there twice; fetch the folder again")
-        self._places[short] = (path, name)
+    def _find_outer(self) -> str:
+        """The part of the prefix that stands before every name, of heads too."""
+        parts = self.prefix.split(".")[:-1]
+        for count in range(len(parts), 0, -1):
+            outer = ".".join(parts[:count]) + "."
+            if all(name.startswith(outer) for name in self._places):
+                return outer
+        return ""
+
+    def _short(self, name: str) -> tuple[str, str]:
+        """A name below the prefix, and beside it."""
+        return name.removeprefix(self.prefix), name.removeprefix(self._outer)
+
+    def _spellings(self, name: str) -> Iterator[str]:
+        """Names that a tensor may have here, the best first."""
+        own, beside = f"{self.prefix}{name}", f"{self._outer}{name}"
+        root = f"{self.prefix}{name.partition('.')[0]}."
+        # Of two halves of models none is whole: what the prefix has parts of is there or nowhere.
+        is_own = any(held.startswith(root) for held in self._places)
+        names = (own,) if is_own else (own, beside)
+        yield from names
+        yield from (self._aliases[n] for n in names if n in self._aliases)
+        if name == self._layout.marker:
+            yield from (f"{self._outer}{head}" for head in self._tied)
+            yield from (f"{self.prefix}{head}" for head in self._tied)
+
+    def _find(self, name: str) -> str | None:
+        return next((n for n in self._spellings(name) if n in self._places), None)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return self._find(name) is not None
+
+    # -- tensors --------------------------------------------------------------------------------
 
     def take(self, name: str, shape: Iterable[int]) -> Array:
         """A tensor as float32."""
-        wanted = tuple(shape)
-        if name not in self._places:
+        wanted, found = tuple(shape), self._find(name)
+        if found is None:
+            below = f" below {cut(repr(self.prefix))}" if self.prefix else ""
             raise ConfigError(
-                f"{self._folder}: no tensor {name!r}; is this a model of that family?"
+                f"{self._folder}: no tensor {name!r}{below}; is this a model of that family?"
             )
-        path, stored = self._places[name]
-        self._left.discard(name)
-        with _opened(path) as file:
-            tensor: torch.Tensor = file.get_tensor(stored)
-        if tuple(tensor.shape) != wanted:
+        place = self._places[found]
+        self._left.discard(found)
+        kind, size = place.source.form(place.stored)
+        if size != wanted:
             raise ConfigError(
-                f"{path}: {stored} has shape {tuple(tensor.shape)}, config.json implies {wanted}; "
-                "use the config.json that belongs to these weights"
+                f"{place} has shape {cut(str(size))}, config.json implies {wanted}; use the "
+                "config.json that belongs to these weights"
             )
-        if tensor.dtype not in _READ:
+        if kind not in _READ:
             raise ConfigError(
-                f"{path}: {stored} is {str(tensor.dtype).removeprefix('torch.')}; expected "
-                "float32, float16 or bfloat16: take the model before it was quantised"
+                f"{place} is {kind}; expected {', '.join(_READ[:-1])} or {_READ[-1]}: take the "
+                "model before it was quantised"
             )
-        values: Array = tensor.to(torch.float32).numpy()
-        if not np.isfinite(values).all():
+        # A copy: what is not converted would stay part of the file, also when that changes.
+        values = place.source.read(place.stored).to(torch.float32, copy=True)
+        if not torch.isfinite(values).all():
             raise ConfigError(
-                f"{path}: {stored} holds values that are not finite numbers; fetch it again"
+                f"{place} holds values that are not finite numbers of float32; fetch it again"
             )
-        return values
+        return np.asarray(values.numpy(), np.float32)
 
     def matrix(self, name: str, d_in: int, d_out: int) -> Array:
         """A linear map without bias, (in, out); Hugging Face stores (out, in)."""
         return np.ascontiguousarray(self.take(f"{name}.weight", (d_out, d_in)).T)
 
+    def linear(self, name: str, d_in: int, d_out: int) -> Affine:
+        """A linear map, (in, out); Hugging Face stores (out, in)."""
+        return Affine(self.matrix(name, d_in, d_out), self.take(f"{name}.bias", (d_out,)))
+
+    def norm(self, name: str, width: int) -> Affine:
+        """Gain and bias of a normalisation."""
+        return self.affine(name, width)
+
     def affine(self, name: str, *shape: int) -> Affine:
         """Weight as it is stored, and bias of its last axis."""
         return Affine(self.take(f"{name}.weight", shape), self.take(f"{name}.bias", shape[-1:]))
 
+    # -- what is left ---------------------------------------------------------------------------
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Names, as they are stored, of what was not taken and is not ignored, sorted."""
+        return tuple(sorted(self._places[name].stored for name in self._left))
+
+    def refuse_layer(self, prefix: str, layers: int) -> None:
+        """`ConfigError` where there is a layer more than there should be."""
+        start = f"{self.prefix}{prefix}.{layers}."
+        if any(name.startswith(start) for name in self._places):
+            raise ConfigError(
+                f"{self._folder}: holds layer {layers}, but config.json says {layers} layers; use "
+                "the config.json that belongs to these weights"
+            )
+
     def finish(self) -> None:
-        """`ConfigError` where a tensor was not taken: it would be ignored."""
-        refuse_left_over(self._folder, self._left)
+        """`ConfigError` where a tensor was not taken that answers depend on; heads are no such."""
+        names = (name for name in self._left if not self._is_head(name))
+        refuse_left_over(self._folder, (self._places[name].stored for name in names))
+
+    def _is_head(self, name: str) -> bool:
+        heads = self._layout.heads
+        first_parts = {short.partition(".")[0] for short in self._short(name)}
+        return bool(heads) and (
+            not name.startswith(self.prefix) or not first_parts.isdisjoint(heads)
+        )
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self._folder.name}: {len(self._places)} tensors>"
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a safetensors file ({error}); fetch it again") from None
+def _present(name: str) -> str:
+    """A name as PyTorch gives it today."""
+    start, dot, end = name.rpartition(".")
+    return f"{start}{dot}{_OLD_ENDS.get(end, end)}"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from hybrid.models.chat_template import ChatTemplate, Message
+from hybrid.models.tokenizing import vocabulary_of
 from transport.errors import ConfigError
 
 Ids = NDArray[np.int64]
@@ -60,6 +61,7 @@ class DecoderTokenizer:
         self._tokenizer, self._template, self._place = tokenizer, template, place
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        self._vocabulary = vocabulary_of(tokenizer)
         self.end_ids = frozenset(i for i in end_ids if i < self.vocabulary)
         """An answer ends with any of these."""
         added = tokenizer.get_added_tokens_decoder().values()
@@ -71,8 +73,8 @@ class DecoderTokenizer:
 
     @property
     def vocabulary(self) -> int:
-        """Number of token ids, added tokens included."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        """Rows of an embedding table that has all ids: the largest and one."""
+        return self._vocabulary
 
     def digest(self) -> str:
         """SHA-256 of all tokens with their ids, and of those that end an answer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from hybrid.models.architecture import Architecture, read_model_config
@@ -23,7 +22,10 @@ from hybrid.models.gguf_file import GgufFile
 from hybrid.models.gguf_tokenizer import gguf_end_ids, gguf_special_tokens, gguf_tokenizer
 from hybrid.models.gpt2 import Gpt2
 from hybrid.models.llama import Llama
+from hybrid.models.model_files import check_file, names_in, read_text
 from hybrid.models.ranges import Observer
+from hybrid.models.sentence_folder import optional_table
+from hybrid.models.tokenizer_files import tokenizer_of_json
 from transport.errors import ConfigError
 
 DECODERS: tuple[AnyDecoder, ...] = (Llama(), Gpt2())
@@ -107,16 +109,16 @@ def _family(types: Mapping[str, AnyDecoder], kind: object, place: str) -> AnyDec
 
 def _gguf(path: Path) -> GgufFile | None:
     """The GGUF file that a path means, if it means one."""
-    if path.is_file():
+    if not os.path.isdir(path):
+        check_file(path, "name a GGUF file or a folder in Hugging Face layout", "GGUF file")
         return GgufFile(path)
-    if not path.is_dir():
-        raise ConfigError(f"{path}: missing; name a GGUF file or a folder in Hugging Face layout")
-    files = sorted(path.glob("*.gguf"))
-    if not files or (path / "config.json").is_file():
+    names = names_in(path)
+    files = sorted(name for name in names if name.endswith(".gguf"))
+    if not files or "config.json" in names:
         return None
     if len(files) > 1:
         raise ConfigError(f"{path}: holds {len(files)} GGUF files; name one of them")
-    return GgufFile(files[0])
+    return GgufFile(path / files[0])
 
 
 # -- tokenizers -----------------------------------------------------------------------------------
@@ -129,7 +131,7 @@ def read_tokenizer(path: Path) -> DecoderTokenizer:
         place, source = str(file.path), file.setting("tokenizer.chat_template", str, "")
         template = ChatTemplate(source, gguf_special_tokens(file), place) if source else None
         return DecoderTokenizer(gguf_tokenizer(file), template, gguf_end_ids(file), place)
-    settings = _optional_json(path / "tokenizer_config.json")
+    settings = optional_table(path / "tokenizer_config.json")
     tokens = {
         key: token if isinstance(token, str) else token["content"]
         for key in ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -138,27 +140,17 @@ def read_tokenizer(path: Path) -> DecoderTokenizer:
     }
     source = _template_source(path, settings)
     template = ChatTemplate(source, tokens, str(path)) if source else None
-    tokenizer = _read_tokenizer_json(path / "tokenizer.json")
+    tokenizer = tokenizer_of_json(path / "tokenizer.json")
     ends = _end_ids(path)
     end = tokenizer.token_to_id(tokens.get("eos_token", ""))
     return DecoderTokenizer(tokenizer, template, ends if end is None else ends | {end}, str(path))
 
 
-def _read_tokenizer_json(path: Path) -> Tokenizer:
-    if not path.is_file():
-        raise ConfigError(f"{path}: missing; name a folder in Hugging Face layout")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:
-        # tokenizers raises bare exceptions.
-        raise ConfigError(f"{path}: not a tokenizer ({error}); fetch it again") from None
-
-
 def _template_source(path: Path, settings: Mapping[str, Any]) -> str | None:
     """A file of its own goes before the settings; of several named ones the default."""
     file, found = path / "chat_template.jinja", settings.get("chat_template")
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
+    if file.name in names_in(path):
+        return read_text(file)
     if isinstance(found, list):
         named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
         found = named.get("default")
@@ -168,22 +160,9 @@ def _template_source(path: Path, settings: Mapping[str, Any]) -> str | None:
 def _end_ids(path: Path) -> frozenset[int]:
     """Of the settings for generation, else of the model's."""
     for name in ("generation_config.json", "config.json"):
-        found = _optional_json(path / name).get("eos_token_id")
+        found = optional_table(path / name).get("eos_token_id")
         values = found if isinstance(found, list) else [found]
         ids = frozenset(i for i in values if type(i) is int and i >= 0)
         if ids:
             return ids
     return frozenset()
-
-
-def _optional_json(path: Path) -> Mapping[str, Any]:
-    """A table, empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error}); fetch it again") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: not a table of settings; fetch it again")
-    return found

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hybrid.models.architecture import read_json
-from hybrid.models.checkpoint import Checkpoint
+from hybrid.models.checkpoint import Checkpoint, Layout
 from hybrid.models.heads import Dense
+from hybrid.models.model_files import read_json
 from hybrid.models.poolings import POOLINGS
+from hybrid.models.sentence_folder import sentence_modules, shown
 from hybrid.models.weights import Affine
 from transport.errors import ConfigError
 
@@ -42,6 +43,7 @@ _DENSE_KEYS: Mapping[str, tuple[Any, ...]] = {
     "use_residual": (False, None),
 }
 """Keys of N_Dense/config.json besides sizes, and the values under which it is a plain map."""
+_LAYOUT = Layout(marker="linear.weight", second="linear.bias", tied=())
 _ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 _HARMLESS = ("Dropout",)
 """Nothing in inference."""
@@ -63,19 +65,15 @@ class Modules:
 
 def read_modules(folder: Path) -> Modules | None:
     """Of a folder; None where it says nothing. `ConfigError` for what is not computed."""
-    path = folder / "modules.json"
-    if path.is_file():
-        return _listed(folder, path, read_json(path))
-    return _by_subfolders(folder)
-
-
-def _listed(folder: Path, path: Path, listed: object) -> Modules:
-    """As the list says, in its order."""
-    if not isinstance(listed, list) or not all(isinstance(m, dict) for m in listed):
-        raise ConfigError(f"{path}: not a list of modules; fetch it again")
-    kinds = [(_kind(m, path), str(m.get("path", ""))) for m in listed]
-    kinds = [(kind, sub) for kind, sub in kinds if kind not in _HARMLESS]
-    names = [kind for kind, _ in kinds]
+    listed = [m for m in sentence_modules(folder) if m.kind not in _HARMLESS]
+    if not listed:
+        return _by_subfolders(folder)
+    path, names = folder / "modules.json", [module.kind for module in listed]
+    for name in names:
+        if name not in _ORDER:
+            raise ConfigError(
+                f"{path}: module {shown(name)} is not computed; supported are {', '.join(_ORDER)}"
+            )
     places = [_ORDER.index(name) for name in names]
     if places != sorted(places) or any(names.count(n) > 1 for n in set(names) - {"Dense"}):
         raise ConfigError(
@@ -84,21 +82,11 @@ def _listed(folder: Path, path: Path, listed: object) -> Modules:
         )
     if names[:2] != ["Transformer", "Pooling"]:
         raise ConfigError(
-            f"{path}: modules {', '.join(names) or 'none'}; a Transformer and a Pooling are needed"
+            f"{path}: modules {', '.join(names)}; a Transformer and a Pooling are needed"
         )
-    pooling = folder / kinds[1][1] / "config.json"
-    dense = [folder / sub for kind, sub in kinds if kind == "Dense"]
+    dense = [module.folder for module in listed if module.kind == "Dense"]
+    pooling = listed[1].folder / "config.json"
     return _found(pooling, dense, normalize="Normalize" in names, place=str(path))
-
-
-def _kind(module: Mapping[str, Any], path: Path) -> str:
-    kind = str(module.get("type", "")).rpartition(".")
-    if kind[2] in (*_ORDER, *_HARMLESS) and kind[0].startswith("sentence_transformers."):
-        return kind[2]
-    raise ConfigError(
-        f"{path}: module {str(module.get('type'))[:80]!r} is not computed; supported are "
-        f"{', '.join(_ORDER)} of sentence_transformers"
-    )
 
 
 def _by_subfolders(folder: Path) -> Modules | None:
@@ -137,8 +125,6 @@ def _found(pooling: Path, dense: Iterable[Path], *, normalize: bool | None, plac
 def _pooling(path: Path) -> tuple[str, bool]:
     """Its name, and whether the prompt's tokens are pooled too."""
     raw = read_json(path)
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: not a table of settings; fetch it again")
     for key in raw:
         if key not in _POOLING_KEYS:
             close = difflib.get_close_matches(key, _POOLING_KEYS, n=1)
@@ -161,8 +147,6 @@ def _dense(folder: Path) -> tuple[Dense, Affine]:
     """Sizes and weights of a Dense module."""
     path = folder / "config.json"
     raw = read_json(path)
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: not a table of settings; fetch it again")
     known = {"in_features", "out_features", "bias", "activation_function", *_DENSE_KEYS}
     for key, value in raw.items():
         if key not in known or value not in _DENSE_KEYS.get(key, (value,)):
@@ -181,7 +165,7 @@ def _dense(folder: Path) -> tuple[Dense, Affine]:
             f"{path}: activation_function {str(named)[:64]!r} is not computed; supported are "
             f"{known_names}"
         )
-    file = Checkpoint(folder, "")
+    file = Checkpoint(folder, _LAYOUT, tied=False)
     part = Dense(sizes[0], sizes[1], _ACTIVATIONS[named])
     weight = file.matrix("linear", part.width_in, part.width_out)
     bias = file.take("linear.bias", (part.width_out,)) if has_bias else weight[0] * 0

@@ -27,6 +27,11 @@ class LinearMap:
     scale: FloatArray | None = None
     shift: FloatArray | None = None
 
+    def times(self, factor: float) -> LinearMap:
+        """With all results multiplied."""
+        scale, shift = (None if x is None else x * factor for x in (self.scale, self.shift))
+        return LinearMap(self.weight * factor, self.bias * factor, scale, shift)
+
 
 def linear_map(part: Affine) -> LinearMap:
     """A linear layer as it is."""

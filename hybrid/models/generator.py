@@ -23,7 +23,15 @@ from hybrid.models.folding import FloatArray, LinearMap
 from hybrid.models.graph import Graph
 from hybrid.models.loading import shape_architecture, shape_family
 from hybrid.models.prompts import Prompts, ShapeTokenizer
-from hybrid.models.ranges import Ranges, ranges_from_public, ranges_to_public
+from hybrid.models.range_check import RangeCheck, check_ranges, used_ranges
+from hybrid.models.ranges import (
+    Bound,
+    Observer,
+    Ranges,
+    ranges_from_public,
+    ranges_to_public,
+    seen_by,
+)
 from transport.errors import ConfigError
 
 
@@ -55,6 +63,12 @@ class PublicGenerator:
         decoding = Decoding(s.temperature, s.top_k)
         place = len(self.prefix), past, self.capacity
         return Pass(rows, *place, self.private_embedding, decoding, s.prompt_bucket)
+
+    @cached_property
+    def used_ranges(self) -> dict[str, Bound]:
+        """Of the edges whose bounds passes depend on."""
+        what = self._pass(self.settings.prompt_bucket, 0)
+        return used_ranges(self.ranges, lambda r: self.family.graph(self.architecture, r, what))
 
     @property
     def turns(self) -> int:
@@ -117,6 +131,8 @@ class Generator:
     model: DecoderModel
     outliers: tuple[str, ...] = ()
     """Edges on which position 0 reaches far beyond private positions, a line each."""
+    caution: str = ""
+    """Of the samples that ranges were found on, where they are few."""
 
     def maps(self) -> Iterator[tuple[str, LinearMap]]:
         """What every node that has weights multiplies with and adds, one after the other."""
@@ -151,6 +167,20 @@ class Generator:
     def plain_logits(self, private: Ids) -> FloatArray:
         """Logits (positions, vocabulary) of the plain model at private ids behind the prefix."""
         return self.model.logits(private, self.prefix_cache.copy())
+
+    def checked_logits(self, private: Ids) -> tuple[FloatArray, RangeCheck]:
+        """As `plain_logits`, and whether the ranges hold for these ids.
+
+        Rows that fill a first prompt's bucket are not among them: each is its first token once
+        more.
+        """
+        found: list[FloatArray] = []
+
+        def run(see: Observer) -> None:
+            found.append(self.model.logits(private, self.prefix_cache.copy(), see))
+
+        seen = seen_by(run)
+        return found[0], check_ranges(self.public.used_ranges, seen)
 
     @property
     def line(self) -> str:
@@ -195,8 +225,8 @@ def load_bare(config: Config, prompts: Prompts) -> Generator:
     public.check_positions(str(config.path))
     if prompts.tokenizer.vocabulary > architecture.vocabulary:
         raise ConfigError(
-            f"{config.path}: the tokenizer has {prompts.tokenizer.vocabulary} tokens, the model "
-            f"{architecture.vocabulary}; use the files that belong together"
+            f"{config.path}: the tokenizer's ids reach {prompts.tokenizer.vocabulary - 1}, the "
+            f"model has {architecture.vocabulary} rows for them; use files that belong together"
         )
     return Generator(public, model)
 

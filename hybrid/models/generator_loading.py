@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from hybrid.models.decoder_tokenizing import Prompt
 from hybrid.models.generator import Generator, load_bare, load_prompts, with_ranges
 from hybrid.models.prompts import Prompts
 from hybrid.models.random_weights import random_samples
+from hybrid.models.range_check import few_samples
 from hybrid.models.ranges import (
     Ranges,
     default_lines,
@@ -42,7 +43,7 @@ _ANSWER_TOKENS = 16
 """Of every sample's greedy answer that ranges are found on."""
 _OUTLIER_SAMPLES = 2
 """Enough: the prefix is the same in all of them."""
-_VERSION = 2
+_VERSION = 3
 """Of what ranges are; a change here makes kept ones stale."""
 
 
@@ -56,7 +57,10 @@ def load_generator(config: Config) -> Generator:
     if found is None:
         found = _found(config, bare, prompts, samples)
         _keep(key, found)
-    return with_ranges(bare, found.ranges, found.outliers)
+    caution = ""
+    if config.run.ranges.sentences is not None:
+        caution = few_samples([sample.private for sample in samples])
+    return replace(with_ranges(bare, found.ranges, found.outliers), caution=caution)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +118,9 @@ def _model_digest(config: Config) -> str:
     place, digest = config.decoder_place, hashlib.sha256()
     files = [place] if place.is_file() else sorted(p for p in place.iterdir() if p.is_file())
     for file in files:
-        if file.suffix in (".gguf", ".safetensors", ".json"):
-            with file.open("rb") as source:
+        if file.suffix in (".gguf", ".safetensors", ".bin", ".json"):
+            # What cannot be read was not read for the model either.
+            with suppress(OSError), file.open("rb") as source:
                 digest.update(hashlib.file_digest(source, "sha256").digest())
     return digest.hexdigest()
 

@@ -13,6 +13,7 @@ import numpy as np
 from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 
+from hybrid.models.model_files import check_file, cut
 from hybrid.models.weights import Array
 from transport.errors import ConfigError
 
@@ -35,14 +36,19 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file():
-            raise ConfigError(f"{path}: missing; name a GGUF file")
+        start = check_file(path, "name a GGUF file", "GGUF file")
+        if not start.startswith(b"GGUF"):
+            raise ConfigError(
+                f"{path}: not a whole GGUF file (it starts as none does); name one, or the folder "
+                "in Hugging Face layout that this lies in"
+            )
         try:
             reader = _Reader(path)
         except Exception as error:
             # The reader stumbles over a damaged file in whatever way comes first.
             raise ConfigError(
-                f"{path}: not a whole GGUF file ({type(error).__name__}: {error}); fetch it again"
+                f"{path}: not a whole GGUF file ({cut(f'{type(error).__name__}: {error}')}); "
+                "fetch it again"
             ) from None
         if reader.byte_order != "I":
             raise ConfigError(
@@ -52,6 +58,20 @@ class GgufFile:
         self._fields = reader.fields
         self._tensors: dict[str, ReaderTensor] = {t.name: t for t in reader.tensors}
         self._taken: set[str] = set()
+        self._refuse_parts()
+
+    def _refuse_parts(self) -> None:
+        """`ConfigError` for a file that is no model by itself."""
+        if (count := self.setting_or("split.count", 1)) not in (0, 1):
+            raise ConfigError(
+                f"{self.path}: one of {cut(repr(count))} parts of a model; put them together with "
+                "`llama-gguf-split --merge`"
+            )
+        if (kind := self.setting_or("general.type", "model")) != "model":
+            raise ConfigError(
+                f"{self.path}: general.type is {cut(repr(kind))}, so this is no model; name the "
+                "model's own file, with adapters merged into it"
+            )
 
     # -- settings -------------------------------------------------------------------------------
 
@@ -73,6 +93,11 @@ class GgufFile:
                 f"{self.path}: {key} is a {type(value).__name__}; expected a {kind.__name__}"
             )
         return value
+
+    def setting_or(self, key: str, default: Any) -> Any:
+        """A value of whatever type, not checked."""
+        field = self._fields.get(key)
+        return default if field is None else field.contents()
 
     def settings_below(self, prefix: str) -> dict[str, Any]:
         """All single values whose keys start so, by what follows."""
@@ -137,6 +162,6 @@ def refuse_left_over(path: Path, names: Iterable[str]) -> None:
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise ConfigError(
-            f"{path}: tensor {left[0]!r}{more} would be ignored, so answers would differ; use a "
-            "model without it"
+            f"{path}: tensor {cut(repr(left[0]))}{more} would be ignored, so answers would "
+            "differ; use a model without it"
         )

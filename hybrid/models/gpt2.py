@@ -15,7 +15,7 @@ from torch.nn.functional import gelu
 
 from hybrid.models.architecture import Architecture
 from hybrid.models.causal import Cache, CausalPass
-from hybrid.models.checkpoint import Checkpoint
+from hybrid.models.checkpoint import Checkpoint, Layout
 from hybrid.models.decoder import Decoder
 from hybrid.models.decoder_graph import EMBEDDING, LOGITS, DecoderGraphBuilder, Pass
 from hybrid.models.decoder_settings import GgufNames, as_float, head_table, read_sizes, require
@@ -81,6 +81,13 @@ _GGUF = GgufNames(
     optional=("vocab_size",),
     harmless={"attention.causal": True},
 )
+_LAYOUT = Layout(
+    marker="wte.weight",
+    second="wpe.weight",
+    tied=("lm_head.weight",),
+    # Old checkpoints keep the causal mask, which follows from the number of positions.
+    ignored=r"h\.\d+\.attn\.(masked_)?bias",
+)
 _PARTS = ("attention_norm", "qkv", "attention_output", "feed_forward_norm", "up", "down")
 _HF_PARTS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
 _GGUF_PARTS = ("attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down")
@@ -115,7 +122,6 @@ class Gpt2(Decoder[Gpt2Architecture, Gpt2Weights]):
         require(raw, place, "scale_attn_weights", True, None)
         for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
             require(raw, place, key, False, None)
-        require(raw, place, "quantization_config", None)
         values = read_sizes(raw, place, _SIZES)
         inner, hidden = raw.get("n_inner"), values["hidden"]
         values["intermediate"] = 4 * hidden if inner is None else inner
@@ -124,10 +130,9 @@ class Gpt2(Decoder[Gpt2Architecture, Gpt2Weights]):
         return Gpt2Architecture.from_public(values, place)
 
     def read_weights(self, folder: Path, architecture: Gpt2Architecture) -> Gpt2Weights:
-        """`model.safetensors` or its shards, every tensor checked against the architecture."""
+        """Every tensor of a folder, checked against the architecture."""
         a = architecture
-        # Old checkpoints keep the causal mask, which follows from the number of positions.
-        file = Checkpoint(folder, "transformer.", r"h\.\d+\.attn\.(masked_)?bias")
+        file = Checkpoint(folder, _LAYOUT, tied=a.tied)
 
         def layer(index: int) -> Gpt2Layer:
             # Hugging Face stores these maps (in, out), unlike those of other models.

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hybrid.models.ranges import Bound, Ranges
+from hybrid.models.folding import LinearMap
+from hybrid.models.ranges import Bound, Ranges, held, held_variance, output_shift, shifted
 from transport.errors import ConfigError, UsageError
 
+OUTPUT_SHIFT = "output_shift"
+"""Constant of a node whose result is opened at last: by how many bits its map was scaled up."""
 _SHARED_KEYS = {
     "scores": "attention",
     "context": "attention",
@@ -121,6 +124,25 @@ class Graph:
         if not known.issuperset(self.outputs):
             raise UsageError(f"graph: nothing makes one of the outputs {self.outputs}")
 
+    def input_bound(self, edge: str) -> Bound | None:
+        """What may enter at an input: of the nodes that read it first, the narrowest bound."""
+        firsts = [node for node in self.nodes if node.inputs[0] == edge and "input" in node.bounds]
+        found = [node.bounds["input"] for node in firsts]
+        return min(found, key=lambda bound: bound.max_abs, default=None)
+
+    def scaled_maps(self, maps: Mapping[str, LinearMap]) -> dict[str, LinearMap]:
+        """A family's maps by node, with those scaled whose nodes' results are opened scaled."""
+        found = dict(maps)
+        for node in self.nodes:
+            if OUTPUT_SHIFT in node.constants:
+                found[node.name] = found[node.name].times(2.0 ** node.constants[OUTPUT_SHIFT])
+        return found
+
+    def opened_scale(self) -> float:
+        """What the client multiplies what it opens with: undoes the scaling of a node before it."""
+        bits = sum(node.constants.get(OUTPUT_SHIFT, 0.0) for node in self.nodes)
+        return float(2.0**-bits)
+
     def __repr__(self) -> str:
         return f"<Graph: {len(self.nodes)} nodes from {', '.join(i.name for i in self.inputs)}>"
 
@@ -209,8 +231,10 @@ class GraphBuilder:
     ) -> str:
         """LayerNorm of all rows of a sum, without gain and bias."""
         name = "layer{}.{}".format(*place)
-        bounds = {part: self.bound(f"{name}.{part}") for part in ("sum", "variance")}
-        bounds["input"] = bounds.pop("sum")
+        bounds = {
+            "input": self.bound(f"{name}.sum"),
+            "variance": self.variance(f"{name}.variance", epsilon),
+        }
         return self.add(
             place,
             "layernorm",
@@ -228,7 +252,8 @@ class GraphBuilder:
         name = node_name(place)
         square = "mean_square" if op == "rmsnorm" else "variance"
         bounds = {"input": self.bound(f"{name}.sum")}
-        bounds["square" if op == "rmsnorm" else "variance"] = self.bound(f"{name}.{square}")
+        role = "square" if op == "rmsnorm" else "variance"
+        bounds[role] = self.variance(f"{name}.{square}", epsilon)
         edge = self.add(
             place,
             op,
@@ -314,7 +339,27 @@ class GraphBuilder:
         self._labels = labels
 
     def bound(self, edge: str) -> Bound:
-        """Of an edge that the plain model showed; `ConfigError` where there is none."""
+        """Of an edge that the plain model showed.
+
+        `ConfigError` where there is none, or none that fixed point holds.
+        """
+        return held(edge, self._found(edge))
+
+    def variance(self, edge: str, epsilon: float) -> Bound:
+        """As `bound`, of a variance or mean square; `ConfigError` also where it is too small."""
+        return held_variance(edge, self._found(edge), epsilon)
+
+    def opened(self, edge: str) -> tuple[Bound, Mapping[str, float]]:
+        """Bound of an edge that is opened and nothing else, and constants for its node.
+
+        The map of that node, behind which nothing but choices follow, is scaled to where fixed
+        point holds the result (`Graph.scaled_maps`); the client scales back (`opened_scale`).
+        """
+        found = self._found(edge)
+        bits = output_shift(found)
+        return shifted(found, bits), {OUTPUT_SHIFT: float(bits)} if bits else {}
+
+    def _found(self, edge: str) -> Bound:
         try:
             return self._ranges[edge]
         except KeyError:

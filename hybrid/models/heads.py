@@ -68,18 +68,20 @@ class Head:
             return self.pooling.opened(builder, rows, mask, width)
         edge, bound = self.pooling.shared(builder, rows, mask, width)
         for index, part in enumerate(self.dense):
-            edge, bound = self._dense(builder, index, part, edge, bound)
+            is_last = index + 1 == len(self.dense)
+            edge, bound = self._dense(builder, index, part, edge, bound, is_last=is_last)
         shape = (builder.batch, self.dense[-1].width_out)
         return builder.add((-1, "open"), "open", (edge,), shape, {"input": bound})
 
     @staticmethod
     def _dense(
-        builder: GraphBuilder, index: int, part: Dense, edge: str, bound: Bound
+        builder: GraphBuilder, index: int, part: Dense, edge: str, bound: Bound, *, is_last: bool
     ) -> tuple[str, Bound]:
-        name = f"dense{index}"
-        out = builder.bound(name)
+        name, ends = f"dense{index}", is_last and part.activation == "identity"
+        out, constants = builder.opened(name) if ends else (builder.bound(name), {})
         sizes, bounds = (builder.batch, part.width_in, part.width_out), {"input": bound}
-        edge = builder.add((-1, name), "linear", (edge,), sizes, {**bounds, "output": out})
+        bounds["output"] = out
+        edge = builder.add((-1, name), "linear", (edge,), sizes, bounds, constants=constants)
         if part.activation == "identity":
             return edge, out
         after, shape = f"{name}.{part.activation}", (builder.batch, part.width_out)
@@ -145,7 +147,10 @@ class Head:
         return answer
 
     def opened(self, words: NDArray[np.uint64], counts: NDArray[np.int64]) -> FloatArray:
-        """What `plain` computes, a row a text, from the opened words; counts: of real tokens."""
+        """What `plain` computes, a row a text, from the opened words; counts: of real tokens.
+
+        Up to the power of two by which the graph scales what it opens.
+        """
         rows = (words.view(np.int64) * 2.0**-self.output_bits).reshape(len(counts), -1)
         divisor = np.ones(len(counts)) if self.dense else self.pooling.divisor(counts)
         found: FloatArray = rows / divisor[:, None]

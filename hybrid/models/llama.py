@@ -34,6 +34,7 @@ from hybrid.models.llama_names import (
     GGUF_NORMS,
     HF_LINEAR,
     HF_NORMS,
+    LAYOUT,
     LINEAR,
     NORMS,
     ROPE_THETA,
@@ -141,8 +142,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         require(raw, place, "hidden_act", "silu")
         for key in ("attention_bias", "mlp_bias"):
             require(raw, place, key, False, None)
-        for key in ("sliding_window", "quantization_config"):
-            require(raw, place, key, None)
+        require(raw, place, "sliding_window", None)
         for key in ("rope_type", "type"):
             require(rope, f"{place}: rope_parameters", key, "default", None)
         for table in (raw, rope):
@@ -157,10 +157,9 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         return LlamaArchitecture.from_public(values, place)
 
     def read_weights(self, folder: Path, architecture: LlamaArchitecture) -> LlamaWeights:
-        """`model.safetensors` or its shards, every tensor checked against the architecture."""
+        """Every tensor of a folder, checked against the architecture."""
         a = architecture
-        # Old checkpoints keep the angles' frequencies, which follow from rope_theta.
-        file = Checkpoint(folder, "model.", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+        file = Checkpoint(folder, LAYOUT, tied=a.tied)
 
         def layer(index: int) -> LlamaLayer:
             names = [f"layers.{index}.{name}" for name in (*HF_LINEAR, *HF_NORMS)]

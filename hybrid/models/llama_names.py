@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hybrid.models.checkpoint import Layout
 from hybrid.models.decoder_settings import GgufNames
 
 SIZES = {
@@ -41,3 +42,10 @@ HF_LINEAR = tuple(f"self_attn.{n}_proj" for n in ("q", "k", "v", "o")) + tuple(
 HF_NORMS = ("input_layernorm", "post_attention_layernorm")
 GGUF_LINEAR = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 GGUF_NORMS = ("attn_norm", "ffn_norm")
+LAYOUT = Layout(
+    marker="embed_tokens.weight",
+    second="layers.0.input_layernorm.weight",
+    tied=("lm_head.weight",),
+    # Old checkpoints keep the angles' frequencies, which follow from rope_theta.
+    ignored=r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,11 +21,15 @@ from hybrid.models.family import AnyFamily, Weights
 from hybrid.models.head_choice import ChosenHead, folder_head, public_head, shape_head
 from hybrid.models.model import Model, PublicModel
 from hybrid.models.random_weights import random_samples
+from hybrid.models.range_check import few_samples
 from hybrid.models.ranges import default_sentences, observed_ranges, read_sentences
+from hybrid.models.sentence_folder import transformer_folder
 from hybrid.models.tokenizing import FileTokenizer, TextEncoder, WordTokenizer
 from transport.errors import ConfigError
 
 _DEFAULT_FAMILY = "bert"
+_OTHER_PROMPT_SAMPLES = 4
+"""Sentences that ranges are found on behind every prompt that is not the config's."""
 _DEFAULT_SIZES = {"vocabulary": 1024, "positions": 512}
 
 
@@ -47,13 +51,26 @@ def load_model(config: Config) -> Model:
     source = _source(config)
     architecture, tokens = source.architecture(), config.run.model.tokens
     architecture.check_tokens(tokens)
+    encoder = source.encoder()
+    if encoder.vocabulary > architecture.vocabulary:
+        raise ConfigError(
+            f"{config.path}: model.path: the tokenizer's ids reach {encoder.vocabulary - 1}, the "
+            f"model has {architecture.vocabulary} rows for them; use files that belong together"
+        )
     chosen, batch = source.head(architecture), config.run.model.batch
     public = PublicModel(source.family, architecture, {}, chosen.head, tokens, batch)
-    weights = source.weights(architecture)
-    bare = Model(public, weights, source.origin, chosen.weights, chosen.notes)
-    samples = source.samples(architecture)
+    bare = Model(
+        public,
+        source.weights(architecture),
+        source.origin,
+        chosen.weights,
+        chosen.notes,
+        texts=encoder.facts(),
+    )
+    samples = source.samples(architecture, encoder)
     ranges = observed_ranges(bare.plain, samples, config.run.ranges.margin)
-    return replace(bare, public=replace(public, ranges=ranges))
+    caution = "" if config.run.ranges.sentences is None else few_samples(samples)
+    return replace(bare, public=replace(public, ranges=ranges), caution=caution)
 
 
 def public_model(config: Config, data: object) -> PublicModel:
@@ -96,32 +113,37 @@ class _Folder:
         return f"weights of {self.path.name}"
 
     @cached_property
+    def _transformer(self) -> Path:
+        return transformer_folder(self.path)
+
+    @cached_property
     def _raw(self) -> Mapping[str, Any]:
-        return read_model_config(self.path)
+        return read_model_config(self._transformer)
 
     @cached_property
     def family(self) -> AnyFamily:
         families = known_families(self.config.run.plugins).values()
-        return family_of(self._raw, families, str(self.path / "config.json"))
+        return family_of(self._raw, families, str(self._transformer / "config.json"))
 
     def architecture(self) -> Architecture:
         found: Architecture = self.family.read_architecture(
-            self._raw, str(self.path / "config.json")
+            self._raw, str(self._transformer / "config.json")
         )
         return found
 
     def weights(self, architecture: Architecture) -> Weights:
-        found: Weights = self.family.read_weights(self.path, self._raw, architecture)
+        found: Weights = self.family.read_weights(self._transformer, self._raw, architecture)
         return found
 
     def head(self, architecture: Architecture) -> ChosenHead:
         return folder_head(self.config, self.path, self._raw, self.family, architecture)
 
     def encoder(self) -> TextEncoder:
-        return FileTokenizer(self.path, self.config.run.model.tokens)
+        model = self.config.run.model
+        return FileTokenizer(self.path, model.tokens, model.prompt)
 
-    def samples(self, _architecture: Architecture) -> list[NDArray[np.int64]]:
-        return _encoded_sentences(self.config, self.encoder())
+    def samples(self, _architecture: Architecture, encoder: TextEncoder) -> list[NDArray[np.int64]]:
+        return _encoded_sentences(self.config, encoder)
 
 
 @dataclass(frozen=True)
@@ -155,10 +177,10 @@ class _Shape:
     def encoder(self) -> TextEncoder:
         return WordTokenizer(self.architecture().vocabulary, self.config.run.model.tokens)
 
-    def samples(self, architecture: Architecture) -> list[NDArray[np.int64]]:
+    def samples(self, architecture: Architecture, encoder: TextEncoder) -> list[NDArray[np.int64]]:
         if self.config.run.ranges.sentences is None:
             return random_samples(architecture.vocabulary, self.config.run.model.tokens)
-        return _encoded_sentences(self.config, self.encoder())
+        return _encoded_sentences(self.config, encoder)
 
 
 def shape_family(
@@ -218,4 +240,16 @@ def _source(config: Config) -> _Folder | _Shape:
 def _encoded_sentences(config: Config, encoder: TextEncoder) -> list[NDArray[np.int64]]:
     sentences = config.run.ranges.sentences
     texts = default_sentences() if sentences is None else read_sentences(config.resolve(sentences))
-    return [encoder.encode(text, truncate=True) for text in texts]
+    try:
+        return list(_behind_prompts(texts, encoder))
+    except ConfigError as error:
+        raise ConfigError(f"ranges.sentences: {error}") from None
+
+
+def _behind_prompts(texts: Sequence[str], encoder: TextEncoder) -> Iterator[NDArray[np.int64]]:
+    for text in texts:
+        yield encoder.encode(text, truncate=True)
+    # A client may choose another prompt of the folder: bounds have to hold for its texts too.
+    for prompt in sorted({"", *encoder.prompts.values()} - {encoder.prompt.text}):
+        for text in texts[:_OTHER_PROMPT_SAMPLES]:
+            yield encoder.encode(text, truncate=True, prompt=prompt)

@@ -16,7 +16,15 @@ from hybrid.models.family import AnyFamily, Weights
 from hybrid.models.folding import FloatArray, LinearMap
 from hybrid.models.graph import Graph
 from hybrid.models.heads import Head
-from hybrid.models.ranges import Observer, Ranges, ranges_from_public, ranges_to_public
+from hybrid.models.range_check import RangeCheck, check_ranges, used_ranges
+from hybrid.models.ranges import (
+    Bound,
+    Observer,
+    Ranges,
+    ranges_from_public,
+    ranges_to_public,
+    seen_by,
+)
 from hybrid.models.weights import Affine
 from transport.errors import ConfigError
 
@@ -37,6 +45,16 @@ class PublicModel:
         """The operations of one request."""
         self.architecture.check_tokens(self.tokens)
         return self.family.graph(self.architecture, self.ranges, self.head, self.tokens, self.batch)
+
+    @cached_property
+    def used_ranges(self) -> dict[str, Bound]:
+        """Of the edges whose bounds the graph depends on."""
+
+        def build(ranges: Ranges) -> Graph:
+            sizes = self.head, self.tokens, self.batch
+            return self.family.graph(self.architecture, ranges, *sizes)
+
+        return used_ranges(self.ranges, build)
 
     def to_public(self) -> dict[str, Any]:
         """Plain data for the client, but for what its own config says."""
@@ -87,6 +105,10 @@ class Model:
     """Of the linear maps of the head."""
     notes: tuple[str, ...] = ()
     """What of the folder is not used, or not said by it: a sentence each."""
+    caution: str = ""
+    """Of the samples that ranges were found on, where they are few."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Facts of its tokenizer, by which the client sees that texts mean the same to both."""
 
     def maps(self) -> dict[str, LinearMap]:
         """What every node that has weights multiplies with and adds, by node."""
@@ -106,6 +128,12 @@ class Model:
         mask = np.arange(public.tokens) < len(token_ids)
         rows = public.family.plain_rows(self.weights, public.architecture, padded, mask, see, dtype)
         return public.head.plain(rows, torch.from_numpy(mask), see, self.head_weights)
+
+    def checked(self, token_ids: NDArray[np.int64]) -> tuple[FloatArray, RangeCheck]:
+        """As `plain`, and whether the ranges hold for this text."""
+        answers: list[FloatArray] = []
+        seen = seen_by(lambda see: answers.append(self.plain(token_ids, see)))
+        return answers[0], check_ranges(self.public.used_ranges, seen)
 
     @property
     def line(self) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import gelu
 
+from hybrid.models.checkpoint import Checkpoint, Layout
 from hybrid.models.embedding import NormalisedWords
 from hybrid.models.family import Family
 from hybrid.models.folding import LinearMap, behind, linear_map, norm_alone, scaled
@@ -29,10 +30,16 @@ from hybrid.models.plain import PlainPass
 from hybrid.models.random_weights import RandomWeights
 from hybrid.models.ranges import Observer, Ranges, widest
 from hybrid.models.rotary import angles, rotate
-from hybrid.models.weights import Affine, Array, TensorFile
+from hybrid.models.weights import Affine, Array
 from hybrid.models.windows import visible
 
 INPUT, MASK = "embedding", "mask"
+LAYOUT = Layout(
+    marker="embeddings.tok_embeddings.weight",
+    second="embeddings.norm.weight",
+    tied=("decoder.weight",),
+    heads=("head", "decoder", "classifier"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +96,16 @@ class ModernBert(Family[ModernBertArchitecture, ModernBertWeights, NormalisedWor
     def read_weights(
         self, folder: Path, raw: Mapping[str, Any], architecture: ModernBertArchitecture
     ) -> ModernBertWeights:
-        """`model.safetensors`, every tensor checked against the architecture."""
-        a, file = architecture, TensorFile(folder, "model.")
+        """Every tensor of the encoder, checked against the architecture; heads are left."""
+        a = architecture
+        file = Checkpoint(folder, LAYOUT, tied=bool(raw.get("tie_word_embeddings", True)))
         of_norms, of_attention, of_mlp = (bool(raw.get(key)) for key in BIASES)
         file.refuse_layer("layers", a.layers)
 
         def affine(name: str, d_in: int, d_out: int, has_bias: bool) -> Affine:
             if has_bias:
                 return file.linear(name, d_in, d_out)
-            weight = np.ascontiguousarray(file.take(f"{name}.weight", (d_out, d_in)).T)
-            return Affine(weight, np.zeros(d_out, np.float32))
+            return Affine(file.matrix(name, d_in, d_out), np.zeros(d_out, np.float32))
 
         def norm(name: str) -> Affine:
             if of_norms:
@@ -120,7 +127,9 @@ class ModernBert(Family[ModernBertArchitecture, ModernBertWeights, NormalisedWor
         words = file.take("embeddings.tok_embeddings.weight", (a.vocabulary, a.hidden))
         table = NormalisedWords(words, norm("embeddings.norm"), a.epsilon)
         layers = tuple(layer(i) for i in range(a.layers))
-        return ModernBertWeights(table, layers, norm("final_norm"))
+        last = norm("final_norm")
+        file.finish()
+        return ModernBertWeights(table, layers, last)
 
     def random_weights(self, architecture: ModernBertArchitecture) -> ModernBertWeights:
         """Magnitudes of trained models; always the same."""

@@ -70,8 +70,9 @@ class Pooling(ABC):
 
 def _pool(builder: GraphBuilder, rows: str, chosen: str, width: int) -> str:
     """The sum of chosen rows with gain and bias, opened."""
-    bounds = {"output": builder.bound("pool")}
-    return builder.add((-1, "pool"), "pool", (rows, chosen), (builder.rows, width), bounds)
+    bound, constants = builder.opened("pool")
+    shape, bounds = (builder.rows, width), {"output": bound}
+    return builder.add((-1, "pool"), "pool", (rows, chosen), shape, bounds, constants=constants)
 
 
 def _sum(builder: GraphBuilder, rows: str, chosen: str, width: int) -> str:
@@ -80,10 +81,14 @@ def _sum(builder: GraphBuilder, rows: str, chosen: str, width: int) -> str:
     return builder.add((-1, "sum"), "masked_sum", (rows, chosen), shape, {})
 
 
-def _scaled(builder: GraphBuilder, rows: str, width: int) -> tuple[str, Bound]:
-    """All rows with gain and bias."""
-    shape, bound = (builder.rows, width), builder.bound(SCALED)
-    return builder.add((-1, SCALED), "gain", (rows,), shape, {"output": bound}), bound
+def _scaled(
+    builder: GraphBuilder, rows: str, width: int, *, is_opened: bool = False
+) -> tuple[str, Bound]:
+    """All rows with gain and bias; is_opened: some of these numbers are the answer."""
+    found = builder.opened(SCALED) if is_opened else (builder.bound(SCALED), {})
+    shape, (bound, constants) = (builder.rows, width), found
+    bounds = {"output": bound}
+    return builder.add((-1, SCALED), "gain", (rows,), shape, bounds, constants=constants), bound
 
 
 class Mean(Pooling):
@@ -207,8 +212,9 @@ class FirstToken(Pooling):
     def opened(self, builder: GraphBuilder, rows: str, mask: str, width: int) -> str:
         """The row, its gain and bias, its opening."""
         edge, _ = self.shared(builder, rows, mask, width)
-        shape, bound = (builder.batch, width), builder.bound("pool")
-        edge = builder.add((-1, "pool"), "gain", (edge,), shape, {"output": bound})
+        shape, (bound, constants) = (builder.batch, width), builder.opened("pool")
+        bounds = {"output": bound}
+        edge = builder.add((-1, "pool"), "gain", (edge,), shape, bounds, constants=constants)
         return builder.add((-1, "open"), "open", (edge,), shape, {"input": bound})
 
     def shared(self, builder: GraphBuilder, rows: str, mask: str, width: int) -> tuple[str, Bound]:
@@ -233,14 +239,19 @@ class Max(Pooling):
 
     def opened(self, builder: GraphBuilder, rows: str, mask: str, width: int) -> str:
         """Gain and bias of every row first: a negative gain turns the order."""
-        edge, bound = self.shared(builder, rows, mask, width)
+        edge, bound = _scaled(builder, rows, width, is_opened=True)
+        edge = self._largest(builder, edge, mask, width, bound)
         return builder.add((-1, "open"), "open", (edge,), (builder.batch, width), {"input": bound})
 
     def shared(self, builder: GraphBuilder, rows: str, mask: str, width: int) -> tuple[str, Bound]:
         """Gain and bias, then a tournament over tokens."""
         edge, bound = _scaled(builder, rows, width)
+        return self._largest(builder, edge, mask, width, bound), bound
+
+    @staticmethod
+    def _largest(builder: GraphBuilder, edge: str, mask: str, width: int, bound: Bound) -> str:
         shape, bounds = (builder.rows, width), {"input": bound}
-        return builder.add((-1, "max"), "masked_max", (edge, mask), shape, bounds), bound
+        return builder.add((-1, "max"), "masked_max", (edge, mask), shape, bounds)
 
     def norm_node(self, *, is_opened: bool) -> str | None:
         """Before the tournament."""

@@ -31,7 +31,7 @@ class PromptTokenizer(Protocol):
 
     @property
     def vocabulary(self) -> int:
-        """Number of token ids."""
+        """Rows of an embedding table that has all ids: the largest and one."""
 
     @property
     def end_ids(self) -> frozenset[int]:

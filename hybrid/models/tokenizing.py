@@ -1,17 +1,25 @@
-"""Text to token ids, on the client: of a model folder it opens only `tokenizer.json`."""
+"""Text to token ids, on the client: of a model folder it opens only what is about texts."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer, normalizers
 
 from hybrid.models.random_weights import SPECIAL_TOKENS
+from hybrid.models.sentence_folder import transformer_folder
+from hybrid.models.text_settings import Limit, TextPrompt, read_text_settings
+from hybrid.models.tokenizer_files import folder_tokenizer
 from transport.errors import ConfigError
+
+_NO_PROMPT = TextPrompt(None, "")
 
 
 class TextEncoder(Protocol):
@@ -19,10 +27,39 @@ class TextEncoder(Protocol):
 
     @property
     def vocabulary(self) -> int:
-        """Number of token ids."""
+        """Rows of an embedding table that has all ids: the largest and one."""
 
-    def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
-        """Token ids, special tokens included, at most `model.tokens`."""
+    @property
+    def prompt(self) -> TextPrompt:
+        """What stands before every text."""
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """What may stand before a text, by name."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the folder, a line each."""
+
+    def encode(
+        self, text: str, *, truncate: bool = False, prompt: str | None = None
+    ) -> NDArray[np.int64]:
+        """Token ids, special tokens included, at most `model.tokens`; prompt: instead of the own.
+
+        `ConfigError` for a text that is too long or has no tokens.
+        """
+
+    def note(self, text: str) -> str | None:
+        """What a user should know of a text before its vector is used."""
+
+    def facts(self) -> dict[str, str]:
+        """By which parties see that a text means the same to both, by what is compared."""
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> int:
+    """Rows of an embedding table that has all ids, those around every text included."""
+    ids = tokenizer.get_vocab(with_added_tokens=True).values()
+    return 1 + max((*ids, *tokenizer.encode("").ids), default=-1)
 
 
 def _checked(text: str) -> str:
@@ -36,47 +73,148 @@ def _checked(text: str) -> str:
     return text
 
 
-def _too_long(text: str, found: int, tokens: int) -> ConfigError:
+def _too_long(text: str, found: int, limit: Limit, prompt: TextPrompt) -> ConfigError:
+    with_prompt = f" with prompt {prompt.name!r}" if prompt.text else ""
+    raised = "raise model.tokens " if limit.name == "model.tokens" else ""
     return ConfigError(
-        f"text: {text[:30]!r}... has {found} tokens, model.tokens is {tokens}; "
-        "shorten it, raise model.tokens or pass --truncate"
+        f"text: {text[:30]!r}... has {found} tokens{with_prompt}, {limit.name} is {limit.tokens}; "
+        f"shorten it, {raised}or pass --truncate"
     )
 
 
 class FileTokenizer:
-    """A Hugging Face tokenizer bound to a token limit."""
+    """A Hugging Face tokenizer with its folder's settings, bound to a token limit."""
 
-    def __init__(self, folder: Path, tokens: int) -> None:
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise ConfigError(f"{path}: missing; name a folder in Hugging Face layout")
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise ConfigError(f"{path}: not a tokenizer ({error}); fetch it again") from None
+    def __init__(self, folder: Path, tokens: int, prompt: str | None = None) -> None:
+        """prompt: name of one of the folder's, instead of its default."""
+        settings = read_text_settings(folder)
+        read = folder_tokenizer(transformer_folder(folder), settings.tokenizer)
+        self._tokenizer = read.tokenizer
+        own = self._tokenizer.truncation or {}
+        side = settings.truncation_side or own.get("direction", "right")
         # Padding is this project's own and truncation is the user's decision.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._tokens = tokens
+        if settings.lower_case:
+            _lower_case_first(self._tokenizer)
+        self._side, self._folder_limit = side, settings.limit
+        mine = Limit(tokens, "model.tokens")
+        self._limit = min((mine, settings.limit or mine), key=lambda limit: limit.tokens)
+        self.prompts: Mapping[str, str] = settings.prompts
+        self.prompt = settings.prompt(prompt)
+        self._default_prompt = settings.default_prompt
+        self.notes = read.notes
+        if settings.tokenizer.get("padding_side") == "left":
+            self.notes += (
+                "tokenizer_config.json: padding_side is left and ignored; a text alone has none",
+            )
+        self._require_room()
 
-    @property
+    def _require_room(self) -> None:
+        """Where nothing of any text would be left, no text is to blame."""
+        taken = len(self._tokens_of(self.prompt.text))
+        if taken >= self._limit.tokens:
+            what = (
+                f"prompt {self.prompt.name!r} and special tokens"
+                if self.prompt.text
+                else ("special tokens")
+            )
+            raise ConfigError(
+                f"{self._limit.name}: {self._limit.tokens} leaves no token for a text beside "
+                f"{taken} of {what}; raise it or choose another prompt"
+            )
+
+    @cached_property
     def vocabulary(self) -> int:
-        """Number of token ids, added tokens included."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        """Rows of an embedding table that has all ids: the largest and one."""
+        return vocabulary_of(self._tokenizer)
 
-    def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
-        """Token ids, special tokens included, at most the limit."""
-        ids = np.array(self._tokenizer.encode(_checked(text)).ids, np.int64)
-        if len(ids) <= self._tokens:
-            return ids
-        if truncate:
-            # The last special token closes the shortened text too.
-            return np.concatenate([ids[: self._tokens - 1], ids[-1:]])
-        raise _too_long(text, len(ids), self._tokens)
+    def encode(
+        self, text: str, *, truncate: bool = False, prompt: str | None = None
+    ) -> NDArray[np.int64]:
+        """Token ids, special tokens included, at most the limit; prompt: instead of the own."""
+        whole = (self.prompt.text if prompt is None else prompt) + _checked(text)
+        if not self._tokens_of(text, special=False):
+            raise ConfigError(
+                f"text: {text[:30]!r} has no tokens, since the model's tokenizer drops all of it; "
+                "give at least one word"
+            )
+        ids = self._tokens_of(whole)
+        if len(ids) > self._limit.tokens:
+            if not truncate:
+                raise _too_long(text, len(ids), self._limit, self.prompt)
+            # By the library, which knows what closes a text that is cut.
+            self._tokenizer.enable_truncation(self._limit.tokens, direction=self._side)
+            try:
+                ids = self._tokens_of(whole)
+            finally:
+                self._tokenizer.no_truncation()
+        return np.array(ids, np.int64)
+
+    def _tokens_of(self, text: str, *, special: bool = True) -> list[int]:
+        try:
+            found: Encoding = self._tokenizer.encode(text, add_special_tokens=special)
+        except Exception as error:
+            # tokenizers raises bare exceptions.
+            raise ConfigError(
+                f"text: {text[:30]!r} is more than the model's tokenizer can say "
+                f"({str(error)[:100]}); use other words"
+            ) from None
+        return list(found.ids)
+
+    def note(self, text: str) -> str | None:
+        """Where a text is nothing but unknown tokens."""
+        ids = set(self._tokens_of(text, special=False))
+        if len(ids) == 1 and ids == {self._unknown}:
+            return (
+                f"text: {text[:30]!r} has only words that the model does not know; its vector says "
+                "no more than their number"
+            )
+        return None
+
+    @cached_property
+    def _description(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._tokenizer.to_str())
+        return found
+
+    @cached_property
+    def _unknown(self) -> int | None:
+        model = self._description["model"]
+        token, unknown = model.get("unk_token"), model.get("unk_id")
+        found = unknown if token is None else self._tokenizer.token_to_id(token)
+        return found if isinstance(found, int) else None
+
+    def facts(self) -> dict[str, str]:
+        """Of the tokenizer with all its rules, of lengths and of prompts."""
+        limit = None if self._folder_limit is None else self._folder_limit.tokens
+        found = {
+            "tokenizer": [self._description, self._side],
+            "length of texts": limit,
+            "prompts": [dict(self.prompts), self._default_prompt],
+        }
+        return {name: _digest(value) for name, value in found.items()}
+
+
+def _lower_case_first(tokenizer: Tokenizer) -> None:
+    """As sentence-transformers does it, where the tokenizer does not say so itself."""
+    old = tokenizer.normalizer
+    # Its type hints do not say that it is iterable.
+    sequence: Any = normalizers.Sequence
+    rules = [*old] if isinstance(old, sequence) else [] if old is None else [old]
+    if not any(isinstance(rule, normalizers.Lowercase) for rule in rules):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rules])
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class WordTokenizer:
     """Where there is only a shape: one token a word, its id a hash of the word."""
+
+    prompt = _NO_PROMPT
+    prompts: Mapping[str, str] = {}
+    notes: tuple[str, ...] = ()
 
     def __init__(self, vocabulary: int, tokens: int) -> None:
         if vocabulary <= SPECIAL_TOKENS:
@@ -84,16 +222,32 @@ class WordTokenizer:
                 f"model.shape.vocabulary: {vocabulary}; give at least {SPECIAL_TOKENS + 1}"
             )
         self.vocabulary = vocabulary
-        self._tokens = tokens
+        self._limit = Limit(tokens, "model.tokens")
 
-    def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
+    def encode(
+        self, text: str, *, truncate: bool = False, prompt: str | None = None
+    ) -> NDArray[np.int64]:
         """Token ids, one more at either end, at most the limit."""
-        words = _checked(text).split()
-        room = self._tokens - SPECIAL_TOKENS
+        words = f"{prompt or ''}{_checked(text)}".split()
+        tokens = self._limit.tokens
+        room = tokens - SPECIAL_TOKENS
+        if room < 1:
+            raise ConfigError(
+                f"model.tokens: {tokens} leaves no token for a text beside {SPECIAL_TOKENS} "
+                "special tokens; raise it"
+            )
         if len(words) > room and not truncate:
-            raise _too_long(text, len(words) + SPECIAL_TOKENS, self._tokens)
-        ids = np.array([0, *(self._id(word) for word in words[: max(room, 0)]), 1], np.int64)
-        return ids[: self._tokens]
+            raise _too_long(text, len(words) + SPECIAL_TOKENS, self._limit, self.prompt)
+        return np.array([0, *(self._id(word) for word in words[:room]), 1], np.int64)
+
+    def note(self, text: str) -> str | None:
+        """Nothing: every word has an id."""
+        del text
+        return None
+
+    def facts(self) -> dict[str, str]:
+        """Of the number of ids, which decides all of them."""
+        return {"tokenizer": _digest(["words", self.vocabulary])}
 
     def _id(self, word: str) -> int:
         digest = hashlib.sha256(word.encode()).digest()

@@ -8,7 +8,7 @@ from hybrid.config.loading import Config
 from hybrid.config.schema import RunConfig
 from hybrid.machine.prices import MachinePrices
 from hybrid.models.model import PublicModel
-from hybrid.models.ranges import LARGEST, SMALLEST, Bound, Ranges
+from hybrid.models.ranges import SMALLEST, Bound, Ranges
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.choosing import make_schedule
 from hybrid.planning.plan import bind_plan
@@ -37,12 +37,11 @@ class Replanning:
 def _rescaled(ranges: Ranges, factor: float) -> Ranges:
     """Ranges under another margin: exact for powers of two.
 
-    Root mean squares have no margin; what lies at a limit may lie beyond it and stays.
+    Root mean squares have no margin; a lower bound at the limit may lie beyond it and stays.
     """
 
     def moved(bound: Bound) -> Bound:
         low = bound.low if bound.low == SMALLEST else bound.low / factor
-        largest = bound.max_abs if bound.max_abs == LARGEST else bound.max_abs * factor
-        return Bound(low, bound.rms, largest)
+        return Bound(low, bound.rms, bound.max_abs * factor)
 
     return ranges if factor == 1 else {edge: moved(bound) for edge, bound in ranges.items()}

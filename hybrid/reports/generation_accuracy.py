@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from hybrid.models.generator import Generator
 from hybrid.models.prompts import Prompts
+from hybrid.models.range_check import RangeCheck
 from hybrid.reports.run_report import Accuracy, compare, worst
 from hybrid.runtime.answers import Answer
-from hybrid.runtime.generation_local import plain_answer, plain_logits
+from hybrid.runtime.generation_local import plain_answer
 
 Json = dict[str, Any]
 Decode = Callable[[Sequence[int]], str]
@@ -33,6 +34,8 @@ class Compared:
     logits: list[Accuracy] | None
     """Of every pass, at the private answer's own ids; None where those are not known."""
     note: str
+    ranges: RangeCheck | None = None
+    """Whether they hold for all private positions so far; None where those are not known."""
 
 
 def answered(report: Json, answer: Answer, decode: Decode | None) -> Json:
@@ -59,12 +62,13 @@ def compared(
         return Compared(None, None, None, _FORCED)
     count = len(answer.tokens)
     ids = np.concatenate([answer.read, np.array(answer.tokens[:-1], np.int64)])
-    plain = plain_logits(model, ids, count)
+    every, ranges = model.checked_logits(ids)
+    plain = every[-count:]
     logits = [compare(mine, other) for mine, other in zip(private, plain, strict=True)]
     if prompts.settings.temperature > 0:
-        return Compared(None, None, logits, _SAMPLED)
+        return Compared(None, None, logits, _SAMPLED, ranges)
     tokens, _ = plain_answer(model, prompts, answer.read, count)
-    return Compared(tokens, _shown(tokens, prompts), logits, "")
+    return Compared(tokens, _shown(tokens, prompts), logits, "", ranges)
 
 
 def _shown(tokens: Sequence[int], prompts: Prompts) -> str:

@@ -27,6 +27,7 @@ from hybrid.reports.generation_costs import (
     whole_session,
 )
 from hybrid.reports.generation_trust import generation_trust_model
+from hybrid.reports.range_report import range_rows
 from hybrid.reports.run_report import phase_row
 from hybrid.runtime.answers import Answer
 from hybrid.runtime.generation_local import LocalGeneration
@@ -208,7 +209,10 @@ def generation_reports(session: LocalGeneration) -> list[Json]:
     for report, answer in zip(reports, answers, strict=True):
         mine = logits[answer.first_pass : answer.first_pass + len(answer.tokens)]
         seen = compared(session.model, session.prompts, answer, mine)
-        found.append(with_accuracy({**report, **both, "counted": counted}, seen))
+        whole = {**report, **both, "counted": counted}
+        if seen.ranges is not None:
+            whole["ranges"] = range_rows([seen.ranges], session.model.caution)
+        found.append(with_accuracy(whole, seen))
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from hybrid.reports.range_report import range_section
 from hybrid.reports.run_report import (
     Table,
     group_table,
@@ -22,7 +23,7 @@ from hybrid.reports.run_report import (
     steps_table,
     table_lines,
 )
-from hybrid.reports.terminal import outside, printable, rich_table
+from hybrid.reports.terminal import outside, print_ranges, printable, rich_table
 
 Report = Mapping[str, Any]
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#!~&$])")
@@ -132,6 +133,7 @@ def print_generation_report(
     for line in lines:
         if line:
             console.print(outside(line), highlight=False)
+    print_ranges(console, report)
     for key, said in (("text", "answer"), ("plain_text", "plain model")):
         if generation.get(key) is not None:
             console.print(f"{said}: {outside(generation[key])}", highlight=False)
@@ -154,6 +156,7 @@ def write_generation_markdown(report: Report, path: Path) -> None:
     left = ", ".join(measured_cells(report["prepared_and_left"])[:3])
     lines += [f"Prepared in the session and not consumed (s, MB each way): {left}.", ""]
     lines += ["## Answer", "", *_answer_lines(report)]
+    lines += range_section(report)
     head, rows = token_table(report)
     escaped = [[plain_cell(cell) for cell in cells] for cells in rows]
     lines += ["## Pass by pass", "", *table_lines(head, escaped), ""]

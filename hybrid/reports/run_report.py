@@ -12,8 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, offline_name, traffic_row
+from hybrid.reports.range_report import range_section
 from hybrid.runtime.runner import Measured
 from transport.traffic import NO_TRAFFIC, Traffic
+
+_SHOWN = 60
+"""Characters of a name out of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,9 @@ class Accuracy:
 
 def compare(private: NDArray[np.float64], plain: NDArray[np.float64]) -> Accuracy:
     """Cosine similarity and largest difference."""
-    cosine = float(private @ plain / (np.linalg.norm(private) * np.linalg.norm(plain)))
+    lengths = float(np.linalg.norm(private) * np.linalg.norm(plain))
+    # Of a vector of zeros there is no angle; only another one is like it.
+    cosine = float(private @ plain) / lengths if lengths else float(np.array_equal(private, plain))
     return Accuracy("plain float32 model", cosine, float(np.abs(private - plain).max()))
 
 
@@ -179,6 +185,7 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
     lines = [f"# Private inference: {report['config']['name']}", ""]
     lines += [f"Model: {report['model']}.", ""] if "model" in report else []
     lines += [f"Note: {note}.\n" for note in report.get("notes", ())]
+    lines += [_prompt_line(report["prompt"]), ""] if "prompt" in report else []
     lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
     failure = report["failure_probability"]
     lines += [f"Failure probability of this run, all steps together: at most {failure:.1e}.", ""]
@@ -200,6 +207,7 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
             "",
         ]
     lines += [f"{line}\n" for line in class_lines(report)]
+    lines += range_section(report)
     lines += ["## By operation", "", *table_lines(*group_table(report["steps"], "op")), ""]
     lines += [
         "## By layer and engine",
@@ -222,6 +230,11 @@ def class_lines(report: Mapping[str, Any]) -> list[str]:
         + ("" if other is None else f", of the plain model: {other}")
         for index, (own, other) in enumerate(zip(found, plain, strict=True), 1)
     ]
+
+
+def _prompt_line(name: str) -> str:
+    """A name out of a model folder, as code and never as markup."""
+    return f"Prompt before every text: `{repr(name)[:_SHOWN].replace('`', '?')}`."
 
 
 Table = tuple[list[str], list[list[str]]]

@@ -14,6 +14,7 @@ from hybrid.machine.predict import predicted_seconds
 from hybrid.machine.prices import prices_for_reports
 from hybrid.models.model import Model
 from hybrid.planning.plan import Plan, traffic_row
+from hybrid.reports.range_report import range_rows
 from hybrid.reports.run_report import (
     add_phases,
     compare,
@@ -31,10 +32,17 @@ from transport.errors import UsageError
 Json = dict[str, Any]
 
 
-def party_reports(config: Config, plan: Plan, session: SessionRecord) -> list[Json]:
-    """One party's report of every request: all that this party knows."""
+def party_reports(
+    config: Config, plan: Plan, session: SessionRecord, prompt: str | None = None
+) -> list[Json]:
+    """One party's report of every request: all that this party knows.
+
+    prompt: name of what the client put before every text.
+    """
     seconds = predicted_seconds(plan.works(), prices_for_reports(), config.run.link_model())
-    return [_report(config, plan, session, request, seconds) for request in session.requests]
+    said = {} if prompt is None else {"prompt": prompt}
+    reports = [_report(config, plan, session, request, seconds) for request in session.requests]
+    return [{**report, **said} for report in reports]
 
 
 def _report(
@@ -102,19 +110,20 @@ def measured_reports(session: LocalSession, ids: Sequence[NDArray[np.int64]]) ->
 
 
 def joined_reports(session: LocalSession) -> list[Json]:
-    """The client's report of each request, with accuracy and both ends' counters."""
+    """The client's report of each request, with accuracy, ranges and both ends' counters."""
     result, config, model = session.result, session.config, session.model
     if result is None:
         raise UsageError("report: the session is still open; leave its with statement first")
     requests = session.asked
-    clients = party_reports(config, session.plan, result.client)
+    clients = party_reports(config, session.plan, result.client, session.prompt)
     reports = []
     for report, client, server, texts in zip(
         clients, result.client.requests, result.server.requests, requests, strict=True
     ):
         assert client.answers is not None
         head = model.public.head
-        expected = [head.finished(model.plain(ids)) for ids in texts]
+        plain, checks = zip(*(model.checked(ids) for ids in texts), strict=True)
+        expected = [head.finished(answer) for answer in plain]
         pairs = zip(client.answers, expected, strict=True)
         accuracy = worst(compare(private, plain) for private, plain in pairs)
         environment = report["environment"]
@@ -127,6 +136,7 @@ def joined_reports(session: LocalSession) -> list[Json]:
                 "model": model.line,
                 "notes": list(model.notes),
                 "accuracy": asdict(accuracy) | _plain_classes(model, expected),
+                "ranges": range_rows(checks, model.caution),
                 "counted": {
                     "session_at_client": traffic_row(result.client.total),
                     "session_at_server": traffic_row(result.server.total),

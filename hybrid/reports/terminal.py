@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hybrid.planning.plan import Plan
+from hybrid.reports.range_report import range_lines
 from hybrid.reports.run_report import (
     class_lines,
     group_table,
@@ -31,6 +32,8 @@ def print_report(
     head = ["phase", "seconds", "client sent MB", "server sent MB", "rounds"]
     console.print(rich_table(head, phases))
     console.print(f"failure probability: at most {report['failure_probability']:.1e}")
+    if "prompt" in report:
+        console.print(f"prompt before every text: {outside(report['prompt'])}", highlight=False)
     if report.get("prediction"):
         console.print(prediction_line(report["prediction"]), highlight=False)
     accuracy = report.get("accuracy")
@@ -43,8 +46,18 @@ def print_report(
         console.print(outside(line), highlight=False)
     for note in report.get("notes", ()):
         console.print(outside(f"note: {note}"), highlight=False)
+    print_ranges(console, report)
     if folder:
         console.print(f"report: {escape(str(folder / 'report.md'))}")
+
+
+def print_ranges(console: Console, report: Mapping[str, Any]) -> None:
+    """Whether ranges held, where the report knows."""
+    alarms, said = range_lines(report)
+    for line in alarms:
+        console.print(line, style="bold red", highlight=False, markup=False)
+    for line in said:
+        console.print(line, highlight=False, markup=False)
 
 
 def print_plan(

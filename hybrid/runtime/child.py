@@ -18,7 +18,11 @@ from contextlib import contextmanager, suppress  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from multiprocessing.connection import Connection  # noqa: E402
 
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
 from hybrid.config.loading import Config  # noqa: E402
+from hybrid.models.folding import FloatArray  # noqa: E402
 from hybrid.planning.schedule import Schedule  # noqa: E402
 from hybrid.runtime.answers import STOP, Asked  # noqa: E402
 from hybrid.runtime.dealing import LOOPBACK, deal  # noqa: E402
@@ -93,12 +97,20 @@ def client_role(task: Task, pipe: Connection) -> None:
         pipe.send(("ready", None))
         try:
             while (ids := pipe.recv()) is not None:
-                pipe.send(("answers", client.ask(ids)))
+                pipe.send(("answers", _answers(client, ids)))
         except (EOFError, KeyboardInterrupt):
             channel.abort("the client was interrupted")
             raise
         pipe.send(("record", client.close()))
     channel.close()
+
+
+def _answers(client: Client, ids: Sequence[NDArray[np.int64]]) -> FloatArray | str:
+    """Rows; a refusal in words."""
+    try:
+        return client.ask(ids)
+    except RefusedError as error:
+        return str(error)
 
 
 def _answering(task: Task, pipe: Connection) -> None:

@@ -35,7 +35,9 @@ from hybrid.runtime.key_exchange import (
     send_slot_keys,
 )
 from hybrid.runtime.runner import Progress, run_request, run_shared
+from hybrid.runtime.session_checks import check_rows
 from hybrid.runtime.session_parts import SessionParts, run_state
+from hybrid.runtime.text_checks import foreign_id
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
@@ -210,8 +212,8 @@ class GenerationClient(GenerationSession):
         # Checked before any prompt is looked at, so that no failure depends on one.
         if prompts.tokenizer.vocabulary > model.architecture.vocabulary:
             raise ConfigError(
-                f"tokenizer: {prompts.tokenizer.vocabulary} tokens, the server's model has "
-                f"{model.architecture.vocabulary}; use the model files that belong to it"
+                f"tokenizer: ids reach {prompts.tokenizer.vocabulary - 1}, the server's model has "
+                f"{model.architecture.vocabulary} rows for them; use the files that belong to it"
             )
         return model, digest
 
@@ -232,6 +234,12 @@ class GenerationClient(GenerationSession):
                 f"generation: {len(ids)} tokens and {count - len(ids)} rows of padding, the "
                 f"conversation has room for {model.capacity - past}; raise generation.positions or "
                 "begin a new one"
+            )
+        wrong = foreign_id(np.asarray(ids), model.architecture.vocabulary)
+        if wrong is not None:
+            raise RefusedError(
+                f"generation: token id {wrong}; the model's are 0 to "
+                f"{model.architecture.vocabulary - 1}"
             )
         self._afford(self._failures_ahead(count, past, fresh=fresh))
         return Ready(count, fillers, self._inputs(client_rows(model, ids, past, fillers)))
@@ -265,26 +273,13 @@ class GenerationClient(GenerationSession):
         record = self._run(ready.rows, ready.own)
         return NextToken(int(record.outputs[NEXT_TOKEN][0]), record)
 
-    def _check_range(self, rows: FloatArray) -> None:
-        """Refuse rows of the table that the ranges do not hold: all that a client can see of them.
-
-        (rows, hidden), as the table has them.
-        """
-        bound = self.plan.model.ranges[EMBEDDING].max_abs
-        if (largest := float(np.abs(rows).max())) > bound:
-            raise RefusedError(
-                f"prompt: a token's embedding reaches {largest:g}, the server's ranges hold "
-                f"{bound:g}, so the answer would be wrong; use other words, or have the server "
-                "raise ranges.margin"
-            )
-
     def _inputs(self, rows: ClientRows) -> dict[str, RingArray]:
         model = self.plan.model
         own = {MASK: rows.visible} if model.settings.prompt_bucket > 1 else {}
         if self._table is None:
             return own | {ONE_HOT: rows.one_hot(model)}
         embedded = self._table.embed(rows.ids, rows.positions)
-        self._check_range(embedded)
+        check_rows(embedded, EMBEDDING, self.plan.model.ranges[EMBEDDING], "prompt")
         return own | {EMBEDDING: self._state.encode(embedded)}
 
     def finish(self) -> None:

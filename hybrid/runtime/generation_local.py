@@ -128,8 +128,3 @@ def plain_answer(
             break
         ids = np.array(found[-1:], np.int64)
     return found, logits
-
-
-def plain_logits(model: Generator, ids: Ids, last: int) -> list[NDArray[np.float64]]:
-    """The plain model's logits at the last rows of private ids."""
-    return list(model.plain_logits(ids)[-last:])

@@ -11,7 +11,7 @@ from hybrid.runtime.generation_records import GenerationRecord
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient
 from hybrid.runtime.generation_words import RefusedError
 from hybrid.runtime.opened import OpenedElsewhere
-from hybrid.runtime.remote import refuse_dealer, require_no_dealer, served
+from hybrid.runtime.remote import cautious, refuse_dealer, require_no_dealer, served
 from hybrid.runtime.runner import Progress
 
 
@@ -21,7 +21,8 @@ def serve_answers(
     """Serve one session, or with `keep` one after the other without end; what each measured."""
     server = AnsweringServer(config)
     require_no_dealer(config, server.plan)
-    for record, _ in served(config, endpoint, server.serve_session, keep=keep, say=say):
+    told = cautious(say, server.generator.caution)
+    for record, _ in served(config, endpoint, server.serve_session, keep=keep, say=told):
         say(f"served {len(record.passes)} passes")
         yield server.plan, record
 

@@ -19,12 +19,14 @@ from hybrid.models.loading import load_model, text_encoder
 from hybrid.models.model import Model
 from hybrid.planning.plan import Plan
 from hybrid.planning.planner import make_plan
+from hybrid.runtime.generation_words import RefusedError
 from hybrid.runtime.opened import OpenedHere
 from hybrid.runtime.processes import Processes
 from hybrid.runtime.records import SessionRecord
 from hybrid.runtime.runner import Progress
 from hybrid.runtime.serving import batches
 from hybrid.runtime.session_checks import checked_texts
+from hybrid.runtime.text_checks import checked_ids, encoded, warn_of_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,16 @@ class LocalSession(OpenedHere):
         if on_progress is not None:
             self.on_progress = on_progress
         self._encoder = text_encoder(config)
+        warn_of_folder(self._encoder)
 
     def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
         """Token ids of a text; `ConfigError` when it is too long."""
-        return self._encoder.encode(text, truncate=truncate)
+        return encoded(self._encoder, text, truncate=truncate)
+
+    @property
+    def prompt(self) -> str | None:
+        """Name of what stands before every text, if something does."""
+        return self._encoder.prompt.name
 
     def embed(self, texts: Sequence[str], *, truncate: bool = False) -> FloatArray:
         """Private answers to texts, (texts, width), as the client gets them."""
@@ -66,14 +74,17 @@ class LocalSession(OpenedHere):
 
     def ask(self, token_ids: Sequence[NDArray[np.int64]]) -> FloatArray:
         """As `embed`, from token ids."""
-        processes = self._children()
+        processes, model = self._children(), self.model.public
+        ids = checked_ids(token_ids, model.tokens, model.architecture.vocabulary)
         try:
-            processes.ask(list(token_ids))
-            answers: FloatArray = processes.answer("answers")
+            processes.ask(ids)
+            answers: FloatArray | str = processes.answer("answers")
         except BaseException:
             self._fail()
             raise
-        self.asked += batches(token_ids, self.config.run.model.batch)
+        if isinstance(answers, str):
+            raise RefusedError(answers)
+        self.asked += batches(ids, self.config.run.model.batch)
         return answers
 
     def _finish(self, processes: Processes) -> None:

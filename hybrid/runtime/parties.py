@@ -22,6 +22,7 @@ from hybrid.models.folding import FloatArray
 from hybrid.models.loading import public_model
 from hybrid.models.model import Model, PublicModel
 from hybrid.models.public_table import receive_table, send_table
+from hybrid.models.tokenizing import TextEncoder
 from hybrid.operators.base import WeightedOperator
 from hybrid.planning.candidates import check_limits
 from hybrid.planning.catalog import Catalog
@@ -29,7 +30,9 @@ from hybrid.planning.plan import Plan, build_plan
 from hybrid.planning.schedule import Schedule, named_schedule
 from hybrid.runtime.key_exchange import receive_keys, send_keys
 from hybrid.runtime.runner import Measured, Progress, RequestResult, run_offline, run_request
+from hybrid.runtime.session_checks import check_rows
 from hybrid.runtime.session_parts import SessionParts, run_state
+from hybrid.runtime.text_checks import check_same_texts, checked_ids
 from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
@@ -38,7 +41,7 @@ from transport.handshake import handshake, recv_public, send_public
 from transport.randomness import SecureRandom
 
 _DESCRIPTION_BYTES = 1 << 20
-_DESCRIPTION_KEYS = {"model", "embedding", "schedule"}
+_DESCRIPTION_KEYS = {"model", "embedding", "schedule", "texts"}
 _ANOTHER, _FINISHED, _AHEAD = b"\x01", b"\x00", b"\x02"
 """The client's words: run a request, end, or run the offline phase of the next request."""
 
@@ -75,17 +78,11 @@ class _EncoderParts(SessionParts):
 class ClientSession(_EncoderParts):
     """The client's side: holds texts and the secret key, never opens the weights file."""
 
-    def setup(self, vocabulary: int, dealer: Channel | None = None) -> Plan:
-        """Everything up to the first request; `vocabulary` is the client's tokenizer's."""
+    def setup(self, encoder: TextEncoder, dealer: Channel | None = None) -> Plan:
+        """Everything up to the first request; encoder: the client's own."""
         self.agree_on_config()
         description = recv_public(self.channel, _DESCRIPTION_BYTES)
-        model, digest, schedule = self._parsed(description)
-        # Checked before any text is looked up, so that no failure depends on a text.
-        if vocabulary > model.architecture.vocabulary:
-            raise ConfigError(
-                f"tokenizer.json: {vocabulary} tokens, the server's model has "
-                f"{model.architecture.vocabulary}; use the model folder that belongs to it"
-            )
+        model, digest, schedule = self._parsed(description, encoder)
         plan = self._agree_on_plan(model, schedule)
         self._model, self._table = model, receive_table(self.channel, model, digest)
         self.progress("keys", -1)
@@ -99,7 +96,7 @@ class ClientSession(_EncoderParts):
         self.plan, self._state = plan, state
         return plan
 
-    def _parsed(self, data: object) -> tuple[PublicModel, str, Schedule]:
+    def _parsed(self, data: object, encoder: TextEncoder) -> tuple[PublicModel, str, Schedule]:
         """The server's public description, from untrusted plain data."""
         if not isinstance(data, dict) or set(data) != _DESCRIPTION_KEYS:
             raise FrameError("handshake: the server's description is malformed; same version?")
@@ -108,6 +105,8 @@ class ClientSession(_EncoderParts):
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
             raise FrameError("handshake: the embedding digest is malformed; same version?")
         model = public_model(self.config, data["model"])
+        # Checked before any text is looked up, so that no failure depends on a text.
+        check_same_texts(encoder, data["texts"], model.architecture.vocabulary)
         chosen = None if data["schedule"] is None else Schedule.from_public(data["schedule"])
         self._check_trust(chosen)
         nodes = model.graph.nodes
@@ -134,18 +133,38 @@ class ClientSession(_EncoderParts):
                 "set dealer_allowed"
             )
 
+    @property
+    def vocabulary(self) -> int:
+        """Token ids of the model, once the session is set up."""
+        return self._model.architecture.vocabulary
+
     def prepare(self) -> None:
         """The offline phase of the next request, before there is a text; done once at most."""
         if self._ahead is None:
             self.channel.send(_AHEAD)
             self._ahead = run_offline(self.plan, self._state, self._requests, self.progress)
 
+    def check(self, token_ids: NDArray[np.int64], place: str) -> None:
+        """`RefusedError` where the ranges do not hold what this text sends in; sends nothing.
+
+        Edges inside the model are seen by nobody, so a text that passes may exceed them.
+        """
+        tokens, graph = self.config.run.model.tokens, self.plan.graph
+        padded, counts = _padded([token_ids], 1, tokens)
+        mask = np.arange(tokens) < counts[:, None]
+        values = self._model.family.client_inputs(self._table, padded, mask)
+        for edge in graph.inputs:
+            bound = None if edge.is_bits else graph.input_bound(edge.name)
+            if bound is not None:
+                check_rows(values[edge.name], edge.name, bound, place)
+
     def query(self, token_ids: Sequence[NDArray[np.int64]]) -> Answer:
         """One private inference of 1 to `model.batch` texts; only its online phase if prepared."""
         model = self.config.run.model
         if not 1 <= len(token_ids) <= model.batch:
             raise UsageError(f"query: {len(token_ids)} texts; give 1 to model.batch, {model.batch}")
-        padded, counts = _padded(token_ids, model.batch, model.tokens)
+        checked = checked_ids(token_ids, model.tokens, self.vocabulary)
+        padded, counts = _padded(checked, model.batch, model.tokens)
         start = time.perf_counter()
         mask = np.arange(model.tokens) < counts[:, None]
         head, width = self._model.head, self._model.architecture.hidden
@@ -157,7 +176,8 @@ class ClientSession(_EncoderParts):
         self._requests += 1
         (name,) = self.plan.graph.outputs
         opened = head.opened(result.outputs[name], counts)[: len(token_ids)]
-        finished = np.stack([head.finished(row) for row in opened])
+        scale = self.plan.graph.opened_scale()
+        finished = np.stack([head.finished(row * scale) for row in opened])
         return Answer(result, finished, time.perf_counter() - start)
 
     def _shares(self, values: Mapping[str, NDArray[Any]]) -> dict[str, RingArray]:
@@ -184,8 +204,6 @@ def _padded(
     # text of padding alone would be like nothing that ranges were found on.
     filled = [*token_ids, *[token_ids[0]] * (batch - len(token_ids))]
     for index, ids in enumerate(filled):
-        if not 1 <= len(ids) <= tokens:
-            raise UsageError(f"query: a text of {len(ids)} tokens; give 1 to {tokens}")
         counts[index] = len(ids)
         padded[index, : len(ids)] = ids
     return padded, counts
@@ -203,12 +221,13 @@ class ServerSession(_EncoderParts):
             "model": model.public.to_public(),
             "embedding": table.digest(),
             "schedule": schedule.to_public() if chosen else None,
+            "texts": dict(model.texts),
         }
         send_public(self.channel, description)
         plan = self._agree_on_plan(model.public, schedule)
         send_table(self.channel, table)
         self.progress("encoding weights", -1)
-        maps = model.maps()
+        maps = plan.graph.scaled_maps(model.maps())
         # Encoded while the client makes its keys.
         kept = plan.kept_weights(self.config.run.weights_memory_gb())
         encoded = {

@@ -12,6 +12,7 @@ from hybrid.config.loading import Config
 from hybrid.models.folding import FloatArray
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.plan import Plan
+from hybrid.runtime.generation_words import RefusedError
 from hybrid.runtime.opened import OpenedElsewhere, Planned
 from hybrid.runtime.records import SessionRecord
 from hybrid.runtime.runner import Progress
@@ -33,9 +34,22 @@ def serve_sessions(
     require_no_dealer(config, server.plan)
     for note in server.model.notes:
         say(f"note: {note}")
-    for record in served(config, endpoint, server.serve_session, keep=keep, say=say):
+    told = cautious(say, server.model.caution)
+    for record in served(config, endpoint, server.serve_session, keep=keep, say=told):
         say(f"served {len(record.requests)} requests")
         yield server.plan, record
+
+
+def cautious(say: Callable[[str], None], caution: str) -> Callable[[str], None]:
+    """Says a caution after the first line, which is where the server listens."""
+    waiting = [caution] if caution else []
+
+    def told(line: str) -> None:
+        say(line)
+        if waiting:
+            say(waiting.pop())
+
+    return told
 
 
 def require_no_dealer(config: Config, plan: Planned) -> None:
@@ -89,6 +103,12 @@ class RemoteSession(OpenedElsewhere[Plan, SessionRecord]):
         self.config = config
         self.endpoint = endpoint
         self._client = Client(config, on_progress)
+        self._client.warn_of_folder()
+
+    @property
+    def prompt(self) -> str | None:
+        """Name of what stands before every text, if something does."""
+        return self._client.prompt
 
     def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
         """Token ids of a text; `ConfigError` when it is too long."""
@@ -101,8 +121,11 @@ class RemoteSession(OpenedElsewhere[Plan, SessionRecord]):
     def ask(self, token_ids: Sequence[NDArray[np.int64]]) -> FloatArray:
         """As `embed`, from token ids."""
         self._require_open()
+        ids = self._client.checked(token_ids)
         try:
-            return self._client.ask(token_ids)
+            return self._client.ask(ids)
+        except RefusedError:
+            raise
         except BaseException:
             self._fail()
             raise

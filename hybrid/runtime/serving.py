@@ -22,9 +22,10 @@ from hybrid.planning.schedule import Schedule
 from hybrid.runtime.parties import ClientSession, ServerSession
 from hybrid.runtime.records import RequestRecord, SessionRecord, session_record
 from hybrid.runtime.runner import Progress, RequestResult
+from hybrid.runtime.text_checks import checked_ids, encoded, warn_of_folder
 from transport.channel import Channel
 from transport.curve import CurveKeys, load_client_keys, load_server_keys
-from transport.errors import HybridError, PeerLostError, UsageError
+from transport.errors import HybridError, PeerLostError
 from transport.traffic import Party
 from transport.zmq_channel import ZmqChannel, connect, listen
 
@@ -65,11 +66,17 @@ class Client:
         self._config = config
         self._progress = progress
         self._encoder = text_encoder(config)
+        self.prompt = self._encoder.prompt.name
+        """Name of what stands before every text, if something does."""
         self._requests: list[RequestRecord] = []
 
     def encode(self, text: str, *, truncate: bool = False) -> NDArray[np.int64]:
         """Token ids of a text; `ConfigError` when it is too long."""
-        return self._encoder.encode(text, truncate=truncate)
+        return encoded(self._encoder, text, truncate=truncate)
+
+    def warn_of_folder(self) -> None:
+        """Say what the model folder leaves open about texts."""
+        warn_of_folder(self._encoder)
 
     def open(self, channel: Channel, dealer: Channel | None = None) -> Plan:
         """Set a session up; the plan that both parties agree on."""
@@ -79,17 +86,25 @@ class Client:
         self._requests = []
         with reporting_failure(channel):
             start = time.perf_counter()
-            plan = self._session.setup(self._encoder.vocabulary, dealer)
+            plan = self._session.setup(self._encoder, dealer)
             self._setup_s = time.perf_counter() - start
         return plan
 
+    def checked(self, token_ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+        """Ids that an open session may be asked; `UsageError` for others."""
+        return checked_ids(token_ids, self._config.run.model.tokens, self._session.vocabulary)
+
     def ask(self, token_ids: Sequence[NDArray[np.int64]]) -> FloatArray:
-        """Answers, a row a text; `model.batch` texts a request."""
-        if not token_ids:
-            raise UsageError("session: no text; give at least one")
+        """Answers, a row a text; `model.batch` texts a request.
+
+        `RefusedError` where the ranges do not hold what a text sends in: nothing is sent then.
+        """
+        asked = self.checked(token_ids)
+        for index, text in enumerate(asked):
+            self._session.check(text, f"text {index + 1}")
         rows: list[FloatArray] = []
         with reporting_failure(self._channel):
-            for ids in batches(token_ids, self._config.run.model.batch):
+            for ids in batches(asked, self._config.run.model.batch):
                 answer = self._session.query(ids)
                 record = RequestRecord(answer.result.steps, answer.seconds, answer.values)
                 self._requests.append(record)

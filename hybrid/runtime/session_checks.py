@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
+from hybrid.models.folding import FloatArray
+from hybrid.models.ranges import Bound
+from hybrid.runtime.generation_words import RefusedError
 from transport.errors import UsageError
 
 
@@ -20,6 +25,21 @@ def checked_texts(texts: Sequence[str]) -> Sequence[str]:
         if not isinstance(text, str):
             raise UsageError(f"embed: text {index + 1} is of type {type(text).__name__}; give str")
     return found
+
+
+def check_rows(rows: FloatArray, edge: str, bound: Bound, place: str) -> None:
+    """Refuse what a client sends in and the ranges do not hold, before anything is sent.
+
+    It is all that a client can see of ranges: nobody sees the edges inside the model, which other
+    words may exceed all the same. `hybrid run` and `hybrid generate`, which know both sides, do.
+    rows: values of the edge as the table has them.
+    """
+    if (largest := float(np.abs(rows).max())) > bound.max_abs:
+        raise RefusedError(
+            f"{place}: a token's embedding reaches {largest:g} on edge {edge!r}, the server's "
+            f"ranges hold {bound.max_abs:g}, so the answer would be wrong; use other words, or "
+            "have the server raise ranges.margin or name samples of such words in ranges.sentences"
+        )
 
 
 def not_open(*, has_failed: bool) -> str:

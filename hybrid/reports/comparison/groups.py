@@ -55,6 +55,11 @@ _OF_OP = {
     "layernorm": "norm",
     "rmsnorm": "norm",
     "pool": "pool",
+    "first_row": "pool",
+    "masked_sum": "pool",
+    "masked_max": "pool",
+    "gain": "pool",
+    "open": "pool",
     "next_token": "token",
     "correlations": "correlations",
 }

@@ -10,6 +10,7 @@ from hybrid.machine.environment import describe
 from hybrid.reports.comparison.configs import Options, PlannedRun
 from hybrid.reports.comparison.published import RELATIVE, published_rows
 from hybrid.reports.comparison.reasons import reasons
+from hybrid.reports.range_report import is_wrong
 from hybrid.reports.run_report import prediction_summary
 
 Json = dict[str, Any]
@@ -54,6 +55,7 @@ def run_row(run: PlannedRun, reports: Sequence[Json], paths: Sequence[str]) -> J
         "prediction": prediction_summary(steps),
         "traffic_differs": [s["name"] for s in steps if not _as_predicted(s)],
         "accuracy": _accuracy(reports),
+        "ranges_exceeded": sum(is_wrong(report.get("ranges")) for report in reports),
         "failure_probability": first["failure_probability"],
         "dealer_bytes_of_session": first["counted"]["dealer_bytes"],
         "requests_in_session": first["counted"]["requests_in_session"],

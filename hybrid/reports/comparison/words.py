@@ -61,7 +61,7 @@ def link_title(link: str) -> str:
 def summary_sentences(made: Mapping[str, Any]) -> list[str]:
     """Which config is fastest over each link, by how much, and who sends least."""
     sentences = [_fastest(place, made) + _doubt(place, made) for place in made["ranking"]]
-    found = (_leanest(made), _batched(made), _agreement(made), _failed(made))
+    found = (_leanest(made), _batched(made), _agreement(made), _beyond(made), _failed(made))
     sentences += [text for text in found if text]
     if not made["complete"]:
         sentences.append("Not all runs have ended; this report holds those that have.")
@@ -80,6 +80,14 @@ def _fastest(place: Json, made: Mapping[str, Any]) -> str:
     ]
     joined = tails[0] if len(tails) == 1 else ", ".join(tails[:-1]) + " and " + tails[-1]
     return f"{said} and is fastest; {joined}."
+
+
+def _beyond(made: Mapping[str, Any]) -> str:
+    """Runs whose ranges did not hold."""
+    names = [row["name"] for row in finished(made) if row.get("ranges_exceeded")]
+    if not names:
+        return ""
+    return f"Ranges were exceeded by {', '.join(names)}: results may be wrong, see their reports."
 
 
 def _doubt(place: Json, made: Mapping[str, Any]) -> str:

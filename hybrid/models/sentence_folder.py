@@ -1,0 +1,91 @@
+"""Folders as sentence-transformers writes them: which modules they name, and where these lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from hybrid.models.model_files import read_json, read_json_value
+from transport.errors import ConfigError
+
+_SHOWN = 60
+"""Characters of what a file holds."""
+_OWN_CODE = "sentence_transformers."
+"""What modules without code of their own are named by."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceModule:
+    """An entry of `modules.json`."""
+
+    kind: str
+    """Its class, without the package."""
+    folder: Path
+    """Where its settings lie."""
+
+
+def sentence_modules(folder: Path) -> tuple[SentenceModule, ...]:
+    """What `modules.json` names, in its order; nothing where there is no such file."""
+    path = folder / "modules.json"
+    if not path.exists():
+        return ()
+    raw = read_json_value(path)
+    if not isinstance(raw, list) or not raw:
+        raise ConfigError(f"{path}: not a list of modules; fetch it again")
+    return tuple(_module(folder, path, entry) for entry in raw)
+
+
+def _module(folder: Path, path: Path, entry: object) -> SentenceModule:
+    found = entry if isinstance(entry, dict) else {}
+    kind, place = found.get("type"), found.get("path")
+    if not isinstance(kind, str) or not isinstance(place, str):
+        raise ConfigError(
+            f"{path}: a module without type and path, {shown(entry)}; fetch the file again"
+        )
+    if not kind.startswith(_OWN_CODE):
+        raise ConfigError(
+            f"{path}: module {shown(kind)} brings code of its own, which is not run; use a model "
+            "of sentence-transformers' own modules"
+        )
+    if _leads_away(place):
+        raise ConfigError(
+            f"{path}: path {shown(place)} leads out of the folder; fetch the model again"
+        )
+    return SentenceModule(kind.rsplit(".", 1)[-1], folder / place)
+
+
+def _leads_away(place: str) -> bool:
+    kinds = (PurePosixPath(place), PureWindowsPath(place))
+    return "\0" in place or any(p.anchor or ".." in p.parts for p in kinds)
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Where config, weights and tokenizer lie: the folder, or what `modules.json` says instead."""
+    modules = sentence_modules(folder)
+    if not modules:
+        return folder
+    first = modules[0]
+    if first.kind != "Transformer":
+        raise ConfigError(
+            f"{folder / 'modules.json'}: starts with a module {shown(first.kind)}; only "
+            "Transformer is supported"
+        )
+    if not first.folder.is_dir():
+        raise ConfigError(
+            f"{folder / 'modules.json'}: folder {shown(first.folder.name)} is missing; fetch the "
+            "model again"
+        )
+    return first.folder
+
+
+def shown(value: object) -> str:
+    """What a file holds, cut."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}.."
+
+
+def optional_table(path: Path) -> Mapping[str, Any]:
+    """A table of settings, empty where there is no such file."""
+    return read_json(path) if path.exists() else {}

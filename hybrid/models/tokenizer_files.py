@@ -1,0 +1,267 @@
+"""Tokenizers out of files: `tokenizer.json`, or the vocabularies that stand for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from hybrid.models.model_files import read_json
+from hybrid.models.sentence_folder import optional_table, shown
+from transport.errors import ConfigError
+
+_SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
+_GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
+"""Classes that take `tokenizer.json` as it is."""
+_BERT_LIKE = {"BertTokenizer", "MPNetTokenizer", "DistilBertTokenizer", "ElectraTokenizer"}
+_DEFAULT_CLASS = {
+    "bert": "BertTokenizer",
+    "mpnet": "MPNetTokenizer",
+    "roberta": "RobertaTokenizer",
+}
+"""By model type, where no file names one."""
+_BERT_RULES = {
+    "do_lower_case": ("lowercase", True),
+    "strip_accents": ("strip_accents", None),
+    "tokenize_chinese_chars": ("handle_chinese_chars", True),
+}
+"""Of `tokenizer_config.json`: the normaliser's name, what holds if nothing is said."""
+_WORDPIECE = {
+    "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}  # fmt: skip
+_MPNET = {
+    "bos_token": "<s>", "eos_token": "</s>", "unk_token": "[UNK]", "sep_token": "</s>",
+    "pad_token": "<pad>", "cls_token": "<s>", "mask_token": "<mask>",
+}  # fmt: skip
+_ROBERTA = _MPNET | {"unk_token": "<unk>"}
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTokenizer:
+    """A folder's tokenizer, and what of the folder does not go together, a line each."""
+
+    tokenizer: Tokenizer
+    notes: tuple[str, ...] = ()
+
+
+def tokenizer_of_json(path: Path) -> Tokenizer:
+    """Of a `tokenizer.json`; `ConfigError` says why it cannot be."""
+    read_json(path)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:
+        # tokenizers raises bare exceptions, of whatever version wrote the file.
+        reason = str(error)[:200]
+        raise ConfigError(
+            f"{path}: not a tokenizer that the installed tokenizers {tokenizers.__version__} can "
+            f"read ({reason}); upgrade tokenizers, or fetch the file again"
+        ) from None
+
+
+def folder_tokenizer(folder: Path, settings: Mapping[str, Any]) -> ReadTokenizer:
+    """Of a folder in Hugging Face layout; settings: of its `tokenizer_config.json`."""
+    config = optional_table(folder / "config.json")
+    named = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    if named is None:
+        named = _DEFAULT_CLASS.get(str(config.get("model_type")), "")
+    name = str(named).removesuffix("Fast")
+    if (folder / "tokenizer.json").exists():
+        tokenizer = tokenizer_of_json(folder / "tokenizer.json")
+        return ReadTokenizer(tokenizer, tuple(_as_its_class(tokenizer, name, settings)))
+    return ReadTokenizer(_of_vocabulary(folder, name, settings))
+
+
+# -- tokenizer.json and tokenizer_config.json -------------------------------------------------
+
+
+def _as_its_class(tokenizer: Tokenizer, name: str, settings: Mapping[str, Any]) -> list[str]:
+    """Rules that the tokenizer's class takes from its settings instead; a line for each change."""
+    notes = _missing_tokens(tokenizer, settings)
+    if tokenizer.post_processor is None:
+        notes.append("tokenizer.json: no post_processor, so no special tokens surround a text")
+    if name in _GENERIC:
+        return notes
+    normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
+    if name in _BERT_LIKE and isinstance(normalizer, normalizers.BertNormalizer):
+        rules = {
+            rule: getattr(normalizer, rule) for rule in ("clean_text", *dict(_BERT_RULES.values()))
+        }
+        changed, more = _changed_rules(rules, settings)
+        tokenizer.normalizer = normalizers.BertNormalizer(**changed)
+        notes += more
+    space = settings.get("add_prefix_space")
+    if (
+        isinstance(splitter, pre_tokenizers.ByteLevel)
+        and type(space) is bool
+        and splitter.add_prefix_space != space
+    ):
+        splitter.add_prefix_space = space
+        tokenizer.pre_tokenizer = splitter
+        notes.append(_overruled("add_prefix_space", space, "add_prefix_space", not space))
+    return notes
+
+
+def _changed_rules(
+    rules: dict[str, Any], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Of a BERT normaliser."""
+    notes = []
+    for key, (rule, default) in _BERT_RULES.items():
+        mine = rules[rule]
+        if key in settings:
+            said = settings[key]
+            if type(said) is not bool and said is not default:
+                raise ConfigError(
+                    f"tokenizer_config.json: {key} is {shown(said)}; use true or false"
+                )
+            if said != mine:
+                rules = rules | {rule: said}
+                notes.append(_overruled(key, said, rule, mine))
+        elif mine != default:
+            notes.append(
+                f"tokenizer.json: {rule} is {mine} and holds; without {key} in "
+                f"tokenizer_config.json transformers takes {default}"
+            )
+    return rules, notes
+
+
+def _overruled(key: str, said: object, rule: str, mine: object) -> str:
+    return (
+        f"tokenizer_config.json: {key} is {said} and holds, as in transformers, though {rule} is "
+        f"{mine} in tokenizer.json"
+    )
+
+
+def _missing_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[str]:
+    """Tokens that transformers would add to the vocabulary when it loads the folder."""
+    added = settings.get("added_tokens_decoder")
+    entries = added.values() if isinstance(added, dict) else ()
+    contents = [entry.get("content") for entry in entries if isinstance(entry, dict)]
+    known = tokenizer.get_vocab(with_added_tokens=True)
+    lost = [c for c in contents if isinstance(c, str) and c not in known]
+    if not lost:
+        return []
+    return [f"tokenizer_config.json: token {shown(lost[0])} is not in tokenizer.json; not added"]
+
+
+# -- vocabularies ------------------------------------------------------------------------------
+
+
+def _of_vocabulary(folder: Path, name: str, settings: Mapping[str, Any]) -> Tokenizer:
+    missing = folder / "tokenizer.json"
+    convert = (
+        "convert it where transformers is installed: AutoTokenizer.from_pretrained(FOLDER)"
+        ".save_pretrained(FOLDER)"
+    )
+    pieces = next((n for n in _SENTENCEPIECE if (folder / n).exists()), None)
+    words, merged = folder / "vocab.txt", (folder / "vocab.json", folder / "merges.txt")
+    make: Callable[[Path, str, Mapping[str, Any]], Tokenizer]
+    if words.exists() and name in _BERT_LIKE:
+        make = _wordpiece
+    elif all(path.exists() for path in merged) and name == "RobertaTokenizer":
+        make = _byte_level
+    elif pieces is not None:
+        raise ConfigError(f"{missing}: missing, and {pieces} is not read; {convert}")
+    elif words.exists() or merged[0].exists():
+        raise ConfigError(
+            f"{missing}: missing, and a vocabulary of class {shown(name)} is not read; {convert}"
+        )
+    else:
+        raise ConfigError(f"{missing}: missing; name a folder in Hugging Face layout")
+    if (folder / "added_tokens.json").exists():
+        raise ConfigError(f"{missing}: missing, and added_tokens.json is not read; {convert}")
+    special = optional_table(folder / "special_tokens_map.json")
+    return make(folder, name, {**special, **settings})
+
+
+def _wordpiece(folder: Path, name: str, settings: Mapping[str, Any]) -> Tokenizer:
+    """As transformers makes one of `vocab.txt`."""
+    is_mpnet = name == "MPNetTokenizer"
+    tokens = _special(settings, _MPNET if is_mpnet else _WORDPIECE, folder)
+    vocabulary = _readable(folder / "vocab.txt", lambda path: models.WordPiece.read_file(path))
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=tokens["unk_token"].content))
+    rules: dict[str, Any] = {rule: default for rule, default in _BERT_RULES.values()}
+    changed, _ = _changed_rules(rules, settings)
+    tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, **changed)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    _add(tokenizer, tokens, vocabulary, folder / "vocab.txt")
+    first, last = (tokens[key].content for key in ("cls_token", "sep_token"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[first, "$A", last],
+        special_tokens=[(token, vocabulary[token]) for token in dict.fromkeys((first, last))],
+    )
+    return tokenizer
+
+
+def _byte_level(folder: Path, name: str, settings: Mapping[str, Any]) -> Tokenizer:
+    """As transformers makes one of `vocab.json` and `merges.txt` for RoBERTa."""
+    del name
+    tokens = _special(settings, _ROBERTA, folder)
+    space = settings.get("add_prefix_space", False)
+    paths = str(folder / "vocab.json"), str(folder / "merges.txt")
+    for path in paths:
+        _readable(Path(path), lambda path: Path(path).read_text(encoding="utf-8"))
+    vocabulary, merges = _readable(
+        folder / "vocab.json", lambda _path: models.BPE.read_file(*paths)
+    )
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(space))
+    _add(tokenizer, tokens, vocabulary, folder / "vocab.json")
+    last, first = (
+        (token, vocabulary[token])
+        for token in (tokens["sep_token"].content, tokens["cls_token"].content)
+    )
+    tokenizer.post_processor = processors.RobertaProcessing(last, first)
+    return tokenizer
+
+
+def _readable(path: Path, read: Any) -> Any:
+    try:
+        return read(str(path))
+    except OSError as error:
+        reason = error.strerror
+    except Exception as error:
+        # tokenizers raises bare exceptions.
+        reason = str(error)[:200]
+    raise ConfigError(f"{path}: cannot be read ({reason}); fetch it again")
+
+
+def _special(
+    settings: Mapping[str, Any], usual: Mapping[str, str], folder: Path
+) -> dict[str, AddedToken]:
+    """By the names that settings have for them; in the order in which they are added."""
+    found = {}
+    for key, default in usual.items():
+        token = settings.get(key, default)
+        if isinstance(token, str):
+            token = {"content": token}
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str):
+            raise ConfigError(
+                f"{folder / 'tokenizer_config.json'}: {key} is {shown(token)}; expected a token"
+            )
+        flags = {flag: token.get(flag) is True for flag in _FLAGS}
+        # A mask is a word of its own: the space before it belongs to it.
+        flags["lstrip"] |= usual is _MPNET and key == "mask_token" and "lstrip" not in token
+        found[key] = AddedToken(token["content"], special=True, **flags)
+    return found
+
+
+def _add(
+    tokenizer: Tokenizer,
+    tokens: Mapping[str, AddedToken],
+    vocabulary: Mapping[str, int],
+    path: Path,
+) -> None:
+    """Let special tokens be found in a text before anything else, as far as there are any."""
+    for key in ("cls_token", "sep_token"):
+        if tokens[key].content not in vocabulary:
+            raise ConfigError(
+                f"{path}: no token {shown(tokens[key].content)}, the {key}; fetch it again"
+            )
+    tokenizer.add_special_tokens([t for t in tokens.values() if t.content in vocabulary])
