@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 MODEL := models/all-MiniLM-L6-v2
 SMOLLM2 := models/SmolLM2-135M-Instruct
+MPNET := models/all-mpnet-base-v2
 # One thread a party, as the measurements assume; the environment overrides.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
@@ -17,7 +18,7 @@ PYTEST = $(BIN)/pytest --durations=10
 BESIDE = -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install model model-smollm2 run generate check test test-fast test-slow clean
+.PHONY: help install model model-smollm2 model-mpnet run generate check test test-fast test-slow clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +28,8 @@ install: $(VENV)/.installed  ## create .venv with the project and its pinned dep
 model: $(MODEL)/1_Pooling/config.json  ## fetch all-MiniLM-L6-v2 into models/
 
 model-smollm2: $(SMOLLM2)/SmolLM2-135M-Instruct.Q4_1.gguf  ## fetch SmolLM2-135M-Instruct into models/
+
+model-mpnet: $(MPNET)/1_Pooling/config.json  ## fetch all-mpnet-base-v2 into models/
 
 generate: install model-smollm2  ## a private answer of configs/smollm2.yaml between two local processes
 	$(BIN)/hybrid generate configs/smollm2.yaml
@@ -84,3 +87,6 @@ $(MODEL)/1_Pooling/config.json: | $(VENV)/.installed
 
 $(SMOLLM2)/SmolLM2-135M-Instruct.Q4_1.gguf: | $(VENV)/.installed
 	$(BIN)/hybrid fetch smollm2 $(SMOLLM2)
+
+$(MPNET)/1_Pooling/config.json: | $(VENV)/.installed
+	$(BIN)/hybrid fetch mpnet $(MPNET)

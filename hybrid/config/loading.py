@@ -57,8 +57,8 @@ class Config:
         """The model folder, or the fetched model of its name; `ConfigError` when there is none."""
         return self._model_place(
             os.path.isdir,
-            "folder {!r} does not exist; run `hybrid fetch minilm` for all-MiniLM-L6-v2, or name a "
-            "folder in Hugging Face layout",
+            "folder {!r} does not exist; run `hybrid fetch minilm` for all-MiniLM-L6-v2, `hybrid "
+            "fetch mpnet` for all-mpnet-base-v2, or name a folder in Hugging Face layout",
         )
 
     @property

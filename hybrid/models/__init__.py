@@ -8,8 +8,9 @@ room nothing asks what kind of model it runs; only `calibration` builds one of i
 from hybrid.models.bert import Bert
 from hybrid.models.family import AnyFamily
 from hybrid.models.modernbert import ModernBert
+from hybrid.models.mpnet import Mpnet
 
-MODELS: tuple[AnyFamily, ...] = (Bert(), ModernBert())
+MODELS: tuple[AnyFamily, ...] = (Bert(), Mpnet(), ModernBert())
 """Every family; a plugin may have a tuple of this name."""
 
 __all__ = ["MODELS"]

@@ -27,7 +27,7 @@ _LIMITS: Mapping[type[int | float | bool], tuple[float, float]] = {
 class Architecture:
     """What every family has; a family's own class adds what it needs besides.
 
-    Numbers are positive.
+    Numbers are positive, but for fields whose metadata has another "smallest".
     """
 
     hidden: int
@@ -68,13 +68,16 @@ class Architecture:
         """Rebuild from untrusted plain data; `place` prefixes errors."""
         kinds = get_type_hints(cls)
         wanted = {f.name: kinds[f.name] for f in fields(cls)}
+        least = {f.name: f.metadata.get("smallest") for f in fields(cls)}
         if not isinstance(data, dict) or set(data) != set(wanted):
             raise ConfigError(f"{place}: not a model architecture; are both parties one version?")
         for key, value in data.items():
             kind = wanted[key]
             smallest, largest = _LIMITS[kind]
+            what = "a bool" if kind is bool else f"a positive {kind.__name__}"
+            if (other := least[key]) is not None:
+                smallest, what = other, f"a {kind.__name__} from {other} up"
             if type(value) is not kind or not smallest <= value <= largest:
-                what = "a bool" if kind is bool else f"a positive {kind.__name__}"
                 raise ConfigError(f"{place}: {key} is {repr(value)[:64]}; expected {what}")
         found = cls(**data)
         found.check_sizes(place)

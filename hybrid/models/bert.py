@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from hybrid.models.heads import Dense, Head
 from hybrid.models.plain import PlainPass
 from hybrid.models.random_weights import RandomWeights
 from hybrid.models.ranges import Bound, Observer, Ranges
+from hybrid.models.relative_positions import Buckets, of_buckets
 from hybrid.models.weights import Affine, Array
 from transport.errors import ConfigError
 
@@ -36,6 +37,17 @@ class BertArchitecture(Architecture):
     """A post-norm encoder."""
 
     token_types: int
+    padding: int = field(metadata={"smallest": -1})
+    """The token id that positions count from, as `EmbeddingTable` has it; -1: they simply count."""
+
+    def check_sizes(self, place: str) -> None:
+        """`ConfigError` when sizes do not go together."""
+        Architecture.check_sizes(self, place)
+        if self.padding >= self.vocabulary:
+            raise ConfigError(
+                f"{place}: padding is {self.padding}, no token of {self.vocabulary}; use the "
+                "config.json that belongs to these weights"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,8 @@ class BertWeights:
 
     embedding: EmbeddingTable
     layers: tuple[BertLayer, ...]
+    score_bias: Array | None = None
+    """(buckets, heads), of families with relative positions; all layers share it."""
 
 
 class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
@@ -77,12 +91,16 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
         "bert-large": {"hidden": 1024, "layers": 24, "heads": 16, "intermediate": 4096},
     }
     shape_sizes = ("hidden", "layers", "heads", "intermediate")
+    names: ClassVar[Mapping[str, Names]] = NAMES
+    """By model type."""
+    buckets: ClassVar[Buckets | None] = None
+    """Of relative positions, by which scores are biased; none for most."""
 
     # -- files ----------------------------------------------------------------------------------
 
     def read_architecture(self, raw: Mapping[str, Any], place: str) -> BertArchitecture:
         """From config.json; refuses whatever would be computed otherwise than it says."""
-        names = NAMES[raw["model_type"]]
+        names = self.names[raw["model_type"]]
         wanted: dict[str, tuple[Any, ...]] = {
             names.activation: ("gelu", "gelu_python"),
             "position_embedding_type": ("absolute", None),
@@ -97,14 +115,13 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
                     f"{place}: {key} is {raw.get(key)!r}; only {allowed[0]!r} is supported: use "
                     "an encoder that was trained with it"
                 )
-        if type(raw.get("pad_token_id", 1)) is not int and names.counts_from_padding:
-            raise ConfigError(f"{place}: pad_token_id is no number; positions count from it")
         missing = [key for key in names.sizes.values() if key not in raw]
         if missing:
             raise ConfigError(f"{place}: missing {', '.join(missing)}; is this an encoder?")
         values = {**FIXED, **{ours: raw[key] for ours, key in names.sizes.items()}}
+        values["padding"] = names.padding_id(raw, place)
         if type(values["positions"]) is int:
-            values["positions"] -= names.first_position(raw)
+            values["positions"] -= values["padding"] + 1
         if type(values["epsilon"]) is int:
             values["epsilon"] = float(values["epsilon"])
         return BertArchitecture.from_public(values, place)
@@ -117,32 +134,37 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
         self, folder: Path, raw: Mapping[str, Any], architecture: BertArchitecture
     ) -> BertWeights:
         """Every tensor of the encoder, checked against the architecture; heads are left."""
-        names, a = NAMES[raw["model_type"]], architecture
+        names, a = self.names[raw["model_type"]], architecture
         file = Checkpoint(folder, LAYOUT, tied=bool(raw.get("tie_word_embeddings", True)))
         file.refuse_layer(names.layer, a.layers)
         layers = tuple(self._layer_weights(file, names, i, a) for i in range(a.layers))
-        first = names.first_position(raw)
         words, positions, types, *_ = self.public_shapes(a)
-        rows = file.take("embeddings.position_embeddings.weight", (positions[0] + first, a.hidden))
+        # Nothing takes a row before that of the padding id.
+        unused = max(a.padding, 0)
+        rows = file.take("embeddings.position_embeddings.weight", (positions[0] + unused, a.hidden))
         token_types = np.zeros(types, np.float32)
         if names.has_token_types:
             token_types = file.take("embeddings.token_type_embeddings.weight", types)
         table = EmbeddingTable(
             file.take("embeddings.word_embeddings.weight", words),
-            np.ascontiguousarray(rows[first:]),
+            np.ascontiguousarray(rows[unused:]),
             token_types,
             file.norm("embeddings.LayerNorm", a.hidden),
             a.epsilon,
+            a.padding,
         )
+        bias = None
+        if self.buckets is not None:
+            bias = file.take(names.score_bias, (self.buckets.count, a.heads))
         file.finish()
-        return BertWeights(table, layers)
+        return BertWeights(table, layers, bias)
 
     def classifier(
         self, raw: Mapping[str, Any], architecture: BertArchitecture, labels: int, place: str
     ) -> tuple[tuple[str, Dense], ...]:
         """Two maps of the first row, as transformers has them for this model type."""
         del place
-        inner, outer, activation = NAMES[raw["model_type"]].classifier
+        inner, outer, activation = self.names[raw["model_type"]].classifier
         first = Dense(architecture.hidden, architecture.hidden, activation)
         return (inner, first), (outer, Dense(architecture.hidden, labels))
 
@@ -181,20 +203,24 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
         scales = (1.0, 0.3, 0.1)
         shapes = self.public_shapes(a)[:3]
         rows = [draw.normal(s, *shape) for s, shape in zip(scales, shapes, strict=True)]
-        table = EmbeddingTable(rows[0], rows[1], rows[2], draw.norm(a.hidden), a.epsilon)
-        return BertWeights(table, tuple(layer() for _ in range(a.layers)))
+        norm = draw.norm(a.hidden)
+        table = EmbeddingTable(rows[0], rows[1], rows[2], norm, a.epsilon, a.padding)
+        layers = tuple(layer() for _ in range(a.layers))
+        if self.buckets is None:
+            return BertWeights(table, layers)
+        return BertWeights(table, layers, draw.normal(0.5, self.buckets.count, a.heads))
 
     def public_shapes(self, architecture: BertArchitecture) -> tuple[tuple[int, ...], ...]:
-        """Words, positions, token types, gain and bias of their norm."""
+        """Words, positions behind that of padding, token types, gain and bias of their norm."""
         a = architecture
-        rows = (a.vocabulary, a.positions, a.token_types)
+        rows = (a.vocabulary, a.positions + (a.padding >= 0), a.token_types)
         return (*((n, a.hidden) for n in rows), (a.hidden,), (a.hidden,))
 
     def public_table(
         self, arrays: Sequence[Array], architecture: BertArchitecture
     ) -> EmbeddingTable:
         """All of the embedding."""
-        return EmbeddingTable.from_arrays(arrays, architecture.epsilon)
+        return EmbeddingTable.from_arrays(arrays, architecture.epsilon, architecture.padding)
 
     # -- graph ----------------------------------------------------------------------------------
 
@@ -227,10 +253,11 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
         kept = None if edge == INPUT else f"{name}.residual"
         ends = bound(f"{name}.input"), projected
         qkv = builder.linear((layer, "qkv"), edge, (a.hidden, 3 * a.hidden), ends, kept)
-        scaled = bound(f"{name}.scores")
-        bounds = {"left": query, "right": key, "output": scaled}
+        bounds = {"left": query, "right": key, "output": bound(f"{name}.scores")}
         scores = builder.add((layer, "scores"), "scores", (qkv,), (heads, t, size, t), bounds)
-        bounds = {"input": scaled}
+        if self.buckets is not None:
+            scores = builder.score_bias(layer, scores, heads, self.buckets)
+        bounds = {"input": bound(scores)}
         weights = builder.add((layer, "softmax"), "softmax", (scores, mask), (heads, t, t), bounds)
         bounds = {"left": Bound(2.0**-20, 1.0, 1.0), "right": value}
         bounds["output"] = bound(f"{name}.context")
@@ -275,6 +302,8 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
             up = linear_map(layer.intermediate)
             maps[f"{name}.intermediate"] = after_norm(up, layer.attention_norm)
             maps[f"{name}.output"] = linear_map(layer.output)
+            if weights.score_bias is not None:
+                maps[f"{name}.score_bias"] = of_buckets(weights.score_bias)
             previous = layer.output_norm
         assert previous is not None
         maps["pool"] = norm_alone(previous)
@@ -293,10 +322,14 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """The encoder as published, in torch."""
-        plain = _Plain(see, dtype, architecture, torch.from_numpy(mask))
+        bias = None
+        if self.buckets is not None and weights.score_bias is not None:
+            bias = self.buckets.bias(weights.score_bias, len(token_ids))
+        plain = _Plain(see, dtype, architecture, torch.from_numpy(mask), bias)
         table = weights.embedding
+        positions = table.positions[table.position_rows(token_ids)]
         x = plain.tensor(table.words[token_ids])
-        x = x + plain.tensor(table.positions[: len(x)]) + plain.tensor(table.token_types[0])
+        x = x + plain.tensor(positions) + plain.tensor(table.token_types[0])
         _, x = plain.layer_norm("embedding", x, table.norm, table.epsilon)
         normalised = x
         for index, layer in enumerate(weights.layers):
@@ -308,6 +341,8 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
 class _Plain(PlainPass):
     a: BertArchitecture
     mask: Tensor
+    bias: Array | None
+    """(heads, tokens, tokens), added to the scores of every layer."""
 
     def layer(
         self, name: str, layer: BertLayer, x: Tensor, normalised: Tensor
@@ -337,6 +372,9 @@ class _Plain(PlainPass):
         scores = query @ key.transpose(1, 2)
         for edge, tensor in (("query", query), ("key", key), ("value", value), ("scores", scores)):
             self.see(f"{name}.{edge}", tensor)
+        if self.bias is not None:
+            scores = scores + self.tensor(self.bias)
+            self.see(f"{name}.score_bias", scores)
         weights = torch.softmax(scores.masked_fill(~self.mask, -torch.inf), -1)
         context = (weights @ value).transpose(0, 1).reshape(len(x), a.hidden)
         self.see(f"{name}.context", context)

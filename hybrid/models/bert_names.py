@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hybrid.models.checkpoint import Layout
+from transport.errors import ConfigError
 
 _BERT_SIZES = {
     "hidden": "hidden_size",
@@ -50,13 +51,36 @@ class Names:
     """Maps of a classification head and the activation between them."""
     counts_from_padding: bool = False
     """Whether positions start behind the padding id, as RoBERTa's do."""
+    padding: int | None = None
+    """That id where the family fixes it; None: `pad_token_id` of config.json."""
+    score_bias: str = ""
+    """The table of biases by relative position, where there is one."""
 
-    def first_position(self, raw: Mapping[str, Any]) -> int:
-        """Row of the position table that belongs to the first token."""
-        return int(raw.get("pad_token_id", 1)) + 1 if self.counts_from_padding else 0
+    def padding_id(self, raw: Mapping[str, Any], place: str) -> int:
+        """The token id that positions count from, -1 where they simply count.
+
+        `ConfigError` where it is none.
+        """
+        if not self.counts_from_padding:
+            return -1
+        found = raw.get("pad_token_id", 1) if self.padding is None else self.padding
+        if type(found) is not int or found < 0:
+            raise ConfigError(
+                f"{place}: pad_token_id is {repr(found)[:64]}; positions count from it: give the "
+                "id of the padding token"
+            )
+        for ours, least in (("vocabulary", found + 1), ("positions", found + 2)):
+            size = raw.get(self.sizes[ours])
+            if type(size) is int and size < least:
+                raise ConfigError(
+                    f"{place}: {self.sizes[ours]} is {str(size)[:64]}, but positions count from "
+                    f"the padding id {str(found)[:64]}, which needs {str(least)[:64]} or more; "
+                    "use the config.json that belongs to these weights"
+                )
+        return found
 
 
-FIXED = {"token_types": 1, "epsilon": 1e-12}
+FIXED = {"token_types": 1, "epsilon": 1e-12, "padding": -1}
 LINEAR = ("query", "key", "value", "attention_output", "intermediate", "output")
 _BERT = Names()
 _ROBERTA = Names(
@@ -94,3 +118,14 @@ LAYOUT = Layout(
         "generator_predictions", "generator_lm_head", "discriminator_predictions",
     ),
 )  # fmt: skip
+MPNET = Names(
+    {ours: theirs for ours, theirs in _BERT_SIZES.items() if ours != "token_types"},
+    linear=tuple(f"attention.attn.{n}" for n in "qkvo") + ("intermediate.dense", "output.dense"),
+    norms=("attention.LayerNorm", "output.LayerNorm"),
+    has_token_types=False,
+    classifier=_ROBERTA.classifier,
+    counts_from_padding=True,
+    # Its code never reads pad_token_id.
+    padding=1,
+    score_bias="encoder.relative_attention_bias.weight",
+)

@@ -21,10 +21,21 @@ class EmbeddingTable:
     token_types: Array
     norm: Affine
     epsilon: float
+    padding: int = -1
+    """The token id whose tokens take the first position row and do not count; -1: all count."""
+
+    def position_rows(self, token_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of `positions` of every token of a text, (tokens,)."""
+        if self.padding < 0:
+            return np.arange(len(token_ids))
+        counts = token_ids != self.padding
+        rows: NDArray[np.int64] = np.cumsum(counts) * counts
+        return rows
 
     def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Normalised input embedding (tokens, hidden) of token type 0, in float64."""
-        rows = self.words[token_ids] + self.positions[: len(token_ids)] + self.token_types[0]
+        positions = self.positions[self.position_rows(token_ids)]
+        rows = self.words[token_ids] + positions + self.token_types[0]
         return _normalised(rows, self.norm, self.epsilon)
 
     def arrays(self) -> tuple[Array, ...]:
@@ -32,10 +43,10 @@ class EmbeddingTable:
         return (self.words, self.positions, self.token_types, self.norm.weight, self.norm.bias)
 
     @classmethod
-    def from_arrays(cls, arrays: Sequence[Array], epsilon: float) -> EmbeddingTable:
+    def from_arrays(cls, arrays: Sequence[Array], epsilon: float, padding: int) -> EmbeddingTable:
         """From what `arrays` gives."""
         words, positions, token_types, gain, bias = arrays
-        return cls(words, positions, token_types, Affine(gain, bias), epsilon)
+        return cls(words, positions, token_types, Affine(gain, bias), epsilon, padding)
 
     def digest(self) -> str:
         """SHA-256 over all arrays."""

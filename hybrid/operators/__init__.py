@@ -53,6 +53,7 @@ from hybrid.operators.pool import (
     SharedSum,
     SharedSumOperator,
 )
+from hybrid.operators.score_bias import ScoreBias, ScoreBiasOperator
 
 OPERATORS: tuple[type[Operator], ...] = (
     LinearOperator,
@@ -71,6 +72,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     OpenOperator,
     ExactRowsOperator,
     RotaryOperator,
+    ScoreBiasOperator,
     LocalOperator,
     ProductOperator,
     NextTokenOperator,
@@ -94,6 +96,7 @@ ENTRIES: tuple[type[Any], ...] = (
     Rotary,
     Halves,
     LastRow,
+    ScoreBias,
     EngineProduct,
     ChosenOnShares,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil, log2, prod, sqrt
+from math import ceil, floor, log2, prod, sqrt
 from typing import Self
 
 import numpy as np
@@ -33,6 +33,8 @@ _LARGEST = 2.0**16
 """Of `bound` and variances."""
 _VARIANCE_BITS, _MAX_FINER = 8, 12
 """Variances are kept multiplied by up to 2^12, so that the largest is about 2^8."""
+_LEAST_BITS = -6
+"""Larger ones are divided for it while the smallest stays at 2^-6, which has ten bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +110,21 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
 
     @property
     def _finer(self) -> int:
-        """Bits by which variances are finer than other numbers: small ones need more digits."""
-        return min(max(0, _VARIANCE_BITS - ceil(log2(self.variance_max))), _MAX_FINER)
+        """Bits by which variances are finer than other numbers: small ones need more digits.
 
-    def _lifted(self, products: Products) -> tuple[float, float, float]:
-        """Bounds on what is scaled, a row: its mean, its mean square as kept, its variance as kept.
-
-        A mean is at most the root mean square of x, a variance that of x^2. The largest ones where
-        lifts of operands are not counted, too.
+        Negative: coarser, since sums of large squares are lifted wrongly more often.
         """
-        if not products.needs_largest:
-            return self.bound, self._scaled_range[1], 2 * self._scaled_range[1]
+        coarsest = min(0, _LEAST_BITS - floor(log2(self.variance_min)))
+        return min(max(coarsest, _VARIANCE_BITS - ceil(log2(self.variance_max))), _MAX_FINER)
+
+    @property
+    def _lifted(self) -> tuple[float, float]:
+        """Means over all rows of what is scaled: of a row's mean and of its variance as kept.
+
+        A mean is at most the root mean square of x, a variance that of x^2.
+        """
         kept = min(self.variance_rms, self.rms**2) * 2.0**self._finer
-        return min(self.bound, self.rms), kept, kept
+        return min(self.bound, self.rms), kept
 
     @property
     def _scaled_range(self) -> tuple[float, float]:
@@ -154,11 +158,11 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
         products, bits = context.products, context.fixed_point.fraction_bits
         exact, units = exact_products(context), 2.0**bits
         count = len(octaves(*self._scaled_range)) + 1
-        mean, square, variance = self._lifted(products)
+        mean, variance = self._lifted
         return (
             scale_cost(rows, mean * self.width * units)
             + products.square_cost(n, self._square(products))
-            + scale_cost(rows, square * self.width * units)
+            + scale_cost(rows, variance * self.width * units)
             + find_octave_cost(rows, *self._scaled_range, bits)
             + scale_by_octave_cost(rows, count, variance * units)
             + exact.polynomial_cost(rows, INVERSE_ROOT)

@@ -41,6 +41,7 @@ _OF_OP = {
     "linear": "linear",
     "embedding": "linear",
     "scores": "attention",
+    "score_bias": "attention",
     "context": "attention",
     "cached_scores": "attention",
     "cached_context": "attention",
