@@ -160,7 +160,7 @@ def test_gguf_files_that_are_not_read(tensors, tmp_path):
     assert f"{cut}: not a whole GGUF file" in gguf_refused(cut)
     unknown.write_bytes(whole.read_bytes().replace(b"llama", b"mamba"))
     assert f"{unknown}: general.architecture is 'mamba'; supported" in gguf_refused(unknown)
-    assert "tokens, the model 31; use the files that belong together" in gguf_refused(whole)
+    assert "the model has 31 rows for them; use files that belong together" in gguf_refused(whole)
     bare = write_gguf(tmp_path / "bare.gguf", "llama", tensors)
     assert f"{bare}: no setting 'tokenizer.ggml.model'" in gguf_refused(bare)
     odd = tensors | {"output_norm.weight": np.ones(30, np.int8)}

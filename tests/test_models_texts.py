@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from hybrid.config.loading import checked, load_config
 from hybrid.models.loading import load_model, text_encoder
@@ -150,19 +150,28 @@ def test_texts_are_as_long_as_the_folder_allows(names, limits, folder):
 @pytest.mark.parametrize("lowercase", [False, None])
 @pytest.mark.parametrize("sequence", [False, True])
 def test_texts_are_lowercased_as_the_folder_says(lowercase, sequence, folder):
-    from tokenizers import normalizers
-
     made = wordpiece(lowercase=lowercase)
     if sequence:
         own = [] if made.normalizer is None else [made.normalizer]
-        made.normalizer = normalizers.Sequence([normalizers.NFD(), *own])
+        # What comes after the capitals are gone sees none.
+        changed = normalizers.Replace("hello", "b")
+        made.normalizer = normalizers.Sequence([normalizers.NFD(), changed, *own])
     made.save(str(folder / "tokenizer.json"))
     cased = ours(folder, ["Hello"])
     assert cased == theirs(folder, ["Hello"]) == [ids_of("[CLS]", "Hello", "[SEP]")]
     change(folder / "sentence_bert_config.json", do_lower_case=True)
-    assert ours(folder, ["Hello"]) == [ids_of("[CLS]", "hello", "[SEP]")]
+    assert ours(folder, ["Hello"]) == [ids_of("[CLS]", "b" if sequence else "hello", "[SEP]")]
     texts = [text for text in NASTY if text.strip()]
     assert ours(folder, texts) == theirs(folder, texts)
+
+
+def test_a_tokenizer_that_lowercases_by_itself_stays_as_it_is(folder):
+    made = wordpiece(lowercase=None)
+    made.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()])
+    made.save(str(folder / "tokenizer.json"))
+    before = FileTokenizer(folder, 8).facts()
+    change(folder / "sentence_bert_config.json", do_lower_case=True)
+    assert FileTokenizer(folder, 8).facts() == before
 
 
 @pytest.mark.parametrize(

@@ -246,8 +246,6 @@ def _special(
                 f"{folder / 'tokenizer_config.json'}: {key} is {shown(token)}; expected a token"
             )
         flags = {flag: token.get(flag) is True for flag in _FLAGS}
-        # A mask is a word of its own: the space before it belongs to it.
-        flags["lstrip"] |= usual is _MPNET and key == "mask_token" and "lstrip" not in token
         found[key] = AddedToken(token["content"], special=True, **flags)
     return found
 
