@@ -18,12 +18,12 @@ from pathlib import Path  # noqa: E402
 from typing import Any, Generic, Self, TypeVar  # noqa: E402
 
 import numpy as np  # noqa: E402
-import yaml  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from hybrid.config.loading import Config, checked, load_config, parse_yaml  # noqa: E402
 from hybrid.config.overrides import overrides_of  # noqa: E402
+from hybrid.config.yaml_text import dumped  # noqa: E402
 from hybrid.machine.predict import predicted_seconds  # noqa: E402
 from hybrid.machine.prices import prices_for_reports, schedule_prices  # noqa: E402
 from hybrid.models.generator_loading import load_generator  # noqa: E402
@@ -31,6 +31,7 @@ from hybrid.models.loading import load_model  # noqa: E402
 from hybrid.planning import plan as planning  # noqa: E402
 from hybrid.planning.generation import GenerationPlan, plan_generation  # noqa: E402
 from hybrid.planning.planner import make_plan  # noqa: E402
+from hybrid.reports.files import strict  # noqa: E402
 from hybrid.reports.generation_plan import (  # noqa: E402
     generation_plan_to_dict,
     print_generation_plan,
@@ -59,6 +60,7 @@ from transport.errors import (  # noqa: E402
     TransportError,
     UsageError,
 )
+from transport.foreign import printable, shown  # noqa: E402
 
 __all__ = [
     "Config",
@@ -106,7 +108,7 @@ def load(
         where = Path("<dict>")
         wrong = next((key for key in source if not isinstance(key, str)), None)
         if wrong is not None:
-            raise ConfigError(f"{where}: key {wrong!r} is not a string; give names of keys")
+            raise ConfigError(f"{where}: key {shown(wrong)} is not a string; give names of keys")
         return checked(source, where, overrides)
     if isinstance(source, str) and "\n" in source:
         where = Path("<text>")
@@ -184,9 +186,9 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the schedule, which the key `schedule` of a config runs."""
-        where, name = Path(path), self._config.run.name
+        where, name = Path(path), printable(self._config.run.name)
         head = f"# Schedule of {name}, as `hybrid plan --save` writes it; edit names freely.\n"
-        content = yaml.safe_dump(self._planned.schedule.to_file(), sort_keys=False)
+        content = dumped(self._planned.schedule.to_file())
         try:
             where.parent.mkdir(parents=True, exist_ok=True)
             where.write_text(head + content, encoding="utf-8")
@@ -288,8 +290,8 @@ class LocalSession(_Session[runtime_local.LocalSession | LocalGeneration]):
         if self._session.result is None:
             raise UsageError(_NO_REPORT)
         if isinstance(self._session, LocalGeneration):
-            return generation_reports(self._session)
-        return joined_reports(self._session)
+            return [strict(one) for one in generation_reports(self._session)]
+        return [strict(one) for one in joined_reports(self._session)]
 
 
 class RemoteSession(_Session[runtime_remote.RemoteSession | RemoteGeneration]):
@@ -324,10 +326,12 @@ class RemoteSession(_Session[runtime_remote.RemoteSession | RemoteGeneration]):
             raise UsageError(_NO_REPORT)
         if isinstance(session, RemoteGeneration):
             decode = session.prompts.tokenizer.decode
-            return client_generation_reports(
+            reports = client_generation_reports(
                 session.config, session.plan, session.record, session.answers, decode
             )
-        return party_reports(session.config, session.plan, session.record, session.prompt)
+        else:
+            reports = party_reports(session.config, session.plan, session.record, session.prompt)
+        return [strict(report) for report in reports]
 
 
 def local(config: Config | Source) -> LocalSession:

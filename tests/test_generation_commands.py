@@ -12,7 +12,8 @@ import yaml
 import hybrid as library
 from hybrid.cli.progress import GenerationDisplay
 from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
-from hybrid.reports.generation_text import print_generation_report, write_generation_markdown
+from hybrid.reports.files import write_text
+from hybrid.reports.generation_text import generation_markdown, print_generation_report
 from tests.generation_setup import write_generation_config
 from tests.processes import KEYS, ended, finish, hybrid, lines_of, run, serving
 
@@ -263,7 +264,7 @@ def test_answers_steer_neither_terminal_nor_markdown(finished, tmp_path, capsys)
     assert "[bold]b[/bold] [/]" in shown
     for steering in ("\x1b[31m", "\x07", "\u202e"):
         assert steering not in shown
-    write_generation_markdown(report, tmp_path / "report.md")
+    write_text(generation_markdown(report), tmp_path / "report.md")
     page = (tmp_path / "report.md").read_text()
     for steering in ("\x1b", "\x07", "\u202e"):
         assert steering not in page

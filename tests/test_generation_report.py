@@ -13,6 +13,7 @@ from rich.console import Console
 from hybrid.models.generator_loading import load_generator
 from hybrid.planning.generation import plan_generation
 from hybrid.planning.plan import offline_name
+from hybrid.reports.files import write_text
 from hybrid.reports.generation_accuracy import Compared, compared, with_accuracy
 from hybrid.reports.generation_costs import Ledger, differing_steps, line_rows, phases, total
 from hybrid.reports.generation_report import (
@@ -21,10 +22,10 @@ from hybrid.reports.generation_report import (
     server_generation_reports,
 )
 from hybrid.reports.generation_text import (
-    plain_cell,
+    generation_markdown,
     print_generation_report,
-    write_generation_markdown,
 )
+from hybrid.reports.markdown import plain_cell
 from hybrid.reports.run_report import Accuracy
 from hybrid.runtime.generation_local import LocalGeneration
 from tests.generation_data import SETUP, Script, answers, tiny_config, two_conversations
@@ -330,7 +331,7 @@ def test_a_terminal_takes_text_as_text(planned, record):
 
 
 def test_markdown_takes_text_as_text(planned, record, tmp_path):
-    write_generation_markdown(hostile(planned, record), tmp_path / "report.md")
+    write_text(generation_markdown(hostile(planned, record)), tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "\x1b" not in text
     lines = text.splitlines()
@@ -349,7 +350,7 @@ def test_a_cell_has_no_formatting():
 def test_a_server_has_a_report_for_a_reader_too(planned, plan, record, tmp_path):
     report = server_generation_reports(planned[0], plan, record)[0]
     assert "prefill of 6" in shown(report)
-    write_generation_markdown(report, tmp_path / "report.md")
+    write_text(generation_markdown(report), tmp_path / "report.md")
     assert "This party does not see it." in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 

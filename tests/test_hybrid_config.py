@@ -3,7 +3,6 @@
 import pytest
 
 from hybrid.config.loading import checked, load_config
-from hybrid.config.overrides import overrides_of
 from transport.errors import ConfigError
 
 
@@ -110,11 +109,6 @@ def test_a_table_within_itself_is_refused(tiny_config):
     endless["a"] = endless
     with pytest.raises(ConfigError, match="nested too deeply"):
         checked(endless, tiny_config)
-
-
-def test_numbers_that_yaml_takes_for_words_are_explained(tiny_config):
-    with pytest.raises(ConfigError, match=r"YAML wants 1.0e-9"):
-        load_config(tiny_config, overrides_of(["ranges.margin=1e1"]))
 
 
 def test_wrong_values_are_shown_in_part(tiny_config):

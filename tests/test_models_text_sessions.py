@@ -15,7 +15,7 @@ from rich.console import Console
 from hybrid.config.loading import load_config
 from hybrid.models.loading import load_model
 from hybrid.models.public_table import receive_table
-from hybrid.reports.run_report import write_markdown
+from hybrid.reports.run_report import markdown
 from hybrid.reports.session_report import party_reports
 from hybrid.reports.terminal import print_report
 from hybrid.runtime import parties
@@ -121,7 +121,7 @@ def test_a_remote_session_stays_open_where_ids_are_wrong(tmp_path):
     assert np.abs(found[0] - wanted).max() < 5e-3
     (report,) = party_reports(config, session.plan, session.record, session.prompt)
     assert report["prompt"] == "of"
-    write_markdown(report, tmp_path / "report.md")
+    (tmp_path / "report.md").write_text(markdown(report), encoding="utf-8")
     assert "Prompt before every text: `'of'`." in (tmp_path / "report.md").read_text()
     print_report(Console(file=(said := StringIO()), width=100), report, "text", None)
     assert "prompt before every text: of" in said.getvalue()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from transport.errors import FrameError, PeerLostError, TransportError
+from transport.foreign import printable
 from transport.frame import MAX_PAYLOAD_BYTES, Frame, FrameKind
 from transport.link import LinkModel, LinkSchedule
 from transport.traffic import NO_TRAFFIC, Party, Traffic
@@ -172,7 +173,9 @@ class Channel(ABC):
         return frame
 
     def _abort_frame(self, reason: str) -> Frame:
-        return self._frame(FrameKind.ABORT, reason.encode()[:ABORT_REASON_BYTES])
+        # Words of a file or an argument may hold what UTF-8 has no bytes for.
+        words = reason.encode(errors="backslashreplace")
+        return self._frame(FrameKind.ABORT, words[:ABORT_REASON_BYTES])
 
     def _stopped(self, abort: Frame) -> PeerLostError:
         reason = _printable(abort.payload[:ABORT_REASON_BYTES])
@@ -199,5 +202,4 @@ class Channel(ABC):
 
 def _printable(text: bytes | memoryview) -> str:
     """The peer's words without anything that could steer a terminal."""
-    decoded = bytes(text).decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "?" for c in decoded)
+    return printable(bytes(text).decode("utf-8", "replace"))

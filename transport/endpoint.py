@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 _ADDRESS = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+|\*):(\d{1,5}|\*)")
 _MAX_PORT = 65535
@@ -28,7 +29,7 @@ class Endpoint:
         port = 0 if match is None or match[2] == "*" else int(match[2])
         if match is None or port > _MAX_PORT:
             raise ConfigError(
-                f"endpoint {text[:100]!r} is not an address; write tcp://HOST:PORT "
+                f"endpoint {shown(text)} is not an address; write tcp://HOST:PORT "
                 "with a port up to 65535, for example tcp://127.0.0.1:5555"
             )
         # The name is fixed here, so that no resolver decides whether bytes leave the machine.
@@ -60,5 +61,5 @@ def _require_ipv6(host: str, text: str) -> None:
         ipaddress.IPv6Address(host)
     except ValueError:
         raise ConfigError(
-            f"endpoint {text[:100]!r}: {host} is not an IPv6 address; write it as tcp://[::1]:PORT"
+            f"endpoint {shown(text)}: {host} is not an IPv6 address; write it as tcp://[::1]:PORT"
         ) from None

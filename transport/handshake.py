@@ -8,6 +8,7 @@ import msgpack
 
 from transport.channel import Channel
 from transport.errors import FrameError, HandshakeError, UsageError
+from transport.foreign import cut
 
 PROTOCOL_VERSION = 2
 """Raised with every change of what the parties say to each other."""
@@ -34,7 +35,7 @@ def handshake(channel: Channel, facts: Mapping[str, str]) -> None:
             f"party {PROTOCOL_VERSION}; install the same release at both"
         )
     if theirs.keys() != mine.keys():
-        names = ", ".join(sorted(_shown(name) for name in theirs.keys() ^ mine.keys()))
+        names = cut(", ".join(sorted(_shown(name) for name in theirs.keys() ^ mine.keys())))
         raise HandshakeError(
             f"handshake: only one party has {names}; give both the same config and release"
         )
@@ -111,5 +112,4 @@ def _parse_facts(data: object) -> dict[str, str]:
 
 def _shown(text: str) -> str:
     """The first characters, harmless to a terminal."""
-    shown = "".join(c if c.isprintable() else "?" for c in text[:_SHOWN_CHARACTERS])
-    return shown + ".." * (len(text) > _SHOWN_CHARACTERS)
+    return cut(text, _SHOWN_CHARACTERS)

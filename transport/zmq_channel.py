@@ -28,6 +28,7 @@ from transport.errors import (
     TransportError,
     UsageError,
 )
+from transport.foreign import shown
 from transport.frame import MAX_PAYLOAD_BYTES, Frame, FrameKind, parse_frame
 from transport.gate import BUSY, REFUSED
 from transport.link import LinkModel
@@ -199,7 +200,7 @@ def connect(
     """
     address = _checked(endpoint, curve, link, "connecting to")
     if address.port == 0 or address.host == "*":
-        raise ConfigError(f"endpoint {endpoint!r}: name the server's host and port")
+        raise ConfigError(f"endpoint {shown(endpoint)}: name the server's host and port")
     deadline = time.monotonic() + connect_timeout_s
     refusals = 0
     while True:

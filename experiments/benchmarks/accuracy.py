@@ -9,7 +9,6 @@ processes; one JSON line per sentence on standard output, a table on standard er
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tokenizers import Tokenizer  # noqa: E402
 
 from hybrid.config.loading import load_config  # noqa: E402
 from hybrid.config.texts import read_texts  # noqa: E402
+from hybrid.reports.files import json_line  # noqa: E402
 from hybrid.reports.session_report import measured_reports  # noqa: E402
 from hybrid.runtime.local import LocalSession  # noqa: E402
 
@@ -55,7 +55,7 @@ def main() -> None:
         sent_mb = (total["client_sent_bytes"] + total["server_sent_bytes"]) / 1e6
         row = {"text": text, "tokens": len(token_ids), **accuracy, "total": total}
         row["environment"] = report["environment"]
-        print(json.dumps(row))
+        print(json_line(row))
         print(
             f"{len(token_ids):6d} {accuracy['cosine']:9.6f} {accuracy['max_abs_error']:10.2e} "
             f"{total['seconds']:8.2f} {sent_mb:7.1f}",

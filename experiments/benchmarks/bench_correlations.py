@@ -11,7 +11,6 @@ out: its third process would need a third core.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from pair import Outcome, measure, refuse
 import numpy as np  # isort: skip
 from numpy.typing import NDArray
 
+from hybrid.reports.files import json_line
 from mpc_nonlinear.correlations import SOURCES
 from mpc_nonlinear.cost import OtCount
 from transport.channel import Channel
@@ -71,7 +71,7 @@ def report(case: Case, outcome: Outcome) -> None:
         "setup_seconds": round(setup_seconds, 6),
         "setup_sent_bytes": outcome.traffic["offline"].sent_bytes,
     }
-    print(json.dumps(row), flush=True)
+    print(json_line(row), flush=True)
     print(
         f"{case.source:<12} {case.count:>10} {seconds * 1e3:9.1f} ms "
         f"{case.count / seconds / 1e6:7.2f} M/s {row['bits_per_transfer']:8.2f} bits "

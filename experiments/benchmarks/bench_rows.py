@@ -13,7 +13,6 @@ modulo t. One JSON line a matrix on standard output, a table on standard error.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 
@@ -35,6 +34,7 @@ from he_linear.kernels.row_products import IntegerMatrix  # noqa: E402
 from he_linear.packings.exact_rows import ExactRowsPacking, shared_galois_steps  # noqa: E402
 from he_linear.packings.row_blocks import Room  # noqa: E402
 from hybrid.operators.exact_rows import rows_product_traffic  # noqa: E402
+from hybrid.reports.files import json_line  # noqa: E402
 from transport.randomness import SecureRandom  # noqa: E402
 
 SHAPES = "576x960,576x576,576x3072,1536x576"
@@ -120,7 +120,7 @@ def main() -> None:
     for packing in packings:
         r = measured(bench, packing, arguments.runs)
         name = f"{packing.d_in}x{packing.d_out}"
-        print(json.dumps({"matrix": name, "tokens": packing.tokens, **r}), flush=True)
+        print(json_line({"matrix": name, "tokens": packing.tokens, **r}), flush=True)
         print(f"{name} | {r['server_ms']:.0f} | {r['client_ms']:.0f} | {r['server_ms_row']:.2f}, "
               f"{r['client_ms_row']:.2f} | {r['up_bytes_row']:.0f}, {r['down_bytes_row']:.0f} | "
               f"{r['online_ms']:.2f}, {r['online_bytes']:.0f} | {r['room_mb']:.0f}",

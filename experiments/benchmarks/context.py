@@ -32,8 +32,8 @@ from sessions import megabytes, note  # noqa: E402
 
 from hybrid.config.loading import Config, load_config  # noqa: E402
 from hybrid.config.overrides import Override, overrides_of  # noqa: E402
+from hybrid.reports.files import write_json  # noqa: E402
 from hybrid.reports.generation_report import generation_reports  # noqa: E402
-from hybrid.reports.run_report import write_json  # noqa: E402
 from hybrid.runtime.generation_local import LocalGeneration  # noqa: E402
 from transport.errors import HybridError  # noqa: E402
 

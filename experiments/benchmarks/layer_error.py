@@ -10,7 +10,6 @@ ever sees together: for that the layer runs once more with both parties in this 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import threading
 from pathlib import Path
@@ -22,12 +21,12 @@ limit_threads()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import yaml  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from hybrid.cli.commands import make_console, measured_comparison  # noqa: E402
 from hybrid.config.loading import Config, load_config  # noqa: E402
 from hybrid.config.overrides import overrides_of  # noqa: E402
+from hybrid.config.yaml_text import dumped  # noqa: E402
 from hybrid.machine.prices import schedule_prices  # noqa: E402
 from hybrid.models.bert import Bert  # noqa: E402
 from hybrid.models.loading import load_model, text_encoder  # noqa: E402
@@ -37,6 +36,7 @@ from hybrid.planning.plan import Plan  # noqa: E402
 from hybrid.planning.planner import make_plan  # noqa: E402
 from hybrid.reports.comparison.configs import Options, resolved  # noqa: E402
 from hybrid.reports.comparison.groups import sent  # noqa: E402
+from hybrid.reports.files import json_line  # noqa: E402
 from hybrid.runtime.parties import ClientSession, ServerSession  # noqa: E402
 from mpc_nonlinear.correlations.dealer import run_dealer  # noqa: E402
 from transport.channel import Channel  # noqa: E402
@@ -52,7 +52,7 @@ def one_layer(config: Path, shape: str, tokens: int, folder: Path) -> Config:
     made["model"].pop("path", None)
     made["model"]["shape"] = {"like": shape, "layers": 1}
     path = folder / "layer.yaml"
-    path.write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
+    path.write_text(dumped(made), encoding="utf-8")
     return load_config(path)
 
 
@@ -155,7 +155,7 @@ def main() -> None:
             }
     except HybridError as error_:
         parser.error(str(error_))
-    print(json.dumps(found))
+    print(json_line(found))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ same frames and bytes. One JSON line a case and link on standard output, a table
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from he_linear.ckks import ciphertexts as he
 from hybrid.config.schema import LINK_PROFILES
 from hybrid.operators.conversion import Conversion, Operand
 from hybrid.operators.homomorphic import Evaluate, HomomorphicClient, HomomorphicServer
+from hybrid.reports.files import json_line
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.correlations import SOURCES
 from mpc_nonlinear.fixed_point import RingArray
@@ -137,7 +137,7 @@ def main() -> None:
                 return
             before = in_turn[case.name]
             row = {"case": case.name, "link": link, "in_turn_s": before, "overlapped_s": seconds}
-            print(json.dumps(row), flush=True)
+            print(json_line(row), flush=True)
             print(
                 f"{link:<5} {case.name:<32} in turn {before * 1e3:7.1f} ms  overlapped "
                 f"{seconds * 1e3:7.1f} ms  gain {1 - seconds / before:.0%}",

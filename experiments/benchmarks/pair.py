@@ -6,7 +6,6 @@ both parties wait for each other, so that seconds are wall-clock time of the pai
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
@@ -25,6 +24,7 @@ limit_threads()
 import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
+from hybrid.reports.files import json_line  # noqa: E402
 from transport.channel import Channel  # noqa: E402
 from transport.link import LinkModel  # noqa: E402
 from transport.traffic import NO_TRAFFIC, Party, Traffic  # noqa: E402
@@ -171,7 +171,7 @@ def emit(fields: dict[str, Any], outcome: Outcome, errors: dict[str, float]) -> 
             "rounds": traffic.rounds,
             **errors,
         }
-        print(json.dumps(row), flush=True)
+        print(json_line(row), flush=True)
         error = "  ".join(f"{name} {value:.1e}" for name, value in errors.items())
         names = "  ".join(f"{value:<22}" for value in fields.values())
         print(

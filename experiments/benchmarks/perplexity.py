@@ -14,7 +14,6 @@ One JSON line on standard output.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,14 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from sessions import megabytes, note  # noqa: E402
 
+from hybrid.config.files import read_text, reason  # noqa: E402
 from hybrid.config.loading import Config, load_config  # noqa: E402
 from hybrid.config.overrides import overrides_of  # noqa: E402
 from hybrid.models.generator import load_prompts  # noqa: E402
+from hybrid.reports.files import json_line  # noqa: E402
 from hybrid.reports.generation_report import client_generation_reports  # noqa: E402
 from hybrid.runtime.generation_local import LocalGeneration  # noqa: E402
-from transport.errors import HybridError  # noqa: E402
+from transport.errors import ConfigError, HybridError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -107,7 +108,10 @@ def cost_of(reports: Sequence[Json]) -> Json:
 
 def measured(arguments: argparse.Namespace) -> Json:
     """All pieces."""
-    text = arguments.text.read_text(encoding="utf-8")
+    try:
+        text = read_text(arguments.text)
+    except ValueError as error:
+        raise ConfigError(f"--text {arguments.text}: cannot be read ({reason(error)})") from None
     prompts = load_prompts(configured(arguments.config, arguments.sets, arguments.tokens))
     # More characters than the ids can have: a whole book need not be encoded.
     ids = prompts.first(text[: 64 * arguments.tokens]).private[: arguments.tokens]
@@ -144,7 +148,7 @@ def main() -> None:
         found = measured(arguments)
     except (HybridError, OSError) as error:
         parser.error(str(error))
-    print(json.dumps(found))
+    print(json_line(found))
     note(
         f"perplexity {found['perplexity']:.4f}, plain {found['plain_perplexity']:.4f}, "
         f"{found['bits_a_token_more']:+.1e} bits a token; the likeliest token is the plain "

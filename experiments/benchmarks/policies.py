@@ -21,17 +21,17 @@ from hybrid.machine.environment import limit_threads
 
 limit_threads()
 
-import yaml  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from hybrid.cli.commands import make_console, measured_comparison  # noqa: E402
 from hybrid.config.loading import load_config  # noqa: E402
 from hybrid.config.overrides import Override  # noqa: E402
 from hybrid.config.schema import SchedulerConfig  # noqa: E402
+from hybrid.config.yaml_text import dumped  # noqa: E402
 from hybrid.reports.comparison.configs import Options, resolved  # noqa: E402
 from hybrid.reports.comparison.groups import sent  # noqa: E402
 from hybrid.reports.comparison.summary import finished  # noqa: E402
-from hybrid.reports.run_report import write_json  # noqa: E402
+from hybrid.reports.files import write_json  # noqa: E402
 from transport.errors import HybridError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +70,7 @@ def variants(base: Path, memory_gb: float | None, folder: Path) -> list[Path]:
         overrides = [Override(key, value, f"variant {name}") for key, value in changed.items()]
         config = resolved(load_config(base, overrides), name)
         paths.append(folder / f"{name}.yaml")
-        paths[-1].write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        paths[-1].write_text(dumped(config), encoding="utf-8")
     return paths
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from hybrid.planning.plan import CORRELATIONS_STEP
 from hybrid.reports.comparison.published import PUBLISHED
+from hybrid.reports.files import json_text
 
 KEYS = ("seconds", "client_sent_bytes", "server_sent_bytes", "rounds")
 Json = dict[str, Any]
@@ -102,7 +103,7 @@ def main() -> None:
     print("published figures of BERT-base, on other machines and networks:")
     print("\n".join(published_lines()))
     if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        arguments.out.write_text(json_text(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ say less than logits, which are compared behind the same ids.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -27,8 +26,10 @@ limit_threads()
 
 from sessions import answered, megabytes, note  # noqa: E402
 
+from hybrid.config.files import read_lines  # noqa: E402
 from hybrid.config.loading import Config, load_config  # noqa: E402
 from hybrid.config.overrides import overrides_of  # noqa: E402
+from hybrid.reports.files import json_line  # noqa: E402
 from transport.errors import HybridError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,7 +145,7 @@ def configured(arguments: argparse.Namespace) -> Config:
 
 def prompts_of(path: Path) -> list[str]:
     """One a line; empty lines are skipped."""
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return read_lines(path, "--prompts", "name a UTF-8 file, one prompt a line")
 
 
 def main() -> None:
@@ -160,8 +161,6 @@ def main() -> None:
     rows = []
     try:
         prompts, config = prompts_of(arguments.prompts), configured(arguments)
-        if not prompts:
-            parser.error(f"{arguments.prompts}: no prompts; write one a line")
         if config.run.generation is None or config.run.generation.temperature:
             parser.error(f"{arguments.config}: give a decoder at generation.temperature 0")
         note(HEAD)
@@ -169,12 +168,12 @@ def main() -> None:
             prompts, answered(config, prompts, arguments.tokens), strict=True
         ):
             rows.append({"prompt": prompt, **row_of(report)})
-            print(json.dumps(rows[-1]), flush=True)
+            print(json_line(rows[-1]), flush=True)
             note(table_line(rows[-1]))
     except (HybridError, OSError) as error:
         parser.error(str(error))
     found = summary(rows)
-    print(json.dumps({"summary": found}))
+    print(json_line({"summary": found}))
     note("\n".join(summary_lines(found)))
 
 

@@ -20,10 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
 from network import network
 
+from hybrid.config.files import read_lines
+from hybrid.config.loading import read_yaml
 from hybrid.config.schema import LINK_PROFILES
+from hybrid.config.yaml_text import dumped
+from hybrid.reports.files import json_line
 from transport.channel import Channel
 from transport.curve import generate_keys, load_client_keys, load_server_keys
 from transport.errors import HybridError
@@ -77,7 +80,7 @@ def party(arguments: argparse.Namespace) -> None:
         channel = connect(arguments.endpoint, Party.CLIENT, timeout_s=120.0, curve=curve, link=link)
     found = channel_times(channel)
     if channel.party is Party.CLIENT:
-        print(json.dumps(found))
+        print(json_line(found))
     channel.close()
 
 
@@ -85,7 +88,7 @@ def pair(server: list[str], client: list[str]) -> str:
     """Both processes; the client's standard output."""
     first = subprocess.Popen(server, stdout=subprocess.DEVNULL)
     try:
-        done = subprocess.run(client, stdout=subprocess.PIPE, text=True, timeout=600)
+        done = subprocess.run(client, stdout=subprocess.PIPE, encoding="utf-8", timeout=600)
         if done.returncode or first.wait(timeout=60):
             sys.exit("a party failed; its words are above")
     finally:
@@ -112,10 +115,10 @@ def inference_case(
     link: LinkModel, config: Path, keys: Path, folder: Path
 ) -> dict[str, dict[str, float]]:
     """Offline, online and total seconds of one private inference over both."""
-    raw = yaml.safe_load(config.read_text())
+    raw = read_yaml(config)
     raw["model"]["path"] = str((config.parent / raw["model"]["path"]).resolve())
     raw["texts"] = str((config.parent / raw["texts"]).resolve())
-    text = Path(raw["texts"]).read_text().splitlines()[0]
+    text = read_lines(Path(raw["texts"]), f"{config}: texts", "name a UTF-8 file")[0]
     found: dict[str, Any] = {}
     with network(link) as net:
         for name in ("model", "network"):
@@ -124,7 +127,7 @@ def inference_case(
             raw["scheduler"] = {**raw.get("scheduler", {}), "network": link.name}
             raw["runtime"]["curve_keys"] = None if name == "model" else str(keys)
             path = folder / f"{link.name}_{name}.yaml"
-            path.write_text(yaml.safe_dump(raw))
+            path.write_text(dumped(raw), encoding="utf-8")
             host = "127.0.0.1" if name == "model" else net.addresses[0]
             out = folder / f"{link.name}_{name}"
             serve = [*HYBRID, "serve", str(path), "--listen", f"tcp://{host}:{PORT}"]
@@ -135,7 +138,7 @@ def inference_case(
             if name == "network":
                 ends = [net.command(end, command) for end, command in enumerate(ends)]
             pair(*ends)
-            report = json.loads((out / "text2" / "report.json").read_text())
+            report = json.loads((out / "text2" / "report.json").read_text(encoding="utf-8"))
             found[name] = {p: report[p]["seconds"] for p in ("offline", "online", "total")}
         found["kind"] = net.kind
     return found
@@ -172,7 +175,7 @@ def report(link: str, found: dict[str, Any]) -> None:
     for case, model in found["model"].items():
         real = found["network"][case]
         row = {"link": link, "case": case, "model_s": model, "network_s": real}
-        print(json.dumps({**row, "ratio": model / real, "network": found["kind"]}), flush=True)
+        print(json_line({**row, "ratio": model / real, "network": found["kind"]}), flush=True)
         print(
             f"{link:<6}{case:<24} model {model:8.4f} s  network {real:8.4f} s  "
             f"model / network {model / real:.2f}",

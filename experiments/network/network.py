@@ -57,7 +57,7 @@ class Network:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise UsageError(f"network: `{' '.join(command)}` failed: {done.stderr.strip()}")
 

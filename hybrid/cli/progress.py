@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +17,9 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from hybrid.reports.terminal import plain
+from transport.foreign import printable
+
 _FILE_WIDTH = 170
 """Columns of tables that go to a file or pipe."""
 _SETUP = ("keys", "waiting for encoded weights")
@@ -22,8 +27,20 @@ _SETUP = ("keys", "waiting for encoded weights")
 
 def make_console() -> Console:
     """The terminal, or a width that keeps tables readable where there is none."""
+    speakable(sys.stdout)
     console = Console()
     return console if console.is_terminal else Console(width=_FILE_WIDTH)
+
+
+def speakable(stream: TextIO) -> None:
+    """Have it write by its number what its encoding lacks, instead of raising."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def say(console: Console, line: str) -> None:
+    """Words that may come from outside, in one line where there is no terminal."""
+    console.print(plain(line), soft_wrap=True)
 
 
 class _Display:
@@ -50,7 +67,7 @@ class _Display:
             self._bar.stop()
 
     def _line(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        say(self._console, text)
 
 
 class ProgressDisplay(_Display):
@@ -114,5 +131,5 @@ def _phase(name: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """A model's words, without what could steer a terminal."""
-    return "".join(c if c.isprintable() else {"\n": "\u21b5"}.get(c, "?") for c in text)
+    """A model's words in one line."""
+    return printable(text, keep="\n").replace("\n", "\u21b5")

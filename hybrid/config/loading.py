@@ -8,22 +8,23 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from hybrid.config.files import read_text, reason
 from hybrid.config.overrides import Override, apply_overrides
 from hybrid.config.places import models_folder
 from hybrid.config.schema import CustomLink, PinConfig, RunConfig, ShapeConfig
-from hybrid.config.yaml_text import parsed
+from hybrid.config.yaml_text import parsed, problem_of
 from transport.errors import ConfigError
+from transport.foreign import cut, shown
 
 _TYPES = tuple(kind.__name__ for kind in (CustomLink, ShapeConfig, PinConfig))
 _EXAMPLE = "configs/minilm.yaml"
-_SHOWN = 120
-"""Characters of a wrong value."""
 
 
 class Config:
@@ -46,9 +47,9 @@ class Config:
             found = (self._folder / Path(relative).expanduser()).resolve()
             found.exists()
         except (OSError, ValueError, RuntimeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            why = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(
-                f"{self.path}: {relative[:64]!r} is no path ({reason}); name a file or folder"
+                f"{self.path}: {shown(relative)} is no path ({why}); name a file or folder"
             ) from None
         return found
 
@@ -57,7 +58,7 @@ class Config:
         """The model folder, or the fetched model of its name; `ConfigError` when there is none."""
         return self._model_place(
             os.path.isdir,
-            "folder {!r} does not exist; run `hybrid fetch minilm` for all-MiniLM-L6-v2, `hybrid "
+            "folder {} does not exist; run `hybrid fetch minilm` for all-MiniLM-L6-v2, `hybrid "
             "fetch mpnet` for all-mpnet-base-v2, or name a folder in Hugging Face layout",
         )
 
@@ -66,7 +67,7 @@ class Config:
         """A decoder's GGUF file or folder, or the fetched model of its name."""
         return self._model_place(
             os.path.exists,
-            "{!r} does not exist; run `hybrid fetch smollm2` for SmolLM2-135M-Instruct, or name a "
+            "{} does not exist; run `hybrid fetch smollm2` for SmolLM2-135M-Instruct, or name a "
             "GGUF file or a folder in Hugging Face layout",
         )
 
@@ -76,9 +77,9 @@ class Config:
         fetched = models_folder() / own.name
         found = next((place for place in (own, fetched) if path and is_there(place)), None)
         if found is None and path and os.path.isfile(own):
-            raise ConfigError(f"{self.path}: model.path: {path!r} {_file_instead(own)}")
+            raise ConfigError(f"{self.path}: model.path: {shown(path)} {_file_instead(own)}")
         if found is None:
-            raise ConfigError(f"{self.path}: model.path: {missing.format(path)}")
+            raise ConfigError(f"{self.path}: model.path: {missing.format(shown(path))}")
         return found
 
     def with_run(self, run: RunConfig) -> Config:
@@ -144,17 +145,12 @@ def _current(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def read_yaml(path: Path, place: str = "") -> dict[str, Any]:
     """A YAML file with a mapping at top level; `place` prefixes errors."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else _no_text(error)
         raise ConfigError(
-            f"{place}{path}: cannot be read ({reason}); name an existing YAML file"
+            f"{place}{path}: cannot be read ({reason(error)}); name an existing YAML file"
         ) from None
     return parse_yaml(text, path, place)
-
-
-def _no_text(error: ValueError) -> str:
-    return "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 def parse_yaml(text: str, path: Path, place: str = "") -> dict[str, Any]:
@@ -164,8 +160,7 @@ def parse_yaml(text: str, path: Path, place: str = "") -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise ConfigError(f"{place}{where}: not valid YAML; {problem}") from None
+        raise ConfigError(f"{place}{where}: not valid YAML; {problem_of(error)}") from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise ConfigError(f"{place}{path}: expected a mapping of keys at top level; see {_EXAMPLE}")
     return raw
@@ -181,22 +176,32 @@ def _explain(error: ValidationError, path: Path, overrides: Sequence[Override]) 
     keys = _keys_of(first["loc"])
     dotted = ".".join(keys)
     source = next((o.option for o in overrides if _within(dotted, o.key)), str(path))
-    place = f"{source}: {dotted}" if keys else source
+    place = f"{source}: {_keys_shown(keys)}" if keys else source
     if first["type"] == "extra_forbidden":
         known = _known_keys(keys[:-1])
         close = difflib.get_close_matches(keys[-1], known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        where = f"{source}: {'.'.join(keys[:-1])}: " if keys[:-1] else f"{source}: "
-        return f"{where}unknown key {keys[-1]!r}; {hint}"
+        where = f"{source}: {_keys_shown(keys[:-1])}: " if keys[:-1] else f"{source}: "
+        return f"{where}unknown key {shown(keys[-1])}; {hint}"
     if first["type"] == "missing":
         return f"{place}: missing; add it, see {_EXAMPLE} for every key"
     if first["type"] == "value_error":
         return f"{place}: {first['ctx']['error']}"
-    given = repr(first.get("input"))
-    given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}.."
-    # YAML has its own idea of numbers.
-    hint = "; YAML wants 1.0e-9 for 1e-9" if first["type"] == "float_type" else ""
-    return f"{place}: {first['msg'].lower()}, got {given}{hint}"
+    given = first.get("input")
+    return f"{place}: {first['msg'].lower()}, got {shown(given)}{_hint(first['type'], given)}"
+
+
+def _keys_shown(keys: Sequence[str]) -> str:
+    return ".".join(cut(key) for key in keys)
+
+
+def _hint(kind: str, given: Any) -> str:
+    """Where YAML has its own idea of a word."""
+    if kind == "string_type" and isinstance(given, bool | int | float | date):
+        return "; quote it, since YAML takes the bare word for something else"
+    if kind == "int_type" and isinstance(given, float) and given.is_integer():
+        return "; write it without point and exponent"
+    return ""
 
 
 def _within(dotted: str, key: str) -> bool:

@@ -10,8 +10,9 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from hybrid.config.yaml_text import parsed
+from hybrid.config.yaml_text import parsed, problem_of
 from transport.errors import ConfigError, UsageError
+from transport.foreign import cut, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,15 @@ class Override:
 def parse_override(text: str) -> Override:
     """From `KEY=VALUE`; the value is YAML."""
     key, equals, value = text.partition("=")
+    option = f"--set {cut(text)}"
     if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: give KEY=VALUE, as --set model.tokens=16")
+        raise ConfigError(f"{option}: give KEY=VALUE, as --set model.tokens=16")
     try:
         found = parsed(value)
     except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"--set {text}: {problem}; quote the value or mend it") from None
-    return Override(key.strip(), found, f"--set {text}")
+        problem = problem_of(error)
+        raise ConfigError(f"{option}: {problem}; quote the value or mend it") from None
+    return Override(key.strip(), found, option)
 
 
 def overrides_of(
@@ -52,12 +54,13 @@ def overrides_of(
     if tokens is not None:
         found.append(Override("model.tokens", tokens, f"--tokens {tokens}"))
     if link is not None:
-        found.append(Override("link", link, f"--link {link}"))
+        found.append(Override("link", link, f"--link {cut(link)}"))
     for index, one in enumerate(found):
         for other in found[:index]:
             if one.covers(other) or other.covers(one):
                 raise ConfigError(
-                    f"{one.option}: {other.option} sets {other.key!r} already; keep one of them"
+                    f"{one.option}: {other.option} sets {shown(other.key)} already; keep one of "
+                    "them"
                 )
     return found
 
@@ -93,7 +96,7 @@ def _path(override: Override, schema: type[BaseModel]) -> list[str]:
     while parts:
         if table is None:
             raise ConfigError(
-                f"{override.option}: {'.'.join(keys)} has no keys below it; set it as a whole"
+                f"{override.option}: {cut('.'.join(keys))} has no keys below it; set it as a whole"
             )
         key = parts.pop(0)
         field = table.model_fields.get(key)
@@ -107,7 +110,7 @@ def _path(override: Override, schema: type[BaseModel]) -> list[str]:
                 if close
                 else f"known: {', '.join(table.model_fields)}"
             )
-            raise ConfigError(f"{override.option}: unknown key {key!r}; {hint}")
+            raise ConfigError(f"{override.option}: unknown key {shown(key)}; {hint}")
         keys.append(key)
         kinds = [field.annotation, *get_args(field.annotation)]
         if parts and any(get_origin(kind) is dict for kind in kinds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hybrid.config.files import read_lines
 from hybrid.config.loading import Config
 from transport.errors import ConfigError
 
@@ -12,13 +13,4 @@ def read_texts(config: Config) -> list[str]:
         option = "--text" if config.run.generation is None else "--prompt"
         raise ConfigError(f"{config.path}: texts: no file is named; add one or pass {option}")
     path = config.resolve(config.run.texts)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(
-            f"{config.path}: texts: {path} cannot be read; name a UTF-8 file, one text a line"
-        ) from None
-    texts = [line.strip() for line in lines if line.strip()]
-    if not texts:
-        raise ConfigError(f"{config.path}: texts: {path} is empty; write one text a line")
-    return texts
+    return read_lines(path, f"{config.path}: texts", "name a UTF-8 file, one text a line")

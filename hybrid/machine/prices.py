@@ -14,6 +14,7 @@ from hybrid.config.schema import RunConfig
 from hybrid.machine.environment import describe
 from transport.computing import Units
 from transport.errors import ConfigError, UsageError
+from transport.foreign import cut
 from transport.link import LinkModel
 
 SCHEMA = 1
@@ -114,18 +115,22 @@ def save(prices: MachinePrices, path: Path) -> None:
     """Keep prices; the file is replaced whole."""
     check_writable(path)
     partial = path.with_suffix(".part")
-    partial.write_text(json.dumps({"schema": SCHEMA, **asdict(prices)}, indent=1) + "\n")
+    partial.write_text(
+        json.dumps({"schema": SCHEMA, **asdict(prices)}, indent=1) + "\n", encoding="utf-8"
+    )
     partial.replace(path)
 
 
 def load(path: Path) -> MachinePrices | None:
     """What was kept, None where nothing was; `ConfigError` where it cannot be read."""
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a calibration ({error}); run `hybrid calibrate`") from None
+        raise ConfigError(
+            f"{path}: not a calibration ({cut(str(error))}); run `hybrid calibrate`"
+        ) from None
     if not isinstance(raw, dict) or raw.pop("schema", None) != SCHEMA:
         raise ConfigError(f"{path}: a calibration of another version; run `hybrid calibrate`")
     try:
@@ -134,7 +139,9 @@ def load(path: Path) -> MachinePrices | None:
         if not all(isinstance(x, float) and 0 <= x < 1e12 for x in checked):
             raise TypeError("a price is not a number of seconds")
     except (TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not a calibration ({error}); run `hybrid calibrate`") from None
+        raise ConfigError(
+            f"{path}: not a calibration ({cut(str(error))}); run `hybrid calibrate`"
+        ) from None
     return prices
 
 

@@ -15,6 +15,7 @@ from hybrid.models.foreign_weights import (
 )
 from hybrid.models.model_files import names_in, read_json
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 _LIMITS: Mapping[type[int | float | bool], tuple[float, float]] = {
     int: (1, 1 << 20),
@@ -78,7 +79,7 @@ class Architecture:
             if (other := least[key]) is not None:
                 smallest, what = other, f"a {kind.__name__} from {other} up"
             if type(value) is not kind or not smallest <= value <= largest:
-                raise ConfigError(f"{place}: {key} is {repr(value)[:64]}; expected {what}")
+                raise ConfigError(f"{place}: {key} is {shown(value)}; expected {what}")
         found = cls(**data)
         found.check_sizes(place)
         return found

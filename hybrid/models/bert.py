@@ -28,6 +28,7 @@ from hybrid.models.ranges import Observer, Ranges
 from hybrid.models.relative_positions import Buckets, of_buckets
 from hybrid.models.weights import Affine, Array
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 INPUT, MASK = "embedding", "mask"
 
@@ -84,6 +85,7 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
 
     name = "bert"
     architecture = BertArchitecture
+    layout = LAYOUT
     model_types = tuple(NAMES)
     shapes = {
         "minilm-l6": {"hidden": 384, "layers": 6, "heads": 12, "intermediate": 1536},
@@ -112,8 +114,8 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
         for key, allowed in wanted.items():
             if raw.get(key) not in allowed:
                 raise ConfigError(
-                    f"{place}: {key} is {raw.get(key)!r}; only {allowed[0]!r} is supported: use "
-                    "an encoder that was trained with it"
+                    f"{place}: {key} is {shown(raw.get(key))}; only {allowed[0]!r} is supported: "
+                    "use an encoder that was trained with it"
                 )
         missing = [key for key in names.sizes.values() if key not in raw]
         if missing:

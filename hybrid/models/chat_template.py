@@ -13,6 +13,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from transport.errors import ConfigError
+from transport.foreign import cut
 
 Message = Mapping[str, str]
 """role ("system", "user", "assistant") and content."""
@@ -56,7 +57,8 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except (TemplateError, RecursionError) as error:
             raise ConfigError(
-                f"{place}: chat template is not valid ({error}); mend it in the model's files"
+                f"{place}: chat template is not valid ({cut(str(error))}); mend it in the "
+                "model's files"
             ) from None
 
     def render(self, messages: Sequence[Message]) -> str:
@@ -71,7 +73,7 @@ class ChatTemplate:
             # A template is a program and may fail like one.
             raise ConfigError(
                 f"{self._place}: the chat template refuses these messages "
-                f"({' '.join(str(error).split())}); change their roles or their order"
+                f"({cut(' '.join(str(error).split()))}); change their roles or their order"
             ) from None
 
     def __repr__(self) -> str:

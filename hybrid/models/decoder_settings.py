@@ -12,14 +12,15 @@ from hybrid.models.checkpoint import Checkpoint
 from hybrid.models.gguf_file import GgufFile
 from hybrid.models.weights import Array
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 
 def require(raw: Mapping[str, Any], place: str, key: str, *allowed: Any) -> None:
     """`ConfigError` unless the setting is one of those allowed; None allows a missing one."""
     if raw.get(key) not in allowed:
         raise ConfigError(
-            f"{place}: {key} is {raw.get(key)!r}; only {allowed[0]!r} is supported: use a model "
-            "that was trained with it"
+            f"{place}: {key} is {shown(raw.get(key))}; only {allowed[0]!r} is supported: use a "
+            "model that was trained with it"
         )
 
 
@@ -40,7 +41,9 @@ def even_split(values: Mapping[str, Any], place: str) -> int:
     """Head size where nothing says otherwise."""
     hidden, heads = values["hidden"], values["heads"]
     if type(hidden) is not int or type(heads) is not int or heads < 1 or hidden % heads:
-        raise ConfigError(f"{place}: hidden size {hidden!r} is not a multiple of {heads!r} heads")
+        raise ConfigError(
+            f"{place}: hidden size {shown(hidden)} is not a multiple of {shown(heads)} heads"
+        )
     return hidden // heads
 
 
@@ -62,7 +65,7 @@ class GgufNames:
         for key in sorted(settings.keys() - known):
             if key not in self.harmless or settings[key] != self.harmless[key]:
                 raise ConfigError(
-                    f"{place}: {file.architecture}.{key} is {settings[key]!r}, which is not "
+                    f"{place}: {file.architecture}.{key} is {shown(settings[key])}, which is not "
                     "computed; use a model without it"
                 )
         values = read_sizes(settings, place, self.sizes)

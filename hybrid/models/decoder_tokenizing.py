@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from hybrid.models.chat_template import ChatTemplate, Message
 from hybrid.models.tokenizing import vocabulary_of
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 Ids = NDArray[np.int64]
 
@@ -75,6 +76,11 @@ class DecoderTokenizer:
     def vocabulary(self) -> int:
         """Rows of an embedding table that has all ids: the largest and one."""
         return self._vocabulary
+
+    @property
+    def has_template(self) -> bool:
+        """Whether prompts may be messages."""
+        return self._template is not None
 
     def digest(self) -> str:
         """SHA-256 of all tokens with their ids, and of those that end an answer."""
@@ -197,7 +203,8 @@ class DecoderTokenizer:
             if message["content"].strip() not in head:
                 raise ConfigError(
                     f"{self._place}: the chat template does not write a message of role "
-                    f"{message.get('role')!r}; remove it (generation.system), or use another model"
+                    f"{shown(message.get('role'))}; remove it (generation.system), or use "
+                    "another model"
                 )
 
     def _split(self, head: str, whole: str) -> Prompt:
@@ -214,7 +221,7 @@ class DecoderTokenizer:
         apart = Prompt(prefix, self._encode_marked(whole[len(head) :]))
         if self.decode(apart.ids) != self.decode(ids):
             raise ConfigError(
-                f"text: {whole[len(head) :][:10]!r} cannot be told from the public prefix before "
+                f"text: {shown(whole[len(head) :])} cannot be told from the public prefix before "
                 "it; start with another character"
             )
         return apart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from hybrid.models.gpt2 import Gpt2
 from hybrid.models.llama import Llama
 from hybrid.models.model_files import check_file, names_in, read_text
 from hybrid.models.ranges import Observer
-from hybrid.models.sentence_folder import optional_table
+from hybrid.models.sentence_folder import optional_table, transformer_folder
 from hybrid.models.tokenizer_files import tokenizer_of_json
 from transport.errors import ConfigError
 
@@ -83,6 +84,14 @@ class DecoderModel:
 
     def __repr__(self) -> str:
         return f"<DecoderModel: {self.origin}: {self.architecture.line()}>"
+
+
+def is_decoder(path: Path) -> bool:
+    """Whether a path holds a model that answers prompts; `ConfigError` where it holds none."""
+    if _gguf(path) is not None:
+        return True
+    kind = read_model_config(transformer_folder(path)).get("model_type")
+    return any(kind in family.model_types for family in DECODERS)
 
 
 def read_decoder(path: Path) -> DecoderModel:
@@ -150,7 +159,13 @@ def _template_source(path: Path, settings: Mapping[str, Any]) -> str | None:
     """A file of its own goes before the settings; of several named ones the default."""
     file, found = path / "chat_template.jinja", settings.get("chat_template")
     if file.name in names_in(path):
-        return read_text(file)
+        text = read_text(file)
+        if file.read_bytes().startswith(codecs.BOM_UTF8):
+            raise ConfigError(
+                f"{file}: begins with a byte-order mark, which other readers make part of every "
+                "prompt; remove it"
+            )
+        return text
     if isinstance(found, list):
         named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
         found = named.get("default")

@@ -33,6 +33,7 @@ from hybrid.models.ranges import (
     seen_by,
 )
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class PublicGenerator:
         family = families.get(data["family"])
         if family is None:
             raise ConfigError(
-                f"handshake: the server's decoder is of family {data['family'][:64]!r}, known "
+                f"handshake: the server's decoder is of family {shown(data['family'])}, known "
                 f"here: {', '.join(families)}; update the older party"
             )
         architecture = family.architecture.from_public(data["architecture"], "handshake")

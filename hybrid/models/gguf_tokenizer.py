@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from hybrid.models.gguf_file import GgufFile
 from transport.errors import ConfigError
+from transport.foreign import cut, shown
 
 _CONTROL, _USER_DEFINED = 3, 4
 """Token types of GGUF that are found in a text before anything else."""
@@ -47,14 +48,14 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
     kind = file.setting("tokenizer.ggml.model", str)
     if kind != "gpt2":
         raise ConfigError(
-            f"{file.path}: tokenizer.ggml.model is {kind!r}; only 'gpt2', byte-level BPE, is read: "
-            "name the model's folder with tokenizer.json instead"
+            f"{file.path}: tokenizer.ggml.model is {shown(kind)}; only 'gpt2', byte-level BPE, "
+            "is read: name the model's folder with tokenizer.json instead"
         )
     rules = file.setting("tokenizer.ggml.pre", str)
     if rules not in _RULES:
         raise ConfigError(
-            f"{file.path}: tokenizer.ggml.pre is {rules!r}; known are {', '.join(_RULES)}: name "
-            "the model's folder with tokenizer.json instead"
+            f"{file.path}: tokenizer.ggml.pre is {shown(rules)}; known are {', '.join(_RULES)}: "
+            "name the model's folder with tokenizer.json instead"
         )
     tokens = file.setting("tokenizer.ggml.tokens", list)
     tokenizer = _bpe(file, tokens, ignore_merges=rules == "llama-bpe")
@@ -82,7 +83,9 @@ def _bpe(file: GgufFile, tokens: list[str], *, ignore_merges: bool) -> Tokenizer
         return Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=ignore_merges))
     except Exception as error:
         # tokenizers raises bare exceptions.
-        raise ConfigError(f"{file.path}: not a tokenizer ({error}); fetch it again") from None
+        raise ConfigError(
+            f"{file.path}: not a tokenizer ({cut(str(error))}); fetch it again"
+        ) from None
 
 
 def _add_start(file: GgufFile, tokenizer: Tokenizer) -> None:

@@ -13,6 +13,7 @@ from hybrid.models.folding import LinearMap
 from hybrid.models.ranges import Bound, Ranges, held, held_variance, output_shift, shifted
 from hybrid.models.relative_positions import Buckets
 from transport.errors import ConfigError, UsageError
+from transport.foreign import shown
 
 OUTPUT_SHIFT = "output_shift"
 """Constant of a node whose result is opened at last: by how many bits its map was scaled up."""
@@ -118,7 +119,9 @@ class Graph:
             missing = [edge for edge in node.inputs if edge not in known]
             twice = node.name in names or not known.isdisjoint(node.outputs)
             if missing or twice:
-                what = f"reads {missing[0]!r} before it is made" if missing else "is made twice"
+                what = (
+                    f"reads {shown(missing[0])} before it is made" if missing else "is made twice"
+                )
                 raise UsageError(f"graph: node {node.name!r} {what}; mend the family that built it")
             names.add(node.name)
             known.update(node.outputs)
@@ -378,7 +381,7 @@ class GraphBuilder:
             return self._ranges[edge]
         except KeyError:
             raise ConfigError(
-                f"ranges: none for edge {edge!r}; they must come from this model's weights"
+                f"ranges: none for edge {shown(edge)}; they must come from this model's weights"
             ) from None
 
     def graph(self, outputs: tuple[str, ...], disclosures: Sequence[str]) -> Graph:

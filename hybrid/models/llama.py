@@ -46,6 +46,7 @@ from hybrid.models.rotary import angles, halves_from_neighbours, rotate
 from hybrid.models.token_table import TokenTable
 from hybrid.models.weights import Array
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ class Llama(Decoder[LlamaArchitecture, LlamaWeights]):
         """From config.json; refuses whatever would be computed otherwise than it says."""
         rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
         if not isinstance(rope, dict):
-            raise ConfigError(f"{place}: rope_parameters is {rope!r}; expected a table")
+            raise ConfigError(f"{place}: rope_parameters is {shown(rope)}; expected a table")
         require(raw, place, "hidden_act", "silu")
         for key in ("attention_bias", "mlp_bias"):
             require(raw, place, key, False, None)

@@ -18,7 +18,13 @@ from hybrid.config.schema import ShapeConfig
 from hybrid.models import MODELS
 from hybrid.models.architecture import Architecture, read_model_config
 from hybrid.models.family import AnyFamily, Weights
-from hybrid.models.head_choice import ChosenHead, folder_head, public_head, shape_head
+from hybrid.models.head_choice import (
+    ChosenHead,
+    folder_head,
+    folder_says_head,
+    public_head,
+    shape_head,
+)
 from hybrid.models.model import Model, PublicModel
 from hybrid.models.random_weights import random_samples
 from hybrid.models.range_check import few_samples
@@ -26,6 +32,7 @@ from hybrid.models.ranges import default_sentences, observed_ranges, read_senten
 from hybrid.models.sentence_folder import transformer_folder
 from hybrid.models.tokenizing import FileTokenizer, TextEncoder, WordTokenizer
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 _DEFAULT_FAMILY = "bert"
 _OTHER_PROMPT_SAMPLES = 4
@@ -41,7 +48,7 @@ def known_families(plugins: Iterable[str] = ()) -> dict[str, AnyFamily]:
         for other in found.values():
             shared = {family.name} & {other.name} or set(family.shapes) & set(other.shapes)
             if shared := shared or set(family.model_types) & set(other.model_types):
-                raise ConfigError(f"plugins: two families claim {min(shared)!r}; rename one's")
+                raise ConfigError(f"plugins: two families claim {shown(min(shared))}; rename one's")
         found[family.name] = family
     return found
 
@@ -91,6 +98,18 @@ def text_encoder(config: Config) -> TextEncoder:
     return _source(config).encoder()
 
 
+def says_head(config: Config) -> bool:
+    """Whether the model's folder says how a text's rows become one."""
+    source = _source(config)
+    return isinstance(source, _Folder) and source.says_head
+
+
+def unread_tensors(config: Config, model: Model) -> tuple[str, ...]:
+    """Names in a folder's weights of what lies beside the encoder and is not part of the head."""
+    source = _source(config)
+    return source.unread_tensors(model) if isinstance(source, _Folder) else ()
+
+
 def family_of(raw: Mapping[str, Any], families: Iterable[AnyFamily], place: str) -> AnyFamily:
     """The family that reads a config.json."""
     kind, known = raw.get("model_type"), list(families)
@@ -98,7 +117,7 @@ def family_of(raw: Mapping[str, Any], families: Iterable[AnyFamily], place: str)
         if kind in family.model_types:
             return family
     types = ", ".join(t for family in known for t in family.model_types)
-    raise ConfigError(f"{place}: model_type is {kind!r}; supported are {types}")
+    raise ConfigError(f"{place}: model_type is {shown(kind)}; supported are {types}")
 
 
 @dataclass(frozen=True)
@@ -137,6 +156,19 @@ class _Folder:
 
     def head(self, architecture: Architecture) -> ChosenHead:
         return folder_head(self.config, self.path, self._raw, self.family, architecture)
+
+    @property
+    def says_head(self) -> bool:
+        return folder_says_head(self.path, self._raw)
+
+    def unread_tensors(self, model: Model) -> tuple[str, ...]:
+        labels = model.public.head.labels
+        parts: Iterable[tuple[str, Any]] = ()
+        if labels:
+            place = str(self._transformer / "config.json")
+            architecture = model.public.architecture
+            parts = self.family.classifier(self._raw, architecture, len(labels), place)
+        return self.family.unread(self._transformer, [name for name, _ in parts])
 
     def encoder(self) -> TextEncoder:
         model = self.config.run.model
@@ -196,7 +228,8 @@ def shape_family(
         if (name := shape.family or default) in families:
             return families[name]
         raise ConfigError(
-            f"{config.path}: model.shape.family: {shape.family!r}; known: {', '.join(families)}"
+            f"{config.path}: model.shape.family: {shown(shape.family)}; known: "
+            f"{', '.join(families)}"
         )
     for family in families.values():
         if shape.like in family.shapes:
@@ -205,7 +238,7 @@ def shape_family(
     close = difflib.get_close_matches(shape.like, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise ConfigError(
-        f"{config.path}: model.shape: no shape is called {shape.like!r}; {hint}known: "
+        f"{config.path}: model.shape: no shape is called {shown(shape.like)}; {hint}known: "
         f"{', '.join(known)}"
     )
 
@@ -218,7 +251,7 @@ def shape_architecture(config: Config, shape: ShapeConfig, family: Any) -> Archi
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise ConfigError(f"{config.path}: {place}: unknown key {key!r}; {hint}")
+            raise ConfigError(f"{config.path}: {place}: unknown key {shown(key)}; {hint}")
     sizes = {**_DEFAULT_SIZES, **family.shapes.get(shape.like or "", {}), **given}
     missing = [n for n in family.shape_sizes if n not in sizes]
     if missing:

@@ -27,6 +27,7 @@ from hybrid.models.ranges import (
 )
 from hybrid.models.weights import Affine
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class PublicModel:
         family = families.get(data["family"])
         if family is None:
             raise ConfigError(
-                f"handshake: the server's model is of family {data['family'][:64]!r}, known here: "
+                f"handshake: the server's model is of family {shown(data['family'])}, known here: "
                 f"{', '.join(families)}; name the same plugins at both parties"
             )
         architecture = family.architecture.from_public(data["architecture"], "handshake")

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hybrid.config import files
 from transport.errors import ConfigError
 
 _START = 64
@@ -75,7 +76,7 @@ def read_text(path: Path) -> str:
     """A file's text, without the mark of byte order that editors put in front."""
     check_file(path)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return files.read_text(path)
     except OSError as error:
         raise ConfigError(f"{path}: {_denied(error, 'read')}") from None
     except ValueError as error:

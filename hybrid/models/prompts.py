@@ -99,10 +99,20 @@ class ShapeTokenizer:
     def _encode(self, text: str) -> Ids:
         if not text.split():
             raise ConfigError("text: empty; give at least one word")
-        digests = [hashlib.sha256(w.encode(errors="replace")).digest() for w in text.split()]
+        words = [word.encode() for word in _checked(text).split()]
+        digests = [hashlib.sha256(word).digest() for word in words]
         room = self.vocabulary - SPECIAL_TOKENS
         ids = [SPECIAL_TOKENS + int.from_bytes(d[:8], "big") % room for d in digests]
         return np.array(ids, np.int64)
+
+
+def _checked(text: str) -> str:
+    """The text, once it can be written down."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError("text: holds characters that are no Unicode text; mend it") from None
+    return text
 
 
 class _Numbers:

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hybrid.config.files import read_lines, text_lines
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 SMALLEST = 2.0**-20
 LARGEST = 2.0**20
@@ -65,25 +67,13 @@ def default_sentences() -> list[str]:
 def default_lines(name: str) -> list[str]:
     """Samples kept with the package, one a line."""
     path = resources.files("hybrid.models").joinpath(f"data/{name}")
-    return _lines(path.read_text(encoding="utf-8"))
+    return text_lines(path.read_text(encoding="utf-8"), comments=True)
 
 
 def read_sentences(path: Path) -> list[str]:
     """Sample sentences, one a line; blank lines and lines that start with # are skipped."""
-    try:
-        lines = _lines(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(
-            f"ranges.sentences: {path} cannot be read; name a UTF-8 text file, one sentence a "
-            "line, or leave the key out"
-        ) from None
-    if not lines:
-        raise ConfigError(f"ranges.sentences: {path} is empty; write one sentence a line")
-    return lines
-
-
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
+    remedy = "name a UTF-8 text file, one sentence a line, or leave the key out"
+    return read_lines(path, "ranges.sentences", remedy, comments=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,5 +221,5 @@ def _bound(edge: object, values: object) -> Bound:
         or any(type(v) is not float or not _LEAST <= v <= _MOST for v in values)
         or any(math.frexp(v)[0] != 0.5 for v in values)
     ):
-        raise ConfigError(f"handshake: bound of edge {str(edge)[:64]!r} is not three powers of two")
+        raise ConfigError(f"handshake: bound of edge {shown(edge)} is not three powers of two")
     return Bound(*values)

@@ -21,6 +21,7 @@ from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import FixedPoint, RingArray
 from transport.errors import ConfigError, UsageError
+from transport.foreign import shown
 from transport.traffic import NO_TRAFFIC, Party, Traffic
 
 
@@ -143,7 +144,7 @@ class PlanContext:
         """Of a step that multiplies by this engine; `ConfigError` where there is none."""
         if multiply not in self.products:
             raise ConfigError(
-                f"multiply: no engine of products is called {multiply!r}; "
+                f"multiply: no engine of products is called {shown(multiply)}; "
                 f"known: {', '.join(self.products)}"
                 + ("; 'dealer' needs mpc.correlations: dealer" if multiply == "dealer" else "")
             )
@@ -181,15 +182,9 @@ class Operator(ABC):
         ):
             if value and not taken:
                 raise ConfigError(
-                    f"schedule: {node.name}: {key}: {value!r} would be ignored by {entry.name}; "
-                    "remove it"
+                    f"schedule: {node.name}: {key}: {shown(value)} would be ignored by "
+                    f"{entry.name}; remove it"
                 )
-
-    @classmethod
-    def approximation_error(cls, entry: Any, node: Node) -> float:
-        """Largest distance of what the entry computes from the operation; 0 if none is declared."""
-        del entry, node
-        return 0.0
 
     @classmethod
     def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
@@ -207,6 +202,14 @@ class Operator(ABC):
     def products(self) -> Products | None:
         """The engine of elementwise products, where the step takes one."""
         return self.context.products[self.multiply] if self.multiply else None
+
+    def declared_error(self) -> float:
+        """Largest distance from the operation at the node's ranges; 0 if none is declared."""
+        return 0.0
+
+    def constant_error(self) -> float:
+        """What the implementation declares whatever the ranges; 0 if nothing."""
+        return 0.0
 
     def offline_cost(self) -> Cost:
         """Messages before the input is known, besides correlations."""

@@ -38,6 +38,7 @@ from mpc_nonlinear.fixed_point import RING_BYTES, RingArray
 from mpc_nonlinear.ring_matmul import Limbs
 from transport.computing import Work, units
 from transport.errors import ConfigError
+from transport.foreign import shown
 from transport.traffic import Party, Traffic
 
 
@@ -68,7 +69,7 @@ def require_dealer(key: str, context: PlanContext) -> None:
     if not issubclass(context.source, TrustedDealer):
         raise ConfigError(
             f"protocols.{key}: 'beaver' takes products from a dealer, correlations come from "
-            f"{context.source.name!r}; set mpc.correlations: dealer, or choose another {key}"
+            f"{shown(context.source.name)}; set mpc.correlations: dealer, or choose another {key}"
         )
 
 
@@ -140,7 +141,7 @@ class DealtLinearOperator(WeightedOperator):
 
     def encode(self, linear: LinearMap, *, keep: bool = True) -> EncodedLinear:
         """Integers and their limbs, made now or, unless `keep`, at every use; server only."""
-        integers = whole_integers(linear, self.context.fixed_point)
+        integers = whole_integers(linear, self.context.fixed_point, self.node.name)
 
         def encode() -> object:
             return integers, Limbs.small(integers)

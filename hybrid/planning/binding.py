@@ -22,6 +22,7 @@ from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.cost import OtCount
 from mpc_nonlinear.fixed_point import FixedPoint
 from transport.errors import ConfigError, HybridError
+from transport.foreign import shown
 
 _MANY_OTS = OtCount(1 << 20, 1 << 20)
 
@@ -95,7 +96,7 @@ def _parameters(config: RunConfig) -> CkksParameters:
         return rotating[config.ckks.parameters]
     except KeyError:
         raise ConfigError(
-            f"ckks.parameters: no set for rotations is called {config.ckks.parameters!r}; "
+            f"ckks.parameters: no set for rotations is called {shown(config.ckks.parameters)}; "
             f"known: {', '.join(rotating)} (those for polynomials are picked by depth)"
         ) from None
 

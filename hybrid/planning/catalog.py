@@ -12,6 +12,7 @@ from hybrid.config.plugins import import_plugins
 from hybrid.operators import ENTRIES
 from mpc_nonlinear.correlations import SOURCES
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 Entry = type[Any]
 
@@ -39,7 +40,8 @@ class Catalog(Mapping[tuple[str, str], Entry]):
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ConfigError(
-                f"protocols: no {op} is called {name!r}; {hint}known: {', '.join(known) or 'none'}"
+                f"protocols: no {op} is called {shown(name)}; {hint}known: "
+                f"{', '.join(known) or 'none'}"
             ) from None
 
     def __contains__(self, key: object) -> bool:
@@ -80,7 +82,7 @@ def _entries_of(module: Any) -> list[tuple[str, Entry]]:
         named = all(isinstance(getattr(entry, key, None), str) for key in ("op", "name"))
         if not (isinstance(entry, type) and named):
             raise ConfigError(
-                f"plugins: module {module.__name__!r} registers {entry!r}; give classes that "
-                "declare op and name"
+                f"plugins: module {shown(module.__name__)} registers {shown(entry)}; give "
+                "classes that declare op and name"
             )
     return [(entry.op, entry) for entry in registered]

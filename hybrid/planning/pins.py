@@ -9,6 +9,7 @@ from hybrid.config.schema import Pin, PinConfig
 from hybrid.models.graph import Node
 from hybrid.operators.base import Choice
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 CORRELATIONS = "correlations"
 """The key that pins their source."""
@@ -35,7 +36,7 @@ class Pins:
                         "`hybrid plan` prints the steps"
                     )
                 )
-                raise ConfigError(f"scheduler.pin: {key!r} is no step or operation; {hint}")
+                raise ConfigError(f"scheduler.pin: {shown(key)} is no step or operation; {hint}")
         used = {found[0] for node in nodes if (found := self.of(node)) is not None}
         if unused := sorted(self._pins.keys() - used - {CORRELATIONS}):
             raise ConfigError(
@@ -74,7 +75,7 @@ class Pins:
             )
         if pin.protocol not in names:
             raise ConfigError(
-                f"scheduler.pin.{CORRELATIONS}: no source is called {pin.protocol!r}; known: "
+                f"scheduler.pin.{CORRELATIONS}: no source is called {shown(pin.protocol)}; known: "
                 f"{', '.join(names)}"
             )
         return [pin.protocol]

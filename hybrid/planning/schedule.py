@@ -13,6 +13,7 @@ from hybrid.operators.base import Choice
 from hybrid.planning.binding import operator_for
 from hybrid.planning.catalog import Catalog
 from transport.errors import ConfigError, FrameError
+from transport.foreign import cut, shown
 
 _NAME_LENGTH = 64
 _MAX_STEPS = 4096
@@ -82,7 +83,9 @@ class Schedule:
         if not isinstance(data["correlations"], str):
             raise ConfigError(f"{place}: correlations: expected a name")
         steps = data["steps"]
-        choices = {str(name): _choice_in_file(f"{place}: {name}", steps[name]) for name in steps}
+        choices = {
+            str(name): _choice_in_file(f"{place}: {cut(str(name))}", steps[name]) for name in steps
+        }
         return cls(data["correlations"], choices)
 
     def check_complete(self, nodes: Iterable[Node]) -> None:
@@ -96,8 +99,8 @@ class Schedule:
                 else ("the model but not in the schedule")
             )
             raise ConfigError(
-                f"schedule: step {wrong[0]!r} is in {where}; make the schedule again from this "
-                "config: hybrid plan CONFIG --save FILE"
+                f"schedule: step {shown(wrong[0])} is in {where}; make the schedule again from "
+                "this config: hybrid plan CONFIG --save FILE"
             )
 
 
@@ -109,14 +112,14 @@ def _named(value: object, length: int = _NAME_LENGTH) -> bool:
 def _choice_in_file(place: str, data: object) -> Choice:
     kinds = {"protocol": str, _MULTIPLY: str, "prepared": bool}
     if not isinstance(data, dict) or "protocol" not in data:
-        raise ConfigError(f"{place}: expected {{protocol: NAME}}, got {data!r}")
+        raise ConfigError(f"{place}: expected {{protocol: NAME}}, got {shown(data)}")
     for key, value in data.items():
         if key not in kinds:
             close = difflib.get_close_matches(str(key), kinds, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(kinds)}"
-            raise ConfigError(f"{place}: unknown key {key!r}; {hint}")
+            raise ConfigError(f"{place}: unknown key {shown(key)}; {hint}")
         if type(value) is not kinds[key]:
-            raise ConfigError(f"{place}: {key}: expected {kinds[key].__name__}, got {value!r}")
+            raise ConfigError(f"{place}: {key}: expected {kinds[key].__name__}, got {shown(value)}")
     return Choice(data["protocol"], data.get(_MULTIPLY, ""), data.get("prepared", False))
 
 
@@ -152,7 +155,8 @@ def _check_keys(
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
             raise ConfigError(
-                f"{place}: protocols: unknown key {key!r}, this model has no such operation; {hint}"
+                f"{place}: protocols: unknown key {shown(key)}, this model has no such "
+                f"operation; {hint}"
             )
     for key in known:
         if key not in protocols and keys.get(key) != 1:

@@ -28,6 +28,7 @@ from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.cost import Cost, OtCount
 from transport.computing import Clocks
 from transport.errors import ConfigError
+from transport.foreign import shown
 from transport.traffic import Traffic
 
 _MANY_OTS = OtCount(1 << 22, 1 << 22)
@@ -187,7 +188,7 @@ class ScheduleSearch:
     def _no_source(self) -> ConfigError:
         names = ", ".join(self._pins.sources(self._catalog.names("correlations")))
         return ConfigError(
-            f"scheduler.pin.correlations: {names!r} does not fit scheduler.trust: "
+            f"scheduler.pin.correlations: {shown(names)} does not fit scheduler.trust: "
             f"{self._rules.trust}, or has no prices; pin another source or remove the pin"
         )
 
@@ -208,7 +209,7 @@ class ScheduleSearch:
         binder = Binder(self._config, self._catalog, source)
         priced = self._prices if rules.policy == "fastest" else None
         limits = Limits(rules, self._pins, priced)
-        options = [candidates_of(node, binder, self._catalog, limits) for node in self._nodes]
+        options = [candidates_of(node, binder, limits) for node in self._nodes]
         starts = [
             list(self._path(replace(objective, correlation_weight=weight, _shifts={}), options))
             for weight in _CORRELATION_WEIGHTS

@@ -21,7 +21,7 @@ from hybrid.planning.plan import (
 )
 from hybrid.reports.generation_costs import Amount, correlations_traffic, total
 from hybrid.reports.run_report import rounds_text
-from hybrid.reports.terminal import outside, plan_table
+from hybrid.reports.terminal import plain, plan_table
 from mpc_nonlinear.cost import Cost, total_without_work
 from transport.traffic import Traffic
 
@@ -157,7 +157,7 @@ def print_generation_plan(
             if name in part:
                 console.print(f"{name}: {_said(part[name])}")
     for line in _lines(plan, found):
-        console.print(outside(line), highlight=False)
+        console.print(plain(line))
 
 
 def _alike(rows: Sequence[Json]) -> list[Json]:
@@ -207,4 +207,4 @@ def print_outliers(console: Console, outliers: Sequence[str], prefix: int) -> No
     where = "is public, and computed in the clear" if prefix else "is private: every bound holds it"
     console.print(f"position 0 {where}; {len(outliers)} edges reach far beyond others there:")
     for line in outliers[:_OUTLIERS]:
-        console.print(outside(f"  {line}"), highlight=False)
+        console.print(plain(f"  {line}"))

@@ -6,13 +6,13 @@ codes, in Markdown neither formatting nor HTML.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from hybrid.reports.markdown import environment_lines, plain_cell, quoted, table_lines
 from hybrid.reports.range_report import range_section
 from hybrid.reports.run_report import (
     Table,
@@ -21,12 +21,10 @@ from hybrid.reports.run_report import (
     phase_table,
     rounds_text,
     steps_table,
-    table_lines,
 )
-from hybrid.reports.terminal import outside, print_ranges, printable, rich_table
+from hybrid.reports.terminal import plain, print_ranges, rich_table
 
 Report = Mapping[str, Any]
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#!~&$])")
 _STEP_TABLES = (("prefill", "the prefill"), ("last_token", "the last token"))
 
 
@@ -122,7 +120,7 @@ def print_generation_report(
 ) -> None:
     """Operations of a token, every pass, totals, accuracy, the answer."""
     generation = report["generation"]
-    console.rule(outside(title[:100]))
+    console.rule(plain(title[:100]))
     name = "last_token" if report["steps"]["last_token"] else "prefill"
     console.print(f"{dict(_STEP_TABLES)[name]}, by operation:")
     console.print(rich_table(*group_table(report["steps"][name], "op")))
@@ -132,20 +130,20 @@ def print_generation_report(
     lines.append(accuracy_line(report))
     for line in lines:
         if line:
-            console.print(outside(line), highlight=False)
+            console.print(plain(line))
     print_ranges(console, report)
     for key, said in (("text", "answer"), ("plain_text", "plain model")):
         if generation.get(key) is not None:
-            console.print(f"{said}: {outside(generation[key])}", highlight=False)
+            console.print(plain(f"{said}: {generation[key]}"))
     if folder:
-        console.print(f"report: {outside(str(folder / 'report.md'))}", highlight=False)
+        console.print(plain(f"report: {folder / 'report.md'}"), soft_wrap=True)
 
 
 # -- Markdown -------------------------------------------------------------------------------
 
 
-def write_generation_markdown(report: Report, path: Path) -> None:
-    """The same report as a file."""
+def generation_markdown(report: Report) -> str:
+    """The same report as Markdown."""
     lines = [f"# Private generation: {plain_cell(report['config']['name'])}", ""]
     lines += [f"Model: {plain_cell(report['model'])}.", ""]
     lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
@@ -164,8 +162,8 @@ def write_generation_markdown(report: Report, path: Path) -> None:
     for key, said in _STEP_TABLES:
         lines += _step_lines(report["steps"][key], said)
     lines += ["## Environment", ""]
-    lines += [f"- {key}: {value}" for key, value in report["environment"].items()]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines += environment_lines(report["environment"])
+    return "\n".join(lines) + "\n"
 
 
 def _answer_lines(report: Report) -> list[str]:
@@ -187,13 +185,3 @@ def _step_lines(steps: Sequence[Mapping[str, Any]], said: str) -> list[str]:
         f"## Layers of {said}", "", *table_lines(*group_table(steps, "layer")), "",
         f"## Steps of {said}", "", *table_lines(*steps_table(steps)), "",
     ]  # fmt: skip
-
-
-def quoted(text: str) -> list[str]:
-    """An indented block, in which nothing has a meaning."""
-    return [f"    {line}" for line in printable(text).split("\n")]
-
-
-def plain_cell(text: str) -> str:
-    """A line of a paragraph or table in which no character has a meaning."""
-    return _SPECIAL.sub(r"\\\1", " ".join(printable(text).split()))

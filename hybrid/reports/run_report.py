@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, offline_name, traffic_row
+from hybrid.reports.markdown import environment_lines, plain_cell, table_lines
 from hybrid.reports.range_report import range_section
 from hybrid.runtime.runner import Measured
+from transport.foreign import shown
 from transport.traffic import NO_TRAFFIC, Traffic
 
 _SHOWN = 60
@@ -40,8 +40,10 @@ def compare(private: NDArray[np.float64], plain: NDArray[np.float64]) -> Accurac
 def worst(texts: Iterable[Accuracy]) -> Accuracy:
     """Of all texts of a request."""
     every = list(texts)
-    cosine = min(one.cosine for one in every)
-    return Accuracy(every[0].reference, cosine, max(one.max_abs_error for one in every))
+    # Unlike `min`, it passes on what is not a number.
+    cosine = float(np.min([one.cosine for one in every]))
+    error = float(np.max([one.max_abs_error for one in every]))
+    return Accuracy(every[0].reference, cosine, error)
 
 
 SEMI_HONEST = "Two parties that follow the protocol (semi-honest); computational security 128 bits."
@@ -172,19 +174,11 @@ def add_phases(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     return {key: first[key] + second[key] for key in first}
 
 
-def write_json(report: Mapping[str, Any], path: Path) -> None:
-    """Write a report where a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".part")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def write_markdown(report: Mapping[str, Any], path: Path) -> None:
-    """The same report for a reader."""
-    lines = [f"# Private inference: {report['config']['name']}", ""]
-    lines += [f"Model: {report['model']}.", ""] if "model" in report else []
-    lines += [f"Note: {note}.\n" for note in report.get("notes", ())]
+def markdown(report: Mapping[str, Any]) -> str:
+    """A report for a reader."""
+    lines = [f"# Private inference: {plain_cell(report['config']['name'])}", ""]
+    lines += [f"Model: {plain_cell(report['model'])}.", ""] if "model" in report else []
+    lines += [f"Note: {plain_cell(note)}.\n" for note in report.get("notes", ())]
     lines += [_prompt_line(report["prompt"]), ""] if "prompt" in report else []
     lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
     failure = report["failure_probability"]
@@ -206,7 +200,7 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
             f"largest difference {accuracy['max_abs_error']:.2e}.",
             "",
         ]
-    lines += [f"{line}\n" for line in class_lines(report)]
+    lines += [f"{plain_cell(line)}\n" for line in class_lines(report)]
     lines += range_section(report)
     lines += ["## By operation", "", *table_lines(*group_table(report["steps"], "op")), ""]
     lines += [
@@ -217,8 +211,8 @@ def write_markdown(report: Mapping[str, Any], path: Path) -> None:
     ]
     lines += ["## Steps", "", *table_lines(*steps_table(report["steps"])), ""]
     lines += ["## Environment", ""]
-    lines += [f"- {key}: {value}" for key, value in report["environment"].items()]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines += environment_lines(report["environment"])
+    return "\n".join(lines) + "\n"
 
 
 def class_lines(report: Mapping[str, Any]) -> list[str]:
@@ -234,17 +228,10 @@ def class_lines(report: Mapping[str, Any]) -> list[str]:
 
 def _prompt_line(name: str) -> str:
     """A name out of a model folder, as code and never as markup."""
-    return f"Prompt before every text: `{repr(name)[:_SHOWN].replace('`', '?')}`."
+    return f"Prompt before every text: `{shown(name, _SHOWN).replace('`', '?')}`."
 
 
 Table = tuple[list[str], list[list[str]]]
-
-
-def table_lines(head: list[str], rows: Iterable[list[str]]) -> list[str]:
-    """Of Markdown."""
-    align = ["---"] + ["---:"] * (len(head) - 1)
-    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, align, *rows))
-    return ["| " + " | ".join(cells) + " |" for cells in escaped]
 
 
 def phase_table(report: Mapping[str, Any]) -> Table:

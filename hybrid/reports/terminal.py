@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hybrid.planning.plan import Plan
 from hybrid.reports.range_report import range_lines
@@ -19,13 +19,14 @@ from hybrid.reports.run_report import (
     measured_cells,
     prediction_line,
 )
+from transport.foreign import printable
 
 
 def print_report(
     console: Console, report: Mapping[str, Any], title: str, folder: Path | None
 ) -> None:
     """Tables per layer and engine and per operation, totals, accuracy."""
-    console.rule(escape(title[:100]))
+    console.rule(plain(title[:100]))
     for by in ("layer", "op"):
         console.print(rich_table(*group_table(report["steps"], by)))
     phases = [[p, *measured_cells(report[p])] for p in ("setup", "offline", "online", "total")]
@@ -33,7 +34,7 @@ def print_report(
     console.print(rich_table(head, phases))
     console.print(f"failure probability: at most {report['failure_probability']:.1e}")
     if "prompt" in report:
-        console.print(f"prompt before every text: {outside(report['prompt'])}", highlight=False)
+        console.print(plain(f"prompt before every text: {report['prompt']}"))
     if report.get("prediction"):
         console.print(prediction_line(report["prediction"]), highlight=False)
     accuracy = report.get("accuracy")
@@ -43,21 +44,21 @@ def print_report(
             f"(against the {accuracy['reference']})"
         )
     for line in class_lines(report):
-        console.print(outside(line), highlight=False)
+        console.print(plain(line))
     for note in report.get("notes", ()):
-        console.print(outside(f"note: {note}"), highlight=False)
+        console.print(plain(f"note: {note}"))
     print_ranges(console, report)
     if folder:
-        console.print(f"report: {escape(str(folder / 'report.md'))}")
+        console.print(plain(f"report: {folder / 'report.md'}"), soft_wrap=True)
 
 
 def print_ranges(console: Console, report: Mapping[str, Any]) -> None:
     """Whether ranges held, where the report knows."""
     alarms, said = range_lines(report)
     for line in alarms:
-        console.print(line, style="bold red", highlight=False, markup=False)
+        console.print(plain(line), style="bold red")
     for line in said:
-        console.print(line, highlight=False, markup=False)
+        console.print(plain(line))
 
 
 def print_plan(
@@ -94,9 +95,10 @@ def print_plan(
     else:
         console.print(f"predicted seconds: {sum(seconds.values()):.2f}, offline and online")
     for name, line in plan.schedule.why.items():
-        console.print(escape(f"{name}: {line}"), highlight=False)
+        console.print(plain(f"{name}: {line}"))
     failure = plan.cost.failure_probability
-    console.print(f"sum of failure probabilities: {failure:.2e} (2^{log2(failure):.1f})")
+    exponent = f" (2^{log2(failure):.1f})" if failure else ""
+    console.print(f"sum of failure probabilities: {failure:.2e}{exponent}")
     sizes = plan.encoded_bytes()
     console.print(
         f"encoded weights: {sum(sizes.values()) / 1e9:.2f} GB at the server; "
@@ -105,7 +107,7 @@ def print_plan(
     )
     console.print(f"plan hash: {plan.digest()}")
     for note in notes:
-        console.print(outside(f"note: {note}"), highlight=False)
+        console.print(plain(f"note: {note}"))
 
 
 def plan_table(
@@ -140,14 +142,9 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def printable(text: str) -> str:
-    """Control codes by their numbers, but for ends of lines."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
-
-
-def outside(text: str) -> str:
-    """Text from outside: neither markup nor control codes."""
-    return escape(printable(text))
+def plain(text: str) -> Text:
+    """Words from outside: no markup, no codes of emoji, no control codes but ends of lines."""
+    return Text(printable(text, keep="\n"))
 
 
 def rich_table(head: list[str], rows: Iterable[list[str]]) -> Table:
@@ -156,5 +153,5 @@ def rich_table(head: list[str], rows: Iterable[list[str]]) -> Table:
     for index, title in enumerate(head):
         table.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(outside(cell) for cell in row))
+        table.add_row(*(plain(cell) for cell in row))
     return table

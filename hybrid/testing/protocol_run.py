@@ -26,6 +26,7 @@ from mpc_nonlinear.fixed_point import FloatArray, RingArray
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from transport.channel import Channel
 from transport.errors import UsageError
+from transport.foreign import shown
 
 _RUN = "run"
 Shares = tuple[RingArray, RingArray]
@@ -48,7 +49,7 @@ def declared_cost(
 ) -> Cost:
     """What the protocol declares for this shape; `ContractError` where it declares nothing."""
     cost: Any = called(lambda: protocol.cost(shape, parties.context), f"{place}: cost()")
-    require(isinstance(cost, Cost), f"{place}: cost() returned {cost!r}; return a Cost")
+    require(isinstance(cost, Cost), f"{place}: cost() returned {shown(cost)}; return a Cost")
     made: Cost = cost
     return made
 

@@ -45,7 +45,7 @@ def write_tiny_model(
         "layer_norm_eps": 1e-12,
         "position_embedding_type": "absolute",
     }
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file(_weights(hidden, layers, intermediate), folder / "model.safetensors")
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -103,10 +103,12 @@ def write_tiny_config(
     folder.mkdir(parents=True, exist_ok=True)
     if model is None:
         write_tiny_model(folder / "model")
-    (folder / "texts.txt").write_text(TEXT + "\n")
-    (folder / "samples.txt").write_text(f"{TEXT}\na test\nprivate\nof of of a small inference\n")
+    (folder / "texts.txt").write_text(TEXT + "\n", encoding="utf-8")
+    samples = f"{TEXT}\na test\nprivate\nof of of a small inference\n"
+    (folder / "samples.txt").write_text(samples, encoding="utf-8")
     path = folder / "tiny.yaml"
     path.write_text(
-        CONFIG.format(model=model or "model", tokens=tokens, correlations=correlations) + extra
+        CONFIG.format(model=model or "model", tokens=tokens, correlations=correlations) + extra,
+        encoding="utf-8",
     )
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from hybrid.reports.comparison.drawing import (
 from hybrid.reports.comparison.groups import GROUPS, PHASES, Group, by_group, group_of, sent, value
 from hybrid.reports.comparison.summary import finished, links_of
 from hybrid.reports.comparison.words import how_measured, label, link_title, one_unit, seconds
+from transport.foreign import printable
 
 Json = Mapping[str, Any]
 Parts = dict[str, float]
@@ -45,7 +47,7 @@ def draw_all(made: Json) -> list[Drawn]:
         drawn.append(_layers(made))
         if any(row.get("prediction") for row in finished(made)):
             drawn.append(_prediction(made))
-        if any(row["accuracy"] for row in finished(made)):
+        if _compared(made):
             drawn.append(_accuracy(made))
     return drawn
 
@@ -58,9 +60,11 @@ def _bars(made: Json, parts: Callable[[Json], Parts], total: Callable[[Json], st
         first.setdefault(row["name"], (row, sizes))
     several = len(links_of(made)) > 1
     if several and all(_alike(sizes, first[row["name"]][1]) for row, sizes in found):
-        return [Bar(n, "every link", sizes, total(row)) for n, (row, sizes) in first.items()]
+        return [
+            Bar(printable(n), "every link", sizes, total(row)) for n, (row, sizes) in first.items()
+        ]
     return [
-        Bar(row["name"], link_title(row["link"]) if several else "", sizes, total(row))
+        Bar(printable(row["name"]), link_title(row["link"]) if several else "", sizes, total(row))
         for row, sizes in found
     ]
 
@@ -226,8 +230,14 @@ def _points(
     return [pair[0] for pair in inside], [pair[1] for pair in inside]
 
 
-def _accuracy(made: Json) -> Drawn:
+def _compared(made: Json) -> list[Json]:
+    """Runs that have a cosine."""
     runs = [row for row in finished(made) if row["accuracy"]]
+    return [row for row in runs if math.isfinite(row["accuracy"]["cosine"])]
+
+
+def _accuracy(made: Json) -> Drawn:
+    runs = _compared(made)
     figure = Figure((WIDTH_IN, 0.75 + 0.36 * len(runs)), layout="constrained")
     axes = figure.subplots()
     for y, row in enumerate(runs):

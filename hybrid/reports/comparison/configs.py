@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hybrid.config.loading import Config, load_config
 from hybrid.config.overrides import overrides_of
 from hybrid.config.schema import CustomLink
 from hybrid.config.texts import read_texts
+from hybrid.config.yaml_text import dumped
+from hybrid.reports.files import ReportFolder
 from transport.errors import ConfigError
+from transport.foreign import printable
 
 _PATHS = (
     ("model", "path"),
@@ -87,8 +88,13 @@ class PlannedRun:
         return _ANY_TEXT if self.config.run.texts is None else read_texts(self.config)[0]
 
 
-def plan_runs(paths: Sequence[Path], options: Options) -> list[PlannedRun]:
-    """Write DIR/configs/*.yaml, every config over every link, links outermost."""
+def plan_runs(
+    paths: Sequence[Path], options: Options, folder: ReportFolder | None = None
+) -> list[PlannedRun]:
+    """Write DIR/configs/*.yaml, every config over every link, links outermost.
+
+    folder: keeps count of what is written; one of its own for options.out, if not given.
+    """
     links: tuple[str | None, ...] = tuple(dict.fromkeys(options.links)) or (None,)
     # All are read before anything is written, so that a mistake in one leaves nothing behind.
     sources = [
@@ -97,13 +103,13 @@ def plan_runs(paths: Sequence[Path], options: Options) -> list[PlannedRun]:
     ]
     _check_one_kind(sources[0])
     names = unique_names([(s.run.name, s.path.stem) for s in sources[0]])
+    folder = folder or ReportFolder(options.out)
+    folder.check(f"report.{form}" for form in ("json", "md", "html"))
     runs: list[PlannedRun] = []
     for over, configs in zip(links, sources, strict=True):
         for name, source in zip(names, configs, strict=True):
             stem = _unused(slug(f"{name}.{over}" if over else name), {r.slug for r in runs})
-            path = options.out / "configs" / f"{stem}.yaml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(yaml.safe_dump(resolved(source, name), sort_keys=False), "utf-8")
+            path = folder.write(f"configs/{stem}.yaml", dumped(resolved(source, name)))
             config = load_config(path)
             runs.append(PlannedRun(name, link_label(config), config))
     return runs
@@ -148,7 +154,7 @@ def unique_names(candidates: Sequence[tuple[str, str]]) -> list[str]:
     shared = Counter(name for name, _ in candidates)
     names: list[str] = []
     for name, stem in candidates:
-        label = name if shared[name] == 1 else stem
+        label = name if shared[name] == 1 else printable(stem)
         names.append(_unused(label[:_NAME_LENGTH], set(names)))
     return names
 

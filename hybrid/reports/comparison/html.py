@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from hybrid.reports.comparison import words
 from hybrid.reports.comparison.charts import draw_all
 from hybrid.reports.comparison.drawing import Drawn
 from hybrid.reports.comparison.groups import GROUPS, by_group, group_of, value
 from hybrid.reports.comparison.summary import failures, finished
+from transport.foreign import printable
 
 Json = dict[str, Any]
 _TEMPLATE = "report.html.j2"
 _OPERATOR_TABLES = (("seconds", "Seconds"), ("megabytes", "MB"), ("rounds", "Rounds"))
 
 
-def write_page(made: Json, path: Path) -> Json:
-    """Draw and write; returns the report with its figures declared."""
+def page_of(made: Json) -> tuple[str, Json]:
+    """Draw and write; the page, and the report with its figures declared."""
     drawn = draw_all(made)
     page = _environment().get_template(_TEMPLATE).render(
         made=made,
@@ -43,10 +44,7 @@ def write_page(made: Json, path: Path) -> Json:
         group_of=group_of,
         explained=any(step.get("why") for row in finished(made) for step in row["steps"]),
     )  # fmt: skip
-    partial = path.with_suffix(".html.part")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
-    return {**made, "figures": [_declared(figure) for figure in drawn]}
+    return page, {**made, "figures": [_declared(figure) for figure in drawn]}
 
 
 def _environment() -> Environment:
@@ -56,7 +54,14 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_finalized,
     )
+
+
+def _finalized(value: Any) -> Any:
+    """Control codes have no place in a page; what was drawn has none already."""
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value, keep="\n") if plain else value
 
 
 def _declared(figure: Drawn) -> Json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from hybrid.reports.comparison.groups import GROUPS, by_group, value
@@ -23,21 +22,21 @@ from hybrid.reports.comparison.words import (
     trust_lines,
     unit,
 )
-from hybrid.reports.generation_text import plain_cell
-from hybrid.reports.run_report import Table, table_lines
+from hybrid.reports.markdown import plain_cell, table_lines
+from hybrid.reports.run_report import Table
 
 Made = Mapping[str, Any]
 
 
-def write_comparison(made: Made, path: Path) -> None:
+def comparison_markdown(made: Made) -> str:
     """The comparison for a reader without a browser."""
-    lines = ["# Comparison of protocols", "", " ".join(summary_sentences(made)), ""]
-    lines += [how_measured(made), "", models(made), ""]
+    lines = ["# Comparison of protocols", "", plain_cell(" ".join(summary_sentences(made))), ""]
+    lines += [plain_cell(how_measured(made)), "", plain_cell(models(made)), ""]
     title = "Totals" if unit(made) == "request" else "Totals of a token"
     lines += [f"## {title}", "", *table_lines(*_totals(made)), ""]
     lines += _answers(made)
     for place, said in reason_lists(made):
-        lines += _lists(f"{place}: what is faster, and why", said)
+        lines += _lists(f"{plain_cell(place)}: what is faster, and why", said)
     for what, title in (("seconds", "Seconds"), ("megabytes", "MB"), ("rounds", "Rounds")):
         lines += [f"## {title} by operator", "", *table_lines(*_by_operator(made, what)), ""]
     lines += _lists("Prediction of seconds", [f"{n}: {s}" for n, s in predictions(made)])
@@ -45,7 +44,7 @@ def write_comparison(made: Made, path: Path) -> None:
     shared, own = trust_lines(made)
     lines += _lists("Trust model and declared leakage", shared)
     for name, said in own:
-        lines += [f"Only {name}:", "", *(f"- {line}" for line in said), ""]
+        lines += [f"Only {plain_cell(name)}:", "", *(f"- {line}" for line in said), ""]
     lines += _lists("Failed", [f"{r['name']}, {r['link']}: {r['error']}" for r in failures(made)])
     lines += _others(made)
     lines += _lists("Environment", [f"{k}: {v}" for k, v in made["environment"].items()])
@@ -53,7 +52,7 @@ def write_comparison(made: Made, path: Path) -> None:
         f"{label(r, made)}: {', '.join([r['config_file'], *r['reports']])}" for r in finished(made)
     ]
     lines += _lists("Files", files)
-    path.write_text("\n".join(lines), encoding="utf-8")
+    return "\n".join(lines)
 
 
 def _others(made: Made) -> list[str]:
@@ -66,18 +65,22 @@ def _others(made: Made) -> list[str]:
 
 def _answers(made: Made) -> list[str]:
     """Prompts and answers of decoders; their text has no meaning here."""
-    rows = [[*cells[:-1], plain_cell(cells[-1])] for cells in answer_rows(made)]
+    rows = [[plain_cell(cell) for cell in cells] for cells in answer_rows(made)]
     return ["## Prompt and answer", "", *table_lines(list(ANSWER_HEAD), rows), ""] if rows else []
 
 
 def _lists(title: str, items: list[str]) -> list[str]:
-    return [f"## {title}", "", *(f"- {item}" for item in items), ""] if items else []
+    return [f"## {title}", "", *(f"- {plain_cell(item)}" for item in items), ""] if items else []
+
+
+def _label(row: Made, made: Made) -> str:
+    return plain_cell(label(row, made))
 
 
 def _totals(made: Made) -> Table:
     head = ["run", "phase", "seconds", "range", "client sent MB", "server sent MB", "rounds"]
     rows = [
-        [label(row, made), phase, *phase_cells(row[phase])]
+        [_label(row, made), phase, *phase_cells(row[phase])]
         for row in finished(made)
         for phase in PHASE_NAMES
     ]
@@ -90,7 +93,7 @@ def _by_operator(made: Made, what: str) -> Table:
     rows = []
     for row, found in sums:
         cells = [_cell(found.get(group.key), what) for group in shown]
-        rows.append([label(row, made), *cells, _cell(value(row["total"], what), what)])
+        rows.append([_label(row, made), *cells, _cell(value(row["total"], what), what)])
     return ["run", *(group.label for group in shown), "total"], rows
 
 
@@ -103,7 +106,7 @@ def _cell(number: float | None, what: str) -> str:
 def _accuracy(made: Made) -> Table:
     head = ["run", "cosine to the plain model", "largest difference", "failure probability"]
     rows = [
-        [label(row, made), *accuracy_cells(row), f"{row['failure_probability']:.1e}"]
+        [_label(row, made), *accuracy_cells(row), f"{row['failure_probability']:.1e}"]
         for row in finished(made)
     ]
     return head, rows

@@ -19,10 +19,11 @@ from hybrid.reports.comparison.answering import (
     measured_answers,
 )
 from hybrid.reports.comparison.configs import Options, PlannedRun, plan_runs
-from hybrid.reports.comparison.markdown import write_comparison
+from hybrid.reports.comparison.markdown import comparison_markdown
 from hybrid.reports.comparison.summary import document, failed_row, run_row
-from hybrid.reports.generation_text import write_generation_markdown
-from hybrid.reports.run_report import write_json, write_markdown
+from hybrid.reports.files import ReportFolder, check_numbers, json_text, strict
+from hybrid.reports.generation_text import generation_markdown
+from hybrid.reports.run_report import markdown
 from hybrid.reports.session_report import measured_reports
 from hybrid.runtime.generation_local import LocalGeneration
 from hybrid.runtime.local import LocalSession
@@ -65,22 +66,26 @@ def run_comparison(paths: Sequence[Path], options: Options, hooks: Hooks) -> Jso
     """report.json's content; a run that fails is told in it and does not end the others."""
     if not paths:
         raise ConfigError("compare: no config named; name at least one YAML file")
-    runs = plan_runs(paths, options)
+    folder = ReportFolder(options.out)
+    runs = plan_runs(paths, options, folder)
     ready = [(_answering if run.answers else _asking)(run, options, hooks) for run in runs]
     rows: list[Json] = []
     made = document(rows, runs, options)
     for index, (run, measure) in enumerate(zip(runs, ready, strict=True)):
         hooks.say(f"run {index + 1} of {len(runs)}: {run.name}, link {run.link}")
-        rows.append(_measured(run, measure, options, hooks))
+        rows.append(_measured(run, measure, options, hooks, folder))
         made = document(rows, runs, options)
-        write_json(made, options.out / "report.json")
-        write_comparison(made, options.out / "report.md")
+        folder.write("report.json", json_text(made))
+        folder.write("report.md", comparison_markdown(made))
     # Drawing takes seconds of a core, so figures come after the last measurement; and every
     # process of every command imports this module, but only this line needs what draws.
-    from hybrid.reports.comparison.html import write_page
+    from hybrid.reports.comparison.html import page_of
 
-    made = write_page(made, options.out / "report.html")
-    write_json(made, options.out / "report.json")
+    page, made = page_of(made)
+    folder.write("report.html", page)
+    folder.write("report.json", json_text(made))
+    for line in folder.finish():
+        hooks.say(line)
     return made
 
 
@@ -111,11 +116,15 @@ def _answering(run: PlannedRun, options: Options, hooks: Hooks) -> Measure:
     return measure
 
 
-def _measured(run: PlannedRun, measure: Measure, options: Options, hooks: Hooks) -> Json:
+def _measured(
+    run: PlannedRun, measure: Measure, options: Options, hooks: Hooks, folder: ReportFolder
+) -> Json:
     """One row of the report."""
     try:
         reports = measure()
-        paths = _written(run, reports, options)
+        paths = _written(run, reports, options, folder)
+        for report in reports:
+            check_numbers(strict(report))
         row = _row(run, reports[options.warm_up :], paths[options.warm_up :])
     except HybridError as error:
         hooks.say(f"{run.name}, link {run.link}: failed: {error}")
@@ -128,16 +137,18 @@ def _measured(run: PlannedRun, measure: Measure, options: Options, hooks: Hooks)
     return row
 
 
-def _written(run: PlannedRun, reports: Sequence[Json], options: Options) -> list[str]:
+def _written(
+    run: PlannedRun, reports: Sequence[Json], options: Options, folder: ReportFolder
+) -> list[str]:
     """Every repetition's own report; where they lie."""
     paths = []
     for index, report in enumerate(reports):
         number = index + 1 - options.warm_up
-        folder = options.out / "runs" / run.slug / (f"repetition{number}" if number else "warm-up")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(report, folder / "report.json")
-        (write_generation_markdown if run.answers else write_markdown)(report, folder / "report.md")
-        paths.append(str((folder / "report.json").relative_to(options.out)))
+        place = f"runs/{run.slug}/" + (f"repetition{number}" if number else "warm-up")
+        folder.write(f"{place}/report.json", json_text(report))
+        page = generation_markdown if run.answers else markdown
+        folder.write(f"{place}/report.md", page(report))
+        paths.append(f"{place}/report.json")
     return paths
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from hybrid.machine.environment import describe
 from hybrid.reports.comparison.configs import Options, PlannedRun
 from hybrid.reports.comparison.published import RELATIVE, published_rows
@@ -151,8 +153,9 @@ def _accuracy(reports: Sequence[Json]) -> Json | None:
         return None
     return {
         "reference": known[0]["reference"],
-        "cosine": min(one["cosine"] for one in known),
-        "max_abs_error": max(one["max_abs_error"] for one in known),
+        # Unlike `min`, they pass on what is not a number.
+        "cosine": float(np.min([one["cosine"] for one in known])),
+        "max_abs_error": float(np.max([one["max_abs_error"] for one in known])),
     }
 
 

@@ -10,6 +10,7 @@ from hybrid.reports.comparison import reasons
 from hybrid.reports.comparison.groups import sent
 from hybrid.reports.comparison.summary import failures, finished, links_of
 from hybrid.reports.run_report import prediction_line
+from transport.foreign import printable
 
 Json = Mapping[str, Any]
 
@@ -170,8 +171,8 @@ def predictions(made: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def label(row: Json, made: Mapping[str, Any]) -> str:
     """A run's name, with its link where there are several."""
-    several = len(links_of(made)) > 1
-    return f"{row['name']} · {link_title(row['link'])}" if several else str(row["name"])
+    name, several = printable(row["name"]), len(links_of(made)) > 1
+    return f"{name} · {link_title(row['link'])}" if several else name
 
 
 def phase_cells(row: Json) -> list[str]:
