@@ -112,6 +112,20 @@ def test_checkpoints_with_a_head_are_read(tmp_path):
     assert np.abs(rows_of(folder_model(tmp_path), ids) - expected).max() < 2e-5
 
 
+def test_a_head_is_the_table_only_where_config_json_says_so(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    write_modernbert(tmp_path, "ForMaskedLM")
+    whole, path = folder_model(tmp_path).weights.embedding, tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    table = tensors.pop("model.embeddings.tok_embeddings.weight")
+    save_file({**tensors, "decoder.weight": table}, path)
+    assert folder_model(tmp_path).weights.embedding.digest() == whole.digest()
+    rewrite_config(tmp_path, tie_word_embeddings=False)
+    with pytest.raises(ConfigError, match=r"no tensor 'embeddings\.tok_embeddings\.weight'"):
+        folder_model(tmp_path)
+
+
 def nested(**changes):
     """rope_parameters with a change in the table of layers with windows."""
     return {"rope_parameters": {**FAR_APART, KINDS[1]: {**FAR_APART[KINDS[1]], **changes}}}
