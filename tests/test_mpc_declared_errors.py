@@ -81,7 +81,7 @@ def norm(cls, high, spread, x):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("cls", NORMS, ids=named)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     high=st.integers(-2, 13),
     spread=st.integers(0, 23),
