@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import pytest
@@ -316,6 +317,14 @@ def test_no_code_of_a_file_is_run(save, model, tmp_path):
     message = r"wants to run code \(posix.mkdir\), which is not done; load it where you trust it"
     refused(tmp_path, message if save != "plain" else "not a PyTorch file|wants to run code")
     assert not trace.exists()
+
+
+def test_a_program_in_place_of_weights_is_not_run(model, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+        write(model, tmp_path, save=lambda _, f: torch.jit.save(program, f / "pytorch_model.bin"))
+    refused(tmp_path, "pytorch_model.bin: wants to run code .TorchScript., which is not done")
 
 
 @pytest.mark.parametrize(

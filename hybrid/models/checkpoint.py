@@ -170,12 +170,13 @@ class Checkpoint:
                 "model before it was quantised"
             )
         # A copy: what is not converted would stay part of the file, also when that changes.
-        values = place.source.read(place.stored).to(torch.float32, copy=True)
-        if not torch.isfinite(values).all():
+        tensor = place.source.read(place.stored).to(torch.float32, copy=True)
+        values: Array = tensor.numpy()
+        if not np.isfinite(values).all():
             raise ConfigError(
                 f"{place} holds values that are not finite numbers of float32; fetch it again"
             )
-        return np.asarray(values.numpy(), np.float32)
+        return values
 
     def matrix(self, name: str, d_in: int, d_out: int) -> Array:
         """A linear map without bias, (in, out); Hugging Face stores (out, in)."""

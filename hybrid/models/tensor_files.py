@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 import zipfile
@@ -18,6 +17,8 @@ from hybrid.models.foreign_weights import no_weights
 from hybrid.models.model_files import check_file, cut, names_in, read_json
 from transport.errors import ConfigError
 
+_CODE = re.compile(r"GLOBAL \S+|unrecognized function \S+|TorchScript")
+"""How PyTorch says what it would have to run."""
 _KINDS = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "C": "complex"}
 
 
@@ -118,17 +119,15 @@ class TorchFile(TensorSource):
                 warnings.simplefilter("ignore")
                 mapped = zipfile.is_zipfile(self.path)
                 return torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
-        except pickle.UnpicklingError as error:
-            code = re.search(r"GLOBAL (\S+)", str(error))
+        except Exception as error:
+            # PyTorch stumbles over a damaged file in whatever way comes first.
+            code = _CODE.search(str(error))
             if code is None:
                 raise self._damaged(error) from None
             raise ConfigError(
-                f"{self.path}: wants to run code ({cut(code[1])}), which is not done; load it "
-                "where you trust it, and write it with `save_pretrained`"
+                f"{self.path}: wants to run code ({cut(code[0].split()[-1])}), which is not done; "
+                "load it where you trust it, and write it with `save_pretrained`"
             ) from None
-        except Exception as error:
-            # PyTorch stumbles over a damaged file in whatever way comes first.
-            raise self._damaged(error) from None
 
     def _damaged(self, error: Exception) -> ConfigError:
         said = cut(f"{type(error).__name__}: {str(error)[:60]}")
