@@ -175,7 +175,7 @@ def test_quantised_models_are_refused(settings, message, model, tmp_path):
         ("weight.absmax", "query.weight.absmax is part of a quantised"),
         ("SCB", "query.SCB is part"),
         ("lora_A.default.weight", "is of an adapter beside the weights that it changes"),
-        ("lora_B.weight", "save them as one: `merge_and_unload"),
+        ("lora_B.weight", "save it with its model as one: `merge_and_unload"),
     ],
 )
 def test_parts_of_quantised_and_adapted_matrices_are_refused(end, message, model, tmp_path):
@@ -205,6 +205,12 @@ def test_adapters_are_refused_alone_and_beside_a_model(model, tmp_path):
         ("rust_model.ot", "weights for Rust"),
         ("model.fp16.safetensors", "weights under another name: rename it to model.safetensors"),
         ("pytorch_model.fp16.bin", "weights under another name: rename it to pytorch_model.bin"),
+        (
+            "model-00001-of-00002.safetensors",
+            "a shard without the index: fetch model.safetens",
+        ),
+        ("pytorch_model-00001-of-00002.bin", "a shard without the index: fetch pytorch_model.bin."),
+        ("adapter_model.safetensors", "an adapter's weights: save it with its model as one"),
         ("encoder.safetensors", "tensors under another name"),
         ("tiny.gguf", "tiny.gguf, a GGUF file: name the file itself to run a decoder; encoders"),
         ("epoch3.pt", "a PyTorch file of its author's own form"),
