@@ -174,7 +174,7 @@ def test_quantised_models_are_refused(settings, message, model, tmp_path):
         ("qweight", "query.qweight is part of a quantised matrix, which is not read; take"),
         ("weight.absmax", "query.weight.absmax is part of a quantised"),
         ("SCB", "query.SCB is part"),
-        ("lora_A.default.weight", "is of an adapter beside the weights that it changes"),
+        ("lora_A.default.weight", "is of an adapter beside what it changes"),
         ("lora_B.weight", "save it with its model as one: `merge_and_unload"),
     ],
 )

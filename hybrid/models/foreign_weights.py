@@ -88,7 +88,7 @@ def refuse_foreign_tensors(folder: Path, names: Iterable[str]) -> None:
             )
         if _ADAPTED.fullmatch(name):
             raise ConfigError(
-                f"{folder}: {cut(name)} is of an adapter beside the weights that it changes; {_MERGE}"
+                f"{folder}: {cut(name)} is of an adapter beside what it changes; {_MERGE}"
             )
 
 
