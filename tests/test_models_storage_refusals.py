@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -365,21 +366,20 @@ def test_weights_behind_links_are_read_unless_a_link_is_broken(model, tmp_path):
 
 
 @pytest.fixture
-def nobody(model, tmp_path_factory):
+def nobody(model):
     """A folder of a model, and a user who is not the one that may read everything."""
-    folder = write(model, tmp_path_factory.mktemp("model"))
-    parents = [folder, *folder.parents[:2]]
-    modes = [p.stat().st_mode for p in parents]
-    for path in (*parents, *folder.iterdir()):
-        path.chmod(0o755)
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)
-    yield folder
-    if is_root:
-        os.seteuid(0)
-    for parent, mode in zip(parents, modes, strict=True):
-        parent.chmod(mode)
+    # Not below pytest's own folder, which none but its user may enter.
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = write(model, Path(temporary))
+        for path in (folder, *folder.iterdir()):
+            path.chmod(0o755)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(65534)
+        yield folder
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
 
 
 def as_owner(action):
