@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from tests.model_parts import folder_model
+from transport.errors import ConfigError
 
 SIZES = {
     "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
@@ -22,6 +24,8 @@ DISTILBERT = {
     "max_position_embeddings": 13,
 }  # fmt: skip
 IDS = np.array([2, 5, 9, 4, 16, 7])
+QUERY = "encoder.layer.0.attention.self.query.weight"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -67,6 +71,14 @@ def assert_same(folder: Path, reference: Any) -> None:
     wanted = theirs(reference)
     assert np.ptp(wanted) > 0.3
     assert np.abs(ours(folder) - wanted).max() < 1e-5
+
+
+def refused(folder: Path, message: str) -> None:
+    """The one line with which a folder is refused."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        folder_model(folder)
+    line = str(caught.value)
+    assert line.startswith(str(folder)) and "\n" not in line and len(line) < 400 + len(str(folder))
 
 
 # -- forms ------------------------------------------------------------------------------------

@@ -18,11 +18,9 @@ from hybrid.models.loading import load_model, text_encoder
 from tests import decoder_files
 from tests.generation_setup import DECODERS, generation_config
 from tests.processes import run
-from tests.stored_models import save_bin, save_safetensors, set_config
+from tests.stored_models import LFS, save_bin, save_safetensors, set_config
 from tests.tiny_model import write_tiny_config
 from transport.errors import ConfigError
-
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
 def refused(action, message):

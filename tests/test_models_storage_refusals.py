@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
-from pathlib import Path
-
 import pytest
 import torch
 
 from hybrid.models.bert_names import LAYOUT
 from hybrid.models.checkpoint import Checkpoint
-from tests.model_parts import folder_model
 from tests.stored_models import (
+    QUERY,
     below,
     made,
     ours,
+    refused,
     save_bin,
-    save_bin_shards,
-    save_old_bin,
     save_safetensors,
-    save_shards,
     write,
 )
-from transport.errors import ConfigError
 
 WORDS = "embeddings.word_embeddings.weight"
-QUERY = "encoder.layer.0.attention.self.query.weight"
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
 @pytest.fixture(scope="module")
 def model():
     return made()
-
-
-def refused(folder: Path, message: str) -> None:
-    """The one line with which a folder is refused."""
-    with pytest.raises(ConfigError, match=message) as caught:
-        folder_model(folder)
-    line = str(caught.value)
-    assert line.startswith(str(folder)) and "\n" not in line and len(line) < 400 + len(str(folder))
 
 
 def copied(tensors):
@@ -173,8 +155,8 @@ def test_quantised_models_are_refused(settings, message, model, tmp_path):
         ("qweight", "query.qweight is part of a quantised matrix, which is not read; take"),
         ("weight.absmax", "query.weight.absmax is part of a quantised"),
         ("SCB", "query.SCB is part"),
-        ("lora_A.default.weight", "is of an adapter beside the weights that it changes"),
-        ("lora_B.weight", "save them as one: `merge_and_unload"),
+        ("lora_A.default.weight", "is of an adapter beside what it changes"),
+        ("lora_B.weight", "save it with its model as one: `merge_and_unload"),
     ],
 )
 def test_parts_of_quantised_and_adapted_matrices_are_refused(end, message, model, tmp_path):
@@ -204,6 +186,12 @@ def test_adapters_are_refused_alone_and_beside_a_model(model, tmp_path):
         ("rust_model.ot", "weights for Rust"),
         ("model.fp16.safetensors", "weights under another name: rename it to model.safetensors"),
         ("pytorch_model.fp16.bin", "weights under another name: rename it to pytorch_model.bin"),
+        (
+            "model-00001-of-00002.safetensors",
+            "a shard without the index: fetch model.safetens",
+        ),
+        ("pytorch_model-00001-of-00002.bin", "a shard without the index: fetch pytorch_model.bin."),
+        ("adapter_model.safetensors", "an adapter's weights: save it with its model as one"),
         ("encoder.safetensors", "tensors under another name"),
         ("tiny.gguf", "tiny.gguf, a GGUF file: name the file itself to run a decoder; encoders"),
         ("epoch3.pt", "a PyTorch file of its author's own form"),
@@ -240,190 +228,3 @@ def test_folders_without_config_say_where_one_may_be(inside, message, tmp_path):
     (tmp_path / inside).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / inside).write_text("{}")
     refused(tmp_path, message)
-
-
-# -- damaged and dangerous files --------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("save", "name", "message"),
-    [
-        (save_safetensors, "model.safetensors", "not a safetensors file, or not all of it"),
-        (save_bin, "pytorch_model.bin", "not a PyTorch file, or not all of it"),
-        (save_old_bin, "pytorch_model.bin", "not a PyTorch file, or not all of it"),
-        (save_shards, "model-00002-of-0000*.safetensors", "not a safetensors file, or not all"),
-        (save_bin_shards, "pytorch_model-00002-of-00003.bin", "not a PyTorch file, or not all"),
-    ],
-)
-def test_files_that_are_not_whole_are_refused(save, name, message, model, tmp_path):
-    write(model, tmp_path, save=save)
-    path = next(tmp_path.glob(name))
-    whole = path.read_bytes()
-    for count in (1, 9, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:count])
-        refused(tmp_path, f"{path.name}: {message}.*fetch it again")
-    for content, said in (
-        (b"", "empty, not a whole file; fetch it again"),
-        (LFS, "a Git LFS pointer to the file; run `git lfs pull`"),
-        (b"<!DOCTYPE html><html>", "a web page in the file's place"),
-    ):
-        path.write_bytes(content)
-        refused(tmp_path, f"{path.name}: {said}")
-    path.unlink()
-    if "-0" in name:
-        refused(tmp_path, f"{path.name}: missing; .*index.json names it: fetch it")
-    path.mkdir()
-    refused(tmp_path, f"{path.name}: is no file but a folder or a device")
-
-
-def test_shards_of_pytorch_files_are_those_of_the_index(model, tmp_path):
-    write(model, tmp_path, save=save_bin_shards)
-    index = tmp_path / "pytorch_model.bin.index.json"
-    table = json.loads(index.read_text())["weight_map"]
-    for change, message in (
-        ({"x": table[QUERY]}, "tensor 'x' is only in pytorch_model.bin.index.json"),
-        ({QUERY: "../x.bin"}, "'../x.bin' is no file of this folder"),
-        ({QUERY: 3}, "3 is no file of this folder"),
-    ):
-        index.write_text(json.dumps({"weight_map": {**table, **change}}))
-        refused(tmp_path, message)
-
-
-class Intruder:
-    """What a pickle may ask for."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-@pytest.mark.parametrize("save", ["zip", "old", "plain"])
-def test_no_code_of_a_file_is_run(save, model, tmp_path):
-    trace = tmp_path / "trace"
-
-    def intrude(tensors, folder):
-        content = {**tensors, "x": Intruder(str(trace))}
-        if save == "plain":
-            (folder / "pytorch_model.bin").write_bytes(pickle.dumps(content["x"], protocol=2))
-        else:
-            zipped = save == "zip"
-            path = folder / "pytorch_model.bin"
-            torch.save(content, path, _use_new_zipfile_serialization=zipped)
-
-    write(model, tmp_path, save=intrude)
-    message = r"wants to run code \(posix.mkdir\), which is not done; load it where you trust it"
-    refused(tmp_path, message if save != "plain" else "not a PyTorch file|wants to run code")
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (torch.nn.Linear(2, 2), r"wants to run code \(torch.nn.modules.linear.Linear\)"),
-        ({"state_dict": {"x": torch.zeros(2)}}, "'state_dict' is no tensor but a dict, so this is"),
-        ({"epoch": 3}, "'epoch' is no tensor but a int"),
-        ({3: torch.zeros(2)}, "3 is no tensor but a Tensor"),
-        ([torch.zeros(2)], "a list, not a table of tensors; write it with `save_pretrained`"),
-    ],
-)
-def test_pytorch_files_of_another_form_are_refused(content, message, model, tmp_path):
-    write(model, tmp_path, save=lambda _, folder: torch.save(content, folder / "pytorch_model.bin"))
-    refused(tmp_path, message)
-
-
-# -- files that cannot be read ----------------------------------------------------------------
-
-
-def test_weights_behind_links_are_read_unless_a_link_is_broken(model, tmp_path):
-    blobs, folder = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
-    write(model, blobs)
-    folder.mkdir(parents=True)
-    for name in ("config.json", "model.safetensors"):
-        (blobs / name).rename(blobs / f"hash-of-{name}")
-        (folder / name).symlink_to(Path("../../blobs") / f"hash-of-{name}")
-    assert ours(folder).shape == (12,)
-    for name in ("model.safetensors", "config.json"):
-        (blobs / f"hash-of-{name}").unlink()
-        refused(folder, f"{name}: a link to ../../blobs/hash-of-{name}, which is not there; copy")
-
-
-@pytest.fixture
-def nobody(model, tmp_path_factory):
-    """A folder of a model, and a user who is not the one that may read everything."""
-    folder = write(model, tmp_path_factory.mktemp("model"))
-    parents = [folder, *folder.parents[:2]]
-    modes = [p.stat().st_mode for p in parents]
-    for path in (*parents, *folder.iterdir()):
-        path.chmod(0o755)
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)
-    yield folder
-    if is_root:
-        os.seteuid(0)
-    for parent, mode in zip(parents, modes, strict=True):
-        parent.chmod(mode)
-
-
-def as_owner(action):
-    """With the rights of whoever started the tests."""
-    user = os.geteuid()
-    os.seteuid(os.getuid())
-    action()
-    os.seteuid(user)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_files_that_may_not_be_read_are_refused_as_such(name, nobody):
-    assert ours(nobody).shape == (12,)
-    as_owner(lambda: (nobody / name).chmod(0))
-    refused(nobody, f"{name}: may not be read by this user; give it the permission .`chmod")
-    as_owner(lambda: (nobody / name).chmod(0o644))
-    as_owner(lambda: nobody.chmod(0o300))
-    refused(nobody, "may not be listed by this user")
-
-
-# -- config.json ------------------------------------------------------------------------------
-
-
-def test_a_mark_of_byte_order_is_passed_over(model, tmp_path):
-    write(model, tmp_path, torch_dtype="float16")
-    path = tmp_path / "config.json"
-    wanted = ours(tmp_path)
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert (ours(tmp_path) == wanted).all()
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ('"hidden_size": 12', '"hidden_size": 24, "hidden_size": 12', "'hidden_size' stands twice"),
-        ('"hidden_size": 12', '"x": {"a": 1, "a": 2}, "hidden_size": 12', "'a' stands twice; keep"),
-        ('"hidden_size": 12', '"hidden_size": NaN', "NaN is no number of JSON; write one, or null"),
-        ('"hidden_size": 12', '"x": -Infinity, "hidden_size": 12', "-Infinity is no number"),
-        ('"hidden_size": 12', '"hidden_size": 1' + "0" * 5000, "not valid JSON .Exceeds the limit"),
-        ("{", "", "not valid JSON .Extra data"),
-        ("{", "[" * 100000, "not valid JSON .maximum recursion"),
-        ("{", "\udcff", "not UTF-8 text"),
-    ],
-)
-def test_odd_json_is_refused(old, new, message, model, tmp_path):
-    write(model, tmp_path)
-    path = tmp_path / "config.json"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new, 1), errors="surrogateescape")
-    refused(tmp_path, f"config.json: {message}")
-
-
-def test_a_pointer_in_place_of_config_json_is_refused(model, tmp_path):
-    write(model, tmp_path)
-    (tmp_path / "config.json").write_bytes(LFS)
-    refused(tmp_path, "config.json: a Git LFS pointer to the file; run `git lfs pull`")
-
-
-def test_a_file_in_place_of_a_folder_is_refused(model, tmp_path):
-    write(model, tmp_path)
-    refused(tmp_path / "model.safetensors", "is a file; name the folder that it lies in")
-    refused(tmp_path / "nothing", "missing; name a folder in Hugging Face layout")

@@ -95,9 +95,8 @@ class Checkpoint:
     # -- names ----------------------------------------------------------------------------------
 
     def _find_prefix(self) -> str:
-        marker, second = self._layout.marker, self._layout.second
-        choices = ((marker, self._places), (marker, self._aliases), (second, self._places))
-        for end, names in choices:
+        marker, names = self._layout.marker, self._places
+        for end in (marker, self._layout.second):
             found = sorted({n.removesuffix(end) for n in names if f".{n}".endswith(f".{end}")})
             if len(found) > 1:
                 raise ConfigError(
@@ -107,7 +106,7 @@ class Checkpoint:
                 )
             if found:
                 return found[0]
-        some = ", ".join(cut(repr(name)) for name in sorted(self._places)[:2])
+        some = ", ".join(cut(repr(name)) for name in sorted(names)[:2])
         some = f"there are {some} and others" if some else "there are no tensors"
         raise ConfigError(
             f"{self._folder}: no tensor {marker!r} under whatever prefix ({some}); is "
@@ -170,12 +169,13 @@ class Checkpoint:
                 "model before it was quantised"
             )
         # A copy: what is not converted would stay part of the file, also when that changes.
-        values = place.source.read(place.stored).to(torch.float32, copy=True)
-        if not torch.isfinite(values).all():
+        tensor = place.source.read(place.stored).to(torch.float32, copy=True)
+        values: Array = tensor.numpy()
+        if not np.isfinite(values).all():
             raise ConfigError(
                 f"{place} holds values that are not finite numbers of float32; fetch it again"
             )
-        return np.asarray(values.numpy(), np.float32)
+        return values
 
     def matrix(self, name: str, d_in: int, d_out: int) -> Array:
         """A linear map without bias, (in, out); Hugging Face stores (out, in)."""

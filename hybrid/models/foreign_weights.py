@@ -12,11 +12,15 @@ from hybrid.models.model_files import cut
 from transport.errors import ConfigError
 
 _SAVE = "load it where you trust it, and write it with `save_pretrained`"
+_MERGE = "save it with its model as one: `merge_and_unload()`, then `save_pretrained`"
 _CONVERT = (
     "convert it by transformers 4: `AutoModel.from_pretrained(FOLDER, {}=True)."
     "save_pretrained(NEW)`"
 )
 _FOREIGN: Mapping[str, tuple[str, str]] = {
+    "*-of-*.safetensors": ("a shard without the index", "fetch model.safetensors.index.json too"),
+    "*-of-*.bin": ("a shard without the index", "fetch pytorch_model.bin.index.json too"),
+    "adapter_model.*": ("an adapter's weights", _MERGE),
     "model*.safetensors": ("weights under another name", "rename it to model.safetensors"),
     "pytorch_model*.bin": ("weights under another name", "rename it to pytorch_model.bin"),
     "*.safetensors": ("tensors under another name", "rename it to model.safetensors"),
@@ -58,7 +62,7 @@ def refuse_adapter(folder: Path, names: frozenset[str]) -> None:
     if "adapter_config.json" in names:
         raise ConfigError(
             f"{folder}: holds an adapter (adapter_config.json), which changes the weights of "
-            "another model; save both as one model: `merge_and_unload()`, then `save_pretrained`"
+            f"another model; {_MERGE}"
         )
 
 
@@ -84,8 +88,7 @@ def refuse_foreign_tensors(folder: Path, names: Iterable[str]) -> None:
             )
         if _ADAPTED.fullmatch(name):
             raise ConfigError(
-                f"{folder}: {cut(name)} is of an adapter beside the weights that it changes; "
-                "save them as one: `merge_and_unload()`, then `save_pretrained`"
+                f"{folder}: {cut(name)} is of an adapter beside what it changes; {_MERGE}"
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 import zipfile
@@ -18,6 +17,8 @@ from hybrid.models.foreign_weights import no_weights
 from hybrid.models.model_files import check_file, cut, names_in, read_json
 from transport.errors import ConfigError
 
+_CODE = re.compile(r"GLOBAL \S+|unrecognized function \S+|TorchScript")
+"""How PyTorch says what it would have to run."""
 _KINDS = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "C": "complex"}
 
 
@@ -112,28 +113,29 @@ class TorchFile(TensorSource):
         self.names = tuple(found)
 
     def _loaded(self) -> Any:
-        try:
-            with warnings.catch_warnings():
-                # Of old forms of the file, which are read all the same.
-                warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as said:
+            # Of old forms of the file, most of which are read all the same.
+            warnings.simplefilter("always")
+            try:
                 mapped = zipfile.is_zipfile(self.path)
                 return torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
-        except pickle.UnpicklingError as error:
-            code = re.search(r"GLOBAL (\S+)", str(error))
-            if code is None:
-                raise self._damaged(error) from None
-            raise ConfigError(
-                f"{self.path}: wants to run code ({cut(code[1])}), which is not done; load it "
-                "where you trust it, and write it with `save_pretrained`"
-            ) from None
-        except Exception as error:
-            # PyTorch stumbles over a damaged file in whatever way comes first.
-            raise self._damaged(error) from None
+            except Exception as error:
+                # PyTorch stumbles over a damaged file in whatever way comes first.
+                raise self._refusal(error, [str(one.message) for one in said]) from None
 
-    def _damaged(self, error: Exception) -> ConfigError:
-        said = cut(f"{type(error).__name__}: {str(error)[:60]}")
+    def _refusal(self, error: Exception, said: list[str]) -> ConfigError:
+        code = _CODE.search(str(error))
+        if code is not None:
+            why = f"wants to run code ({cut(code[0].split()[-1])}), which is not done"
+        elif any("pickle protocol" in words for words in said):
+            why = "pickled in a newer form than PyTorch reads without running code"
+        else:
+            words = cut(f"{type(error).__name__}: {str(error)[:60]}")
+            return ConfigError(
+                f"{self.path}: not a PyTorch file, or not all of it ({words}); fetch it again"
+            )
         return ConfigError(
-            f"{self.path}: not a PyTorch file, or not all of it ({said}); fetch it again"
+            f"{self.path}: {why}; load it where you trust it, and write it with `save_pretrained`"
         )
 
     def form(self, name: str) -> tuple[str, tuple[int, ...]]:
