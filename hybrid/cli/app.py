@@ -22,6 +22,7 @@ from hybrid.cli import check as check_  # noqa: E402
 from hybrid.cli import commands  # noqa: E402
 from hybrid.cli import doctor as doctor_  # noqa: E402
 from hybrid.cli import generate as generating  # noqa: E402
+from hybrid.cli.doctor_model import report_model  # noqa: E402
 from hybrid.cli.fetch import fetch  # noqa: E402
 from hybrid.cli.init import init  # noqa: E402
 from hybrid.cli.progress import make_console, speakable  # noqa: E402
@@ -211,8 +212,17 @@ def check(
 
 
 @app.command()
-def doctor() -> None:
-    """Versions, CPU features, threads, interchange with SEAL and a short self test."""
+def doctor(
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="A model's folder or GGUF file, instead of this machine."),
+    ] = None,
+) -> None:
+    """Versions, CPU features, self tests; with --model, what of a model is used and what not."""
+    if model is not None:
+        if not report_model(make_console(), model):
+            raise typer.Exit(2)
+        return
     doctor_.report(make_console())
 
 

@@ -85,6 +85,7 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
 
     name = "bert"
     architecture = BertArchitecture
+    layout = LAYOUT
     model_types = tuple(NAMES)
     shapes = {
         "minilm-l6": {"hidden": 384, "layers": 6, "heads": 12, "intermediate": 1536},

@@ -200,6 +200,11 @@ class Checkpoint:
         """Names, as they are stored, of what was not taken and is not ignored, sorted."""
         return tuple(sorted(self._places[name].stored for name in self._left))
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Names, as they are stored, of heads' tensors, sorted."""
+        return tuple(sorted(self._places[n].stored for n in self._left if self._is_head(n)))
+
     def refuse_layer(self, prefix: str, layers: int) -> None:
         """`ConfigError` where there is a layer more than there should be."""
         start = f"{self.prefix}{prefix}.{layers}."

@@ -77,6 +77,11 @@ class DecoderTokenizer:
         """Rows of an embedding table that has all ids: the largest and one."""
         return self._vocabulary
 
+    @property
+    def has_template(self) -> bool:
+        """Whether prompts may be messages."""
+        return self._template is not None
+
     def digest(self) -> str:
         """SHA-256 of all tokens with their ids, and of those that end an answer."""
         tokens = sorted(self._tokenizer.get_vocab(with_added_tokens=True).items())

@@ -25,7 +25,7 @@ from hybrid.models.gpt2 import Gpt2
 from hybrid.models.llama import Llama
 from hybrid.models.model_files import check_file, names_in, read_text
 from hybrid.models.ranges import Observer
-from hybrid.models.sentence_folder import optional_table
+from hybrid.models.sentence_folder import optional_table, transformer_folder
 from hybrid.models.tokenizer_files import tokenizer_of_json
 from transport.errors import ConfigError
 
@@ -84,6 +84,14 @@ class DecoderModel:
 
     def __repr__(self) -> str:
         return f"<DecoderModel: {self.origin}: {self.architecture.line()}>"
+
+
+def is_decoder(path: Path) -> bool:
+    """Whether a path holds a model that answers prompts; `ConfigError` where it holds none."""
+    if _gguf(path) is not None:
+        return True
+    kind = read_model_config(transformer_folder(path)).get("model_type")
+    return any(kind in family.model_types for family in DECODERS)
 
 
 def read_decoder(path: Path) -> DecoderModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hybrid.models.architecture import Architecture
+from hybrid.models.checkpoint import Checkpoint, Layout
 from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Graph
 from hybrid.models.heads import Dense, Head
@@ -52,6 +53,8 @@ class Family(ABC, Generic[A, W, T]):
     name: ClassVar[str]
     """In handshakes and in `model.shape.family`."""
     architecture: type[A]
+    layout: ClassVar[Layout]
+    """How its tensors are told from what lies beside them."""
     model_types: ClassVar[tuple[str, ...]]
     """Values of `model_type` in config.json that it reads."""
     shapes: ClassVar[Mapping[str, Mapping[str, int]]]
@@ -92,6 +95,11 @@ class Family(ABC, Generic[A, W, T]):
         """The tensors that `classifier` names; overridden together with it."""
         del folder, raw
         raise NotImplementedError(f"{self.name}: reads no {[name for name, _ in parts]}")
+
+    def unread(self, folder: Path, taken: Iterable[str]) -> tuple[str, ...]:
+        """Names, as they are stored, of tensors beside the encoder; taken: by a head."""
+        file, parts = Checkpoint(folder, self.layout), tuple(taken)
+        return tuple(n for n in file.beside if not any(f".{p}." in f".{n}" for p in parts))
 
     @abstractmethod
     def random_weights(self, architecture: A) -> W:

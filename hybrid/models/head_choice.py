@@ -37,9 +37,7 @@ def folder_head(
     config: Config, folder: Path, raw: Mapping[str, Any], family: AnyFamily, architecture: Any
 ) -> ChosenHead:
     """Of a folder; `ConfigError` where config and folder say different things."""
-    modules, model = read_modules(folder), config.run.model
-    names = raw.get("architectures") or ["Model"]
-    kind = str(names[0]) if isinstance(names, list) else str(names)
+    modules, model, kind = read_modules(folder), config.run.model, _kind(raw)
     if modules is None and kind.endswith(_CLASSIFIES) and model.pooling in ("", CLASSIFIER):
         return _classifier(config, folder, raw, family, architecture)
     if model.pooling == CLASSIFIER:
@@ -75,6 +73,17 @@ def folder_head(
             "model.normalize"
         )
     return ChosenHead(head, modules.weights, tuple(notes))
+
+
+def folder_says_head(folder: Path, raw: Mapping[str, Any]) -> bool:
+    """Whether a config may leave `model.pooling` out."""
+    return read_modules(folder) is not None or _kind(raw).endswith(_CLASSIFIES)
+
+
+def _kind(raw: Mapping[str, Any]) -> str:
+    """The class of transformers that config.json was written for."""
+    names = raw.get("architectures") or ["Model"]
+    return str(names[0]) if isinstance(names, list) else str(names)
 
 
 def shape_head(config: Config) -> ChosenHead:

@@ -18,7 +18,13 @@ from hybrid.config.schema import ShapeConfig
 from hybrid.models import MODELS
 from hybrid.models.architecture import Architecture, read_model_config
 from hybrid.models.family import AnyFamily, Weights
-from hybrid.models.head_choice import ChosenHead, folder_head, public_head, shape_head
+from hybrid.models.head_choice import (
+    ChosenHead,
+    folder_head,
+    folder_says_head,
+    public_head,
+    shape_head,
+)
 from hybrid.models.model import Model, PublicModel
 from hybrid.models.random_weights import random_samples
 from hybrid.models.range_check import few_samples
@@ -92,6 +98,18 @@ def text_encoder(config: Config) -> TextEncoder:
     return _source(config).encoder()
 
 
+def says_head(config: Config) -> bool:
+    """Whether the model's folder says how a text's rows become one."""
+    source = _source(config)
+    return isinstance(source, _Folder) and source.says_head
+
+
+def unread_tensors(config: Config, model: Model) -> tuple[str, ...]:
+    """Names in a folder's weights of what lies beside the encoder and is not part of the head."""
+    source = _source(config)
+    return source.unread_tensors(model) if isinstance(source, _Folder) else ()
+
+
 def family_of(raw: Mapping[str, Any], families: Iterable[AnyFamily], place: str) -> AnyFamily:
     """The family that reads a config.json."""
     kind, known = raw.get("model_type"), list(families)
@@ -138,6 +156,19 @@ class _Folder:
 
     def head(self, architecture: Architecture) -> ChosenHead:
         return folder_head(self.config, self.path, self._raw, self.family, architecture)
+
+    @property
+    def says_head(self) -> bool:
+        return folder_says_head(self.path, self._raw)
+
+    def unread_tensors(self, model: Model) -> tuple[str, ...]:
+        labels = model.public.head.labels
+        parts: Iterable[tuple[str, Any]] = ()
+        if labels:
+            place = str(self._transformer / "config.json")
+            architecture = model.public.architecture
+            parts = self.family.classifier(self._raw, architecture, len(labels), place)
+        return self.family.unread(self._transformer, [name for name, _ in parts])
 
     def encoder(self) -> TextEncoder:
         model = self.config.run.model

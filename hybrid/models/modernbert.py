@@ -77,6 +77,7 @@ class ModernBert(Family[ModernBertArchitecture, ModernBertWeights, NormalisedWor
 
     name = "modernbert"
     architecture = ModernBertArchitecture
+    layout = _LAYOUT
     model_types = ("modernbert",)
     shapes = {
         "modernbert-base": {"hidden": 768, "layers": 22, "heads": 12, "intermediate": 1152},
