@@ -26,7 +26,6 @@ from hybrid.models.ranges import default_sentences, observed_ranges
 from hybrid.models.sentence_folder import transformer_folder
 from hybrid.models.text_settings import TextSettings, read_text_settings
 from hybrid.models.tokenizing import TextEncoder
-from hybrid.reports.terminal import outside
 from transport.errors import ConfigError
 
 _TOKENS, _POSITIONS = 32, 64
@@ -39,7 +38,7 @@ def report_model(console: Console, folder: Path) -> bool:
     path = folder.expanduser().resolve()
 
     def say(key: str, text: str) -> None:
-        console.print(outside(f"{key:<10} {text}"), highlight=False, soft_wrap=True)
+        say(console, f"{key:<10} {text}")
 
     with _files_read(path) as read:
         try:
