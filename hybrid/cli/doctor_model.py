@@ -37,19 +37,19 @@ def report_model(console: Console, folder: Path) -> bool:
     """A line for each question; whether the model can be run, else why not is among them."""
     path = folder.expanduser().resolve()
 
-    def say(key: str, text: str) -> None:
+    def told(key: str, text: str) -> None:
         say(console, f"{key:<10} {text}")
 
     with _files_read(path) as read:
         try:
             lines = _decoder_lines(path) if is_decoder(path) else _encoder_lines(path)
             for key, text in lines:
-                say(key, text)
+                told(key, text)
         except ConfigError as error:
-            say("refused", str(error))
+            told("refused", str(error))
             return False
         finally:
-            _say_files(say, path, read)
+            _say_files(told, path, read)
     return True
 
 
