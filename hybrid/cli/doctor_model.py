@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from hybrid.cli.progress import say
 from hybrid.config.loading import Config, checked
 from hybrid.models.architecture import read_model_config
 from hybrid.models.decoders import is_decoder, read_tokenizer
