@@ -97,3 +97,14 @@ def smollm2() -> Path:
     folder = ROOT / "models" / model.folder
     fetching.fetch(model, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def mpnet() -> Path:
+    """The folder of all-mpnet-base-v2, fetched as `minilm` is."""
+    from hybrid.models import fetching
+
+    model = fetching.PUBLISHED["mpnet"]
+    folder = ROOT / "models" / model.folder
+    fetching.fetch(model, folder)
+    return folder

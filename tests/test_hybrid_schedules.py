@@ -122,8 +122,8 @@ def test_nothing_that_a_policy_would_ignore_is_accepted(sets, message, scheduled
 
 def test_rules_without_a_policy_are_refused(tmp_path):
     path = write_tiny_config(tmp_path)
-    with pytest.raises(ConfigError, match="scheduler.max_error would be ignored"):
-        load_config(path, overrides_of(["scheduler.max_error=0.5"]))
+    with pytest.raises(ConfigError, match="scheduler.memory_gb would be ignored"):
+        load_config(path, overrides_of(["scheduler.memory_gb=0.5"]))
     with pytest.raises(ConfigError, match="scheduler.pin would be ignored"):
         load_config(path, overrides_of(["scheduler.pin={gelu: bolt}"]))
 
@@ -230,10 +230,10 @@ def test_a_servers_schedule_is_held_to_the_clients_limits(rules, message, schedu
     )
     mine = SchedulerConfig(policy="least_traffic", **{"max_error": 1.0, **rules})
     loose = SchedulerConfig(policy="least_traffic", max_error=1.0)
-    nodes, catalog = model.graph.nodes, load_catalog()
-    check_limits(plan.schedule, nodes, catalog, loose)
+    nodes, catalog, run = model.graph.nodes, load_catalog(), load_config(scheduled).run
+    check_limits(plan.schedule, nodes, catalog, run.model_copy(update={"scheduler": loose}))
     with pytest.raises(ConfigError) as error:
-        check_limits(plan.schedule, nodes, catalog, mine)
+        check_limits(plan.schedule, nodes, catalog, run.model_copy(update={"scheduler": mine}))
     assert message in str(error.value)
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hybrid.config.loading import load_config
+from hybrid.config.overrides import overrides_of
 from hybrid.models.loading import load_model, text_encoder
 from hybrid.models.poolings import POOLINGS
 from tests.encoder_setup import TEXTS, cosines, private, write_config, write_encoder
@@ -18,16 +19,16 @@ from tests.processes import run
 from transport.errors import ConfigError
 
 
-def sentence_folder(folder, modules=("mean",), *, normalize=False):
+def sentence_folder(folder, modules=("mean",), *, normalize=False, kind="bert", prompts=None):
     """A folder that sentence-transformers has written, and its own vectors.
 
-    modules: a pooling, then activations of Dense modules.
+    modules: a pooling, then activations of Dense modules; prompts: the first is the default.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Dense, Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    write_encoder(folder / "plain")
+    write_encoder(folder / "plain", kind)
     transformer = Transformer(str(folder / "plain"))
     parts = [transformer, Pooling(24, pooling_mode=modules[0])]
     width = 24
@@ -36,7 +37,10 @@ def sentence_folder(folder, modules=("mean",), *, normalize=False):
         parts.append(Dense(width, 10, bias=True, activation_function=activation))
         width = 10
     parts += [Normalize()] * normalize
-    model = SentenceTransformer(modules=parts, device="cpu")
+    default = next(iter(prompts), None) if prompts else None
+    model = SentenceTransformer(
+        modules=parts, device="cpu", prompts=prompts, default_prompt_name=default
+    )
     model.save(str(folder / "model"))
     return folder / "model", vectors(folder / "model")
 
@@ -268,3 +272,30 @@ def test_answers_of_any_size_are_precise(modules, tmp_path):
     config = load_config(write_config(tmp_path, folder))
     assert np.abs(expected).max() < 2.0**-9
     assert cosines(private(config, TEXTS[:2]), expected[:2]).min() > 0.9999
+
+
+PUBLISHED = {
+    "E5 and GTE": {"modules": ["mean"], "normalize": True},
+    "BGE": {"modules": ["cls"], "normalize": True},
+    "multilingual E5": {"modules": ["mean"], "normalize": True, "kind": "xlm-roberta"},
+    "all-mpnet": {"modules": ["mean"], "normalize": True, "kind": "mpnet"},
+    "with prompts": {
+        "modules": ["mean"],
+        "normalize": True,
+        "prompts": {"query": "small ", "passage": "of "},
+    },
+    "LaBSE": {"modules": ["cls", torch.nn.Tanh()], "normalize": True},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("is_half", [False, True])
+def test_folders_as_they_come(name, is_half, tmp_path):
+    folder, _ = sentence_folder(tmp_path, **PUBLISHED[name])
+    if is_half:
+        path = folder / "model.safetensors"
+        tensors = {n: t.half() for n, t in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+        changed(folder / "config.json", dtype="float32")
+    config = load_config(write_config(tmp_path, folder), overrides_of(["model.tokens=12"]))
+    assert np.abs(plain_answers(config) - vectors(folder)).max() < 2e-5

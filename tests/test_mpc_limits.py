@@ -7,6 +7,9 @@ import pytest
 
 from mpc_nonlinear import PROTOCOLS
 from mpc_nonlinear.blocks.compare import Width
+from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.session import Context
+from mpc_nonlinear.fixed_point import FixedPoint
 from mpc_nonlinear.protocols.gelu import THRESHOLD
 from tests.test_mpc_contract import private
 from transport.errors import UsageError
@@ -61,3 +64,15 @@ def test_layernorm_of_a_large_mean_keeps_digits_of_the_mean():
 def test_layernorm_beyond_its_range_is_refused(bound, variance):
     with pytest.raises(UsageError, match="must be at most 65536"):
         LAYERNORM(8, 1e-12, 1.0, variance, 1.0, bound)
+
+
+def test_layernorm_of_outliers_keeps_small_rows_and_hardly_fails():
+    """Variances 2^16 apart, as rows of MPNet have: coarser sums, still ten bits of the smallest."""
+    rng = np.random.default_rng(11)
+    x = rng.normal(0, 1, (6, 768)) * np.sqrt([[0.14], [0.3], [1.0], [60.0], [2000.0], [7000.0]])
+    protocol = LAYERNORM(768, 1e-5, 2.0**-3, 2.0**13, 2.0**11, 2.0**12, 64.0)
+    assert np.abs(private(protocol, x, False) - protocol.true_function(x)).max() <= 2.0**-8
+    # 64 tokens: lifts of 768 means of 2^6 and, an eighth of them, of mean squares of 2^11.
+    context = Context(FixedPoint(16), OtProducts(16))
+    lifted = 64 * 768 * (2.0**6 + 2.0**8) * 2.0**-48
+    assert protocol.cost((64, 768), context).failure_probability <= 1.1 * lifted

@@ -104,7 +104,7 @@ def check_products(x, y, bounds, engine=ENGINE, bits=16):
                                                      strict=True)]  # fmt: skip
     largest = [float(np.abs(v.view(np.int64)).max()) / 2**bits for v in (x, y)]
     away = np.abs(multiplied(x, y, bounds, engine, bits) - np.array(exact))
-    assert away.max() < engine.error_units(bounds, *largest)
+    assert away.max() < engine.errors(bounds).largest(*largest) * 2**bits
 
 
 @given(st.lists(st.tuples(*[st.integers(-(2**21), 2**21)] * 2), min_size=1, max_size=9),
@@ -113,7 +113,7 @@ def check_products(x, y, bounds, engine=ENGINE, bits=16):
 def test_products_are_off_by_what_is_declared(pairs, shift):
     x, y = (ring(v) for v in zip(*pairs, strict=True))
     bounds = Bounds(32.0, 32.0, 1024.0, shift, 1023.9)
-    assert ENGINE.error_units(bounds, 32.0, 32.0) < 1.5
+    assert ENGINE.errors(bounds).largest(32.0, 32.0) < 1.5 * 2**-16
     check_products(x, y, bounds)
 
 
@@ -166,7 +166,7 @@ def test_large_products_lose_bits_and_say_how_many(bits, largest, shift):
         check_products(x, y, bounds, engine, bits)
     exact = np.array([int(v) ** 2 / 2 ** (bits + shift) for v in x.view(np.int64)])
     away = np.abs(squared(x, bounds, engine, bits) - exact)
-    assert away.max() < engine.square_error_units(bounds, root)
+    assert away.max() < engine.square_errors(bounds).largest(root, root) * 2**bits
     # The residuals of a decoder, squared: relative error of 2^-9 at most from a root of one up.
     assert away[1] / exact[1] < 2.0**-5
 

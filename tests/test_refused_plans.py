@@ -84,7 +84,7 @@ def test_the_step_its_protocol_and_its_block_are_named(monkeypatch):
 
 
 def test_every_remedy_that_is_named_helps_as_much_as_it_says(monkeypatch):
-    changes = {"batch": 4, "multiply": "ckks"}
+    changes = {"batch": 4, "multiply": "ckks", "exact": True}
     limit = probability(**changes) / 1.1
     _, enough = refused(monkeypatch, limit, **changes)
     known = {

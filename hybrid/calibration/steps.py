@@ -96,7 +96,7 @@ def _study(source: type[CorrelationSource]) -> _Study:
         graph = _graph(tokens)
         for node in graph.nodes:
             if node.name in names:
-                found = candidates_of(node, binder, catalog, limits).fitting
+                found = candidates_of(node, binder, limits).fitting
                 steps += [
                     (f"{node.name} {c.label}", c.step)
                     for c in found

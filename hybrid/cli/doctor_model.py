@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.console import Console
 
-from hybrid.cli.progress import say
 from hybrid.config.loading import Config, checked
 from hybrid.models.architecture import read_model_config
 from hybrid.models.decoders import is_decoder, read_tokenizer
@@ -27,6 +26,7 @@ from hybrid.models.ranges import default_sentences, observed_ranges
 from hybrid.models.sentence_folder import transformer_folder
 from hybrid.models.text_settings import TextSettings, read_text_settings
 from hybrid.models.tokenizing import TextEncoder
+from hybrid.reports.terminal import plain
 from transport.errors import ConfigError
 
 _TOKENS, _POSITIONS = 32, 64
@@ -38,19 +38,19 @@ def report_model(console: Console, folder: Path) -> bool:
     """A line for each question; whether the model can be run, else why not is among them."""
     path = folder.expanduser().resolve()
 
-    def told(key: str, text: str) -> None:
-        say(console, f"{key:<10} {text}")
+    def say(key: str, text: str) -> None:
+        console.print(plain(f"{key:<10} {text}"), highlight=False, soft_wrap=True)
 
     with _files_read(path) as read:
         try:
             lines = _decoder_lines(path) if is_decoder(path) else _encoder_lines(path)
             for key, text in lines:
-                told(key, text)
+                say(key, text)
         except ConfigError as error:
-            told("refused", str(error))
+            say("refused", str(error))
             return False
         finally:
-            _say_files(told, path, read)
+            _say_files(say, path, read)
     return True
 
 

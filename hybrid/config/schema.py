@@ -201,8 +201,10 @@ class SchedulerConfig(Strict):
     """Most memory for encoded weights; none given: `runtime.weights_memory_gb`."""
     offline: Literal["forbidden", "allowed", "free"] = "allowed"
     """Work before the input is known: not in linear layers; counted; or not counted."""
-    max_error: float = Field(default=2.0**-8, gt=0)
-    """Largest declared error of a nonlinear protocol against the true function."""
+    max_error: float | None = Field(default=None, gt=0)
+    """Largest declared error of a nonlinear protocol against the true function, at the ranges of
+    its step and by the engine that multiplies there; none given: 2^-7 for what a policy
+    chooses; for what the config names 2^-3, or what a protocol declares whatever its ranges."""
     network: Literal["none", "lan", "wan1", "wan2", "wan3"] | None = None
     """What the network will be; none given: `link`."""
 
@@ -312,7 +314,7 @@ class RunConfig(Strict):
                     + ("; scheduler.pin fixes some steps" if policy != "fixed" else "")
                 )
         usual, given_rules = SchedulerConfig(), self.scheduler
-        changed = [n for n in SchedulerConfig.model_fields if n != "policy"]
+        changed = [n for n in SchedulerConfig.model_fields if n not in ("policy", "max_error")]
         changed = [n for n in changed if getattr(given_rules, n) != getattr(usual, n)]
         if policy == "fixed" and changed:
             raise ValueError(

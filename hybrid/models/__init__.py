@@ -9,8 +9,9 @@ from hybrid.models.bert import Bert
 from hybrid.models.family import AnyFamily
 from hybrid.models.modernbert import ModernBert
 from hybrid.models.mpnet import Mpnet
+from hybrid.models.t5 import T5
 
-MODELS: tuple[AnyFamily, ...] = (Bert(), Mpnet(), ModernBert())
+MODELS: tuple[AnyFamily, ...] = (Bert(), Mpnet(), ModernBert(), T5())
 """Every family; a plugin may have a tuple of this name."""
 
 __all__ = ["MODELS"]

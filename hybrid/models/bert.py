@@ -24,7 +24,7 @@ from hybrid.models.graph import Graph, GraphBuilder, normalised_bound
 from hybrid.models.heads import Dense, Head
 from hybrid.models.plain import PlainPass
 from hybrid.models.random_weights import RandomWeights
-from hybrid.models.ranges import Bound, Observer, Ranges
+from hybrid.models.ranges import Observer, Ranges
 from hybrid.models.relative_positions import Buckets, of_buckets
 from hybrid.models.weights import Affine, Array
 from transport.errors import ConfigError
@@ -247,24 +247,15 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
         self, builder: GraphBuilder, a: BertArchitecture, layer: int, edge: str, mask: str
     ) -> tuple[str, str]:
         """Edges of the context and of the residual branch."""
-        name, bound, t = f"layer{layer}", builder.bound, builder.tokens
-        heads, size = a.heads * builder.batch, a.head_size
+        name, bound = f"layer{layer}", builder.bound
         query, key, value = (bound(f"{name}.{part}") for part in ("query", "key", "value"))
         # Query, key and value are one product, since they share an input.
         projected = max((query, key, value), key=lambda b: b.rms)
         kept = None if edge == INPUT else f"{name}.residual"
         ends = bound(f"{name}.input"), projected
         qkv = builder.linear((layer, "qkv"), edge, (a.hidden, 3 * a.hidden), ends, kept)
-        bounds = {"left": query, "right": key, "output": bound(f"{name}.scores")}
-        scores = builder.add((layer, "scores"), "scores", (qkv,), (heads, t, size, t), bounds)
-        if self.buckets is not None:
-            scores = builder.score_bias(layer, scores, heads, self.buckets)
-        bounds = {"input": bound(scores)}
-        weights = builder.add((layer, "softmax"), "softmax", (scores, mask), (heads, t, t), bounds)
-        bounds = {"left": Bound(2.0**-20, 1.0, 1.0), "right": value}
-        bounds["output"] = bound(f"{name}.context")
-        shape = (heads, t, t, size)
-        context = builder.add((layer, "context"), "context", (weights, qkv), shape, bounds)
+        sizes = (a.heads, a.head_size)
+        context = builder.self_attention(layer, (qkv, mask), sizes, buckets=self.buckets)
         return context, edge if kept is None else kept
 
     def _feed_forward(

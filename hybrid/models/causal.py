@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hybrid.models.plain import PlainPass
-from hybrid.models.weights import Array
 
 
 @dataclass(slots=True)
@@ -45,19 +44,6 @@ class CausalPass(PlainPass):
     """A pass over the positions that follow those of `cache`, which it extends."""
 
     cache: Cache
-
-    def rms_norm(self, name: str, x: Tensor, gain: Array, epsilon: float) -> Tensor:
-        """Rows over their root mean square, times a gain [Zhang and Sennrich, arXiv 1910.07467].
-
-        Shows the rows that come in, their mean square, and the normalised rows before the gain,
-        which the private graph folds into the map that follows.
-        """
-        mean_square = (x**2).mean(-1, keepdim=True)
-        normalised = x / torch.sqrt(mean_square + epsilon)
-        self.see(f"{name}.sum", x)
-        self.see(f"{name}.mean_square", mean_square)
-        self.see(f"{name}.normalised", normalised)
-        return normalised * self.tensor(gain)
 
     def heads(self, rows: Tensor, size: int) -> Tensor:
         """(heads, tokens, size) from rows (tokens, heads * size)."""

@@ -280,17 +280,22 @@ class GraphBuilder:
         sources: tuple[str, str],
         sizes: tuple[int, int],
         window: int | None = None,
+        buckets: Buckets | None = None,
     ) -> str:
         """Contexts (rows, heads * size) of a text's rows among themselves.
 
         sources: queries, keys and values of every row in one edge, and the client's mask; sizes:
-        heads of a text, columns of one; window: positions to each side that a row sees.
+        heads of a text, columns of one; window: positions to each side that a row sees; buckets:
+        of relative positions, by which scores are biased.
         """
         (qkv, mask), (heads, size) = sources, sizes
         name, t, bound = f"layer{layer}", self.tokens, self.bound
-        heads, scaled = heads * self.batch, bound(f"{name}.scores")
-        bounds = {"left": bound(f"{name}.query"), "right": bound(f"{name}.key"), "output": scaled}
+        heads *= self.batch
+        bounds = {"left": bound(f"{name}.query"), "right": bound(f"{name}.key")}
+        bounds["output"] = bound(f"{name}.scores")
         scores = self.add((layer, "scores"), "scores", (qkv,), (heads, t, size, t), bounds)
+        if buckets is not None:
+            scores = self.score_bias(layer, scores, heads, buckets)
         # One that reaches every position hides nothing.
         hides = {} if window is None or window >= t - 1 else {WINDOW: float(window)}
         weights = self.add(
@@ -298,7 +303,7 @@ class GraphBuilder:
             "softmax",
             (scores, mask),
             (heads, t, t),
-            {"input": scaled},
+            {"input": bound(scores)},
             constants=hides,
         )
         bounds = {"left": Bound(2.0**-20, 1.0, 1.0), "right": bound(f"{name}.value")}

@@ -100,7 +100,8 @@ class ModernBert(Family[ModernBertArchitecture, ModernBertWeights, NormalisedWor
         self, folder: Path, raw: Mapping[str, Any], architecture: ModernBertArchitecture
     ) -> ModernBertWeights:
         """Every tensor of the encoder, checked against the architecture; heads are left."""
-        a, file = architecture, Checkpoint(folder, _LAYOUT)
+        a, tied = architecture, bool(raw.get("tie_word_embeddings", True))
+        file = Checkpoint(folder, _LAYOUT, tied=tied)
         of_norms, of_attention, of_mlp = (bool(raw.get(key)) for key in BIASES)
         file.refuse_layer("layers", a.layers)
 

@@ -37,3 +37,16 @@ class PlainPass:
         self.see(f"{name}.variance", variance)
         normalised = centred / torch.sqrt(variance + epsilon)
         return normalised, normalised * self.tensor(norm.weight) + self.tensor(norm.bias)
+
+    def rms_norm(self, name: str, x: Tensor, gain: Array, epsilon: float) -> Tensor:
+        """Rows over their root mean square, times a gain [Zhang and Sennrich, arXiv 1910.07467].
+
+        Shows the rows that come in, their mean square, and the normalised rows before the gain,
+        which the private graph folds into the map that follows.
+        """
+        mean_square = (x**2).mean(-1, keepdim=True)
+        normalised = x / torch.sqrt(mean_square + epsilon)
+        self.see(f"{name}.sum", x)
+        self.see(f"{name}.mean_square", mean_square)
+        self.see(f"{name}.normalised", normalised)
+        return normalised * self.tensor(gain)

@@ -187,12 +187,6 @@ class Operator(ABC):
                 )
 
     @classmethod
-    def approximation_error(cls, entry: Any, node: Node) -> float:
-        """Largest distance of what the entry computes from the operation; 0 if none is declared."""
-        del entry, node
-        return 0.0
-
-    @classmethod
     def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
         """Every way in which a schedule may use this entry."""
         del products
@@ -208,6 +202,14 @@ class Operator(ABC):
     def products(self) -> Products | None:
         """The engine of elementwise products, where the step takes one."""
         return self.context.products[self.multiply] if self.multiply else None
+
+    def declared_error(self) -> float:
+        """Largest distance from the operation at the node's ranges; 0 if none is declared."""
+        return 0.0
+
+    def constant_error(self) -> float:
+        """What the implementation declares whatever the ranges; 0 if nothing."""
+        return 0.0
 
     def offline_cost(self) -> Cost:
         """Messages before the input is known, besides correlations."""

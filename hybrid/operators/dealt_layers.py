@@ -141,7 +141,7 @@ class DealtLinearOperator(WeightedOperator):
 
     def encode(self, linear: LinearMap, *, keep: bool = True) -> EncodedLinear:
         """Integers and their limbs, made now or, unless `keep`, at every use; server only."""
-        integers = whole_integers(linear, self.context.fixed_point)
+        integers = whole_integers(linear, self.context.fixed_point, self.node.name)
 
         def encode() -> object:
             return integers, Limbs.small(integers)

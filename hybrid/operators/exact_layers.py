@@ -109,7 +109,7 @@ class ExactLinearOperator(_ExactOperator, WeightedOperator):
 
     def encode(self, linear: LinearMap, *, keep: bool = True) -> EncodedLinear:
         """Weights in the packing's form, made now or, unless `keep`, at every use; server only."""
-        integers = whole_integers(linear, self.context.fixed_point)
+        integers = whole_integers(linear, self.context.fixed_point, self.node.name)
 
         def encode() -> object:
             return ExactWeights.encode(integers, self._packing)

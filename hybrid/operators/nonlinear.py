@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -27,12 +26,6 @@ class NonlinearOperator(MultiplyingOperator):
 
     entries = NonlinearProtocol
 
-    @classmethod
-    def approximation_error(cls, entry: Any, node: Node) -> float:
-        """The protocol's, for rows of this length."""
-        error: float = entry.approximation_error_of_rows(node.shape[-1])
-        return error
-
     def __init__(
         self, node: Node, entry: type[NonlinearProtocol], choice: Choice, context: PlanContext
     ) -> None:
@@ -51,6 +44,14 @@ class NonlinearOperator(MultiplyingOperator):
     def cost(self) -> Cost:
         """The protocol's own."""
         return _declared(self._protocol, self.node.shape, self._mpc)
+
+    def declared_error(self) -> float:
+        """The protocol's, for rows of this length, by this engine."""
+        return _error(self._protocol, self.node.shape[-1], self._mpc)
+
+    def constant_error(self) -> float:
+        """The class's own."""
+        return self._protocol.max_error + self._protocol.approximation_error
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """Same shape as the first input; then, where the node has one, the sum itself."""
@@ -108,6 +109,11 @@ class NonlinearOperator(MultiplyingOperator):
 def _declared(protocol: NonlinearProtocol, shape: tuple[int, ...], context: Context) -> Cost:
     """Layers with equal bounds cost the same, and so do the passes of a decoder."""
     return protocol.cost(shape, context)
+
+
+@lru_cache(maxsize=4096)
+def _error(protocol: NonlinearProtocol, length: int, context: Context) -> float:
+    return protocol.error(length, context)
 
 
 def _nothing_hidden(x: RingArray, state: RunState) -> RingArray:

@@ -14,7 +14,7 @@ from he_linear.packings.slot_polynomial import Circuit, SlotPolynomialPacking
 from he_linear.packings.slot_product import SlotProductPacking
 from hybrid.operators.conversion import Conversion, Operand
 from hybrid.operators.homomorphic import Evaluate, HomomorphicParty, Uploads
-from mpc_nonlinear.blocks.products import Bounds, FactoredPolynomial
+from mpc_nonlinear.blocks.products import Bounds, FactoredPolynomial, ProductErrors
 from mpc_nonlinear.blocks.session import Products, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RING_BITS, RingArray
@@ -24,6 +24,11 @@ _PRODUCT_SCALE_BITS = 26
 smaller scale, so that the chance of a wrong lift stays the same."""
 _POLYNOMIAL_SCALE_BITS = 27
 """Of polynomials: their noise is larger, their ciphertexts are fewer."""
+_RESULT_NOISE = 34.0
+"""Standard deviation, in slots of N = 8192, of the noise that the way back leaves, in units of its
+scale after the switch to 2^64; measured, experiments/benchmarks/error_table.py."""
+_MEASURED_DEGREE = 8192
+_ENCRYPTION_SIGMA = 3.2
 POLYNOMIAL_PRODUCTS = 4
 """Products one after the other that the polynomials of the protocols take."""
 
@@ -65,6 +70,34 @@ class CkksProducts(Products):
         work = SlotProductPacking(self.parameters, count).work
         conversion = self._conversion(count, len(inputs), bounds)
         return conversion.cost(inputs, bounds.product_rms, work).inside("product in slots")
+
+    def errors(self, bounds: Bounds) -> ProductErrors:
+        """Estimates: noise of both operands' encryptions under their scales, and of the way back.
+
+        Scales follow from the bounds, so that small products among large ones are lost in noise.
+        """
+        first, second = self._operand_scale_bits(bounds)
+        return self._errors(bounds, first, second)
+
+    def square_errors(self, bounds: Bounds) -> ProductErrors:
+        """The same of a square."""
+        first, _ = self._operand_scale_bits(bounds)
+        return self._errors(bounds, first, first)
+
+    def _errors(self, bounds: Bounds, first: int, second: int) -> ProductErrors:
+        degree = self.parameters.poly_degree
+        # The real part of a slot sums N coefficients with weights of mean square one half.
+        fresh = _ENCRYPTION_SIGMA * math.sqrt(degree / 2)
+        switched = 2.0 ** (first + second + RING_BITS) / self.parameters.modulus
+        back = _RESULT_NOISE * math.sqrt(degree / _MEASURED_DEGREE) / switched
+        rounding = 0.5 * 2.0**-self.fraction_bits
+        return ProductErrors(
+            math.hypot(back * 2.0**-bounds.shift, rounding),
+            fresh * 2.0**-first,
+            fresh * 2.0**-second,
+            bounds.shift,
+            is_estimate=True,
+        )
 
     def multiply(self, x: RingArray, y: RingArray, session: Session, bounds: Bounds) -> RingArray:
         """Shares of x * y / 2^shift."""
@@ -191,6 +224,11 @@ class CheapestProducts(Products):
         self._choices = tuple(choices)
         self._bytes_per_ot = bytes_per_ot
         self.max_error_units = max(p.max_error_units for p in choices)  # type: ignore[misc]
+
+    @property
+    def alternatives(self) -> tuple[Products, ...]:
+        """All choices: which one is cheapest depends on how many elements there are."""
+        return self._choices
 
     def with_choices(self, change: Callable[[Products], Products]) -> CheapestProducts:
         """The same, over changed choices."""

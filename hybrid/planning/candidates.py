@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hybrid.config.schema import SchedulerConfig
+from hybrid.config.schema import RunConfig, SchedulerConfig
 from hybrid.machine.prices import MachinePrices
 from hybrid.models.graph import Node
-from hybrid.operators.base import Choice, WeightedOperator
-from hybrid.planning.binding import Binder, operator_for
+from hybrid.operators.base import Choice, Operator, WeightedOperator
+from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog
+from hybrid.planning.errors import error_limit, error_words
 from hybrid.planning.pins import Pins
 from hybrid.planning.plan import Step
 from hybrid.planning.schedule import Schedule
@@ -55,43 +56,54 @@ class Limits:
     prices: MachinePrices | None
     """Given: only what can be priced."""
 
-    def refusal(self, catalog: Catalog, node: Node, choice: Choice) -> str | None:
-        """Why a choice is out, before anything is built; a pin overrides the error's limit."""
+    def refusal(self, choice: Choice) -> str | None:
+        """Why a choice is out, before anything is built."""
         if self.rules.offline == "forbidden" and choice.prepared:
             return f"{choice.protocol} (works before the input)"
-        entry = catalog[node.key, choice.protocol]
-        error = operator_for(entry).approximation_error(entry, node)
-        if error > self.rules.max_error and self.pins.of(node) is None:
-            return f"{choice.protocol} (error {error:.1e} above max_error)"
         return None
+
+    def excess(self, operator: Operator) -> str | None:
+        """Why an operator is out for its error at the ranges of its step."""
+        error = operator.declared_error()
+        if error <= error_limit(self.rules, self.pins, operator):
+            return None
+        return f"error {error_words(error)} above max_error"
 
 
 def check_limits(
-    schedule: Schedule, nodes: Sequence[Node], catalog: Catalog, rules: SchedulerConfig
+    schedule: Schedule, nodes: Sequence[Node], catalog: Catalog, config: RunConfig
 ) -> None:
-    """`ConfigError` where somebody else's schedule is not within these rules."""
+    """`ConfigError` where somebody else's schedule is not within the rules of this config."""
+    rules = config.scheduler
     pins = Pins(rules.pin, nodes)
     pins.sources([schedule.correlations])
     limits = Limits(rules, pins, None)
+    binder = Binder(config, catalog, catalog["correlations", schedule.correlations])
     for node in nodes:
         choice = schedule.choices[node.name]
         pins.allowed(node, [choice])
-        if reason := limits.refusal(catalog, node, choice):
+        reason = limits.refusal(choice)
+        if reason is None and (excess := limits.excess(binder.bind(node, choice))):
+            reason = f"{choice.label} ({excess})"
+        if reason is not None:
             raise ConfigError(
                 f"scheduler: the server's schedule has {node.name} carried by {reason}; refuse "
                 "this server or change the limit"
             )
 
 
-def candidates_of(node: Node, binder: Binder, catalog: Catalog, limits: Limits) -> Candidates:
+def candidates_of(node: Node, binder: Binder, limits: Limits) -> Candidates:
     """All that fit and, given prices, can be priced; `ConfigError` where none does."""
-    fitting, refused = [], []
+    fitting, refused, too_far = [], [], []
     for choice in limits.pins.allowed(node, binder.choices(node)):
-        if reason := limits.refusal(catalog, node, choice):
+        if reason := limits.refusal(choice):
             refused.append(reason)
             continue
         try:
             operator = binder.bind(node, choice)
+            if excess := limits.excess(operator):
+                too_far.append((choice, excess))
+                continue
             step = Step(operator, operator.cost(), operator.offline_cost())
         except HybridError:
             refused.append(f"{choice.protocol} (does not fit)")
@@ -102,6 +114,7 @@ def candidates_of(node: Node, binder: Binder, catalog: Catalog, limits: Limits) 
             refused.append(f"{choice.protocol} (counts units without a price)")
             continue
         fitting.append(Candidate(choice, step))
+    refused += _grouped(too_far, {candidate.choice.protocol for candidate in fitting})
     if not fitting:
         raise ConfigError(
             f"scheduler: nothing can carry {node.name} ({node.op}): "
@@ -110,6 +123,19 @@ def candidates_of(node: Node, binder: Binder, catalog: Catalog, limits: Limits) 
         )
     fitting = list(_without_twins(fitting))
     return Candidates(tuple(fitting), ", ".join(dict.fromkeys(refused)))
+
+
+def _grouped(too_far: Sequence[tuple[Choice, str]], kept: set[str]) -> list[str]:
+    """One entry a protocol and reason; engines where the protocol is kept with others."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for choice, reason in too_far:
+        groups.setdefault((choice.protocol, reason), []).append(choice.multiply)
+    return [
+        f"{protocol} ({', '.join(engines)}: {reason})"
+        if protocol in kept
+        else f"{protocol} ({reason})"
+        for (protocol, reason), engines in groups.items()
+    ]
 
 
 def _without_twins(candidates: list[Candidate]) -> Iterator[Candidate]:

@@ -20,6 +20,7 @@ from hybrid.operators.base import Operator, WeightedOperator
 from hybrid.operators.slot_triples import stored_part, triples_cost
 from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog, load_catalog
+from hybrid.planning.errors import check_errors
 from hybrid.planning.plan import (
     MAX_FAILURE_PROBABILITY,
     Plan,
@@ -199,6 +200,9 @@ def plan_generation(
     plan = GenerationPlan(
         model, chosen, Binder(config.run, catalog, source, slot_triples=True), source
     )
+    # Of rows: those at the end see the longest, and their errors grow with that.
+    last = plan.of_pass(1, model.capacity - 1)
+    check_errors(config.run.scheduler, [step.operator for step in last.steps], plan.binder)
     check_failures(plan)
     return plan
 

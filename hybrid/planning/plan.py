@@ -19,6 +19,7 @@ from hybrid.models.graph import Graph, Node
 from hybrid.operators.base import Operator, PlanContext, RingKeySet, WeightedOperator
 from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog
+from hybrid.planning.errors import check_errors
 from hybrid.planning.refusal import Again, refusal
 from hybrid.planning.schedule import Schedule
 from mpc_nonlinear.correlations.base import CorrelationSource
@@ -259,11 +260,13 @@ def build_plan(
     schedule: Schedule,
     again: Again | None = None,
 ) -> Plan:
-    """`bind_plan`, refused where failures are too likely.
+    """`bind_plan`, refused where failures are too likely or a step's error is too large.
 
     again: plans under changed configs, so that the refusal can name what would help.
     """
     plan = bind_plan(config, graph, catalog, schedule)
+    operators = [step.operator for step in plan.steps]
+    check_errors(config.scheduler, operators, Binder(config, catalog, plan.source))
     if plan.cost.failure_probability > MAX_FAILURE_PROBABILITY:
         steps = [(step.operator, step.cost) for step in plan.steps]
         raise ConfigError(refusal(config, schedule, steps, MAX_FAILURE_PROBABILITY, again))

@@ -209,7 +209,7 @@ class ScheduleSearch:
         binder = Binder(self._config, self._catalog, source)
         priced = self._prices if rules.policy == "fastest" else None
         limits = Limits(rules, self._pins, priced)
-        options = [candidates_of(node, binder, self._catalog, limits) for node in self._nodes]
+        options = [candidates_of(node, binder, limits) for node in self._nodes]
         starts = [
             list(self._path(replace(objective, correlation_weight=weight, _shifts={}), options))
             for weight in _CORRELATION_WEIGHTS

@@ -113,7 +113,7 @@ class ClientSession(_EncoderParts):
         if chosen is None:
             return model, digest, named_schedule(self.config, nodes, self.catalog)
         chosen.check_complete(nodes)
-        check_limits(chosen, nodes, self.catalog, self.config.run.scheduler)
+        check_limits(chosen, nodes, self.catalog, self.config.run)
         return model, digest, chosen
 
     def _check_trust(self, schedule: Schedule | None) -> None:

@@ -146,10 +146,10 @@ def check_protocol(
     x: numbers inside the protocol's bounds, in a shape it takes; without it, cases follow from the
     operation, padding of a softmax among them (`hybrid.testing.cases`). config: a run whose model
     says the bounds and lengths of rows; then `protocol` is the class, made for every step of its
-    operation. Checked: shape, distance from `reference` (max_error) and of that from the true
-    function (approximation_error of rows this long), zeros for hidden columns, exact bytes and
-    rounds, exact correlations both raw and prepared, failure probability, and that no message
-    repeats when the same shares come again.
+    operation. Checked: shape, distance from `reference` (protocol_error), of that from the true
+    function (approximation_error of rows this long) and of the result from it (error), zeros for
+    hidden columns, exact bytes and rounds, exact correlations both raw and prepared, failure
+    probability, and that no message repeats when the same shares come again.
     """
     checks = tuple(checked_cases(protocol, x, parties, config=config))
     return ProtocolCheck(protocol.name, checks, remark_of(protocol.op) if x is None else "")
@@ -294,25 +294,46 @@ def _check_case(
     seen = case.masked() if protocol.takes_mask else x
     reference = _in_the_clear(protocol, "reference", seen, place)
     true = _in_the_clear(protocol, "true_function", seen, place)
-    declared = protocol.approximation_error_of_rows(x.shape[-1])
+    length = x.shape[-1]
+    declared = protocol.approximation_error_within(length)
+    own, name = _own_error(protocol, length, parties)
     if case.visible is not None:
         hidden = ~np.broadcast_to(case.visible, x.shape)
         largest = max(magnitude(run.output[hidden]) for run in runs)
         within(
             largest,
-            protocol.max_error + declared,
+            own + declared,
             f"{place}: the result for columns of padding, which must be zero,",
-            "max_error with approximation_error",
+            f"{name} with approximation_error",
         )
-    error = max(magnitude(run.output - reference) for run in runs)
-    within(error, protocol.max_error, f"{place}: distance from reference()", "max_error")
-    far = magnitude(reference - true)
+    error = max(_away(protocol, run.output, reference) for run in runs)
+    within(error, own, f"{place}: distance from reference()", name)
+    far = _away(protocol, reference, true)
     label = f"{place}: distance of reference() from true_function()"
     within(far, declared, label, "approximation_error")
+    whole = max(_away(protocol, run.output, true) for run in runs)
+    allowed = protocol.error(length, parties.context)
+    within(whole, allowed, f"{place}: distance from true_function()", "error()")
     last = runs[-1]
     return CaseCheck(
         protocol, case.name, x.shape, cost.traffic, cost.ots, error, far, last.seconds, last.output
     )
+
+
+def _own_error(
+    protocol: NonlinearProtocol, length: int, parties: InsecureLocalParties
+) -> tuple[float, str]:
+    """What it declares against `reference` by the engine at hand, and where."""
+    what = f"{protocol.op}/{protocol.name}: protocol_error()"
+    error = called(lambda: protocol.protocol_error(length, parties.context), what)
+    require(isinstance(error, int | float) and error >= 0, f"{what} returned {error!r}")
+    inherits = type(protocol).protocol_error is NonlinearProtocol.protocol_error
+    return float(error), "max_error" if inherits else "protocol_error()"
+
+
+def _away(protocol: NonlinearProtocol, found: FloatArray, wanted: FloatArray) -> float:
+    """As the protocol measures it."""
+    return magnitude(protocol.distance(found, wanted))
 
 
 def _in_the_clear(

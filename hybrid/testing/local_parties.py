@@ -17,18 +17,21 @@ from he_linear.ckks.parameters import PARAMETER_SETS, CkksParameters, set_for_pr
 from hybrid.operators.base import PlanContext, RunState
 from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicParty, HomomorphicServer
 from hybrid.operators.slot_products import POLYNOMIAL_PRODUCTS, CkksProducts
+from hybrid.operators.slot_triples import TRIPLE_PARAMETERS
+from mpc_nonlinear.blocks.beaver import DealerProducts
 from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.prime_products import PrimeProducts
 from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.correlations import SoftSpokenSource
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.preprocessing import Prepared
-from mpc_nonlinear.cost import Demand, Kind, OtCount
-from mpc_nonlinear.fixed_point import FixedPoint, RingArray
+from mpc_nonlinear.cost import Demand, Form, Kind, OtCount
+from mpc_nonlinear.fixed_point import RING_BITS, FixedPoint, RingArray
 from transport.channel import Channel
 from transport.errors import HybridError, UsageError
 from transport.foreign import shown
 from transport.local import run_both
-from transport.randomness import SecureRandom
+from transport.randomness import SEED_BYTES, SecureRandom
 from transport.traffic import Party, Traffic
 
 FIXED_POINT = FixedPoint(16)
@@ -43,22 +46,49 @@ class MisuseError(ContractError):
 
 
 class RecordingStock(Prepared):
-    """Prepared randomness that counts what it is asked for."""
+    """Prepared randomness that counts what it is asked for.
 
-    def __init__(self, source: CorrelationSource) -> None:
+    seed: of both parties alike; then products that a dealer gives, or that are made modulo a prime
+    by a protocol of their own, are drawn from it in the clear.
+    """
+
+    def __init__(self, source: CorrelationSource, seed: bytes | None = None) -> None:
         super().__init__(source)
         self.asked = Demand()
+        self._party = source.party
+        self._clear = None if seed is None else SecureRandom(seed, domain="clear products")
+
+    def _make(self, kind: Kind, count: int) -> tuple[NDArray[Any], ...]:
+        if self._clear is None or kind.form not in _CLEAR:
+            return super()._make(kind, count)
+        return _clear_products(self._clear, kind, count, self._party)
 
     def _take(self, kind: Kind, count: int) -> tuple[NDArray[Any], ...]:
         self.asked += Demand.of(kind, count)
         return super()._take(kind, count)
 
 
+_CLEAR = (Form.ELEMENT_TRIPLE, Form.SQUARE_PAIR, Form.PRIME_TRIPLE, Form.PRIME_SQUARE)
+
+
+def _clear_products(
+    stream: SecureRandom, kind: Kind, count: int, party: Party
+) -> tuple[NDArray[Any], ...]:
+    """This party's shares of operands and their product: true, and known to both."""
+    modulus = kind.shape[0] if kind.shape else 1 << RING_BITS
+    is_square = kind.form in (Form.SQUARE_PAIR, Form.PRIME_SQUARE)
+    drawn = (stream.uint64((2 if is_square else 3, 2, count)).astype(object)) % modulus
+    first, second = drawn[0].sum(0), drawn[-2].sum(0)
+    drawn[-1, 1] = (first * second - drawn[-1, 0]) % modulus
+    return tuple(part.astype(np.uint64) for part in drawn[:, int(party)])
+
+
 class InsecureLocalParties:
     """Client and server as two threads of this process, which therefore sees everything.
 
-    `multiply`: who carries elementwise products and polynomials: "ot", "ckks", or an engine of your
-    own. Keys are made when first needed and kept.
+    `multiply`: who carries elementwise products and polynomials: "ot", "ckks", "slot_triples" or
+    "dealer", the last two by triples drawn in the clear, or an engine of your own. Keys are made
+    when first needed and kept.
     """
 
     def __init__(self, multiply: str | Products = "ot", parameters: str = "n8192_q88") -> None:
@@ -70,6 +100,8 @@ class InsecureLocalParties:
         choices: dict[str, Products] = {
             "ot": OtProducts(bits),
             "ckks": CkksProducts(self.parameters, self.deep, bits),
+            "slot_triples": PrimeProducts(bits, TRIPLE_PARAMETERS.plain_prime),
+            "dealer": DealerProducts(bits),
         }
         if isinstance(multiply, str):
             if multiply not in choices:
@@ -122,8 +154,19 @@ class InsecureLocalParties:
             source.setup(channel)
         source.produce(ots, channel)
         context = Context(FIXED_POINT, products)
-        session = Session(channel, context, source, SecureRandom(), RecordingStock(source))
+        stock = RecordingStock(source, self._clear_seed(channel))
+        session = Session(channel, context, source, SecureRandom(), stock)
         return RunState(session, homomorphic)
+
+    def _clear_seed(self, channel: Channel) -> bytes | None:
+        """A new one for every run, the client's, where triples are drawn in the clear."""
+        if not isinstance(self.context.products, PrimeProducts | DealerProducts):
+            return None
+        if channel.party is Party.SERVER:
+            return channel.recv(SEED_BYTES)
+        seed = SecureRandom().bytes(SEED_BYTES)
+        channel.send(seed)
+        return seed
 
     def give_back(self, client: CorrelationSource, server: CorrelationSource) -> None:
         """Sources of a run that went well, for the next one."""

@@ -19,7 +19,7 @@ from mpc_nonlinear.blocks.prime_shares import (
     scaled_from_prime,
     to_prime,
 )
-from mpc_nonlinear.blocks.products import Bounds, FactoredPolynomial
+from mpc_nonlinear.blocks.products import Bounds, FactoredPolynomial, ProductErrors
 from mpc_nonlinear.blocks.session import Products, Session
 from mpc_nonlinear.correlations.dealt import prime_square_kind, prime_triple_kind
 from mpc_nonlinear.cost import NO_COST, Cost, Demand
@@ -82,25 +82,20 @@ class PrimeProducts(Products):
         operand = self._lift_cost(count, bounds.x_rms * bounds.x_fresh, self._square_cut(bounds))
         return operand + self._opened_cost(count, 1) + from_prime_cost(count)
 
-    def error_units(self, bounds: Bounds, x_abs: float, y_abs: float) -> float:
-        """Bound on a product's error, in units, for real operands up to these.
+    def errors(self, bounds: Bounds) -> ProductErrors:
+        """That of the way back, and a unit of rounding in each operand that is cut. Bounds."""
+        return self._errors(bounds, self._cuts(bounds))
 
-        That of the way back, and a unit of rounding in each operand that is cut.
-        """
-        return self._error_units(bounds, (x_abs, y_abs), self._cuts(bounds))
-
-    def square_error_units(self, bounds: Bounds, x_abs: float) -> float:
+    def square_errors(self, bounds: Bounds) -> ProductErrors:
         """The same of a square."""
-        return self._error_units(bounds, (x_abs, x_abs), (self._square_cut(bounds),) * 2)
+        return self._errors(bounds, (self._square_cut(bounds),) * 2)
 
-    def _error_units(
-        self, bounds: Bounds, largest: tuple[float, float], cuts: tuple[int, int]
-    ) -> float:
+    def _errors(self, bounds: Bounds, cuts: tuple[int, int]) -> ProductErrors:
         # An operand that is cut by k bits is off by 2^k units.
-        off = [2.0**cut if cut else 0.0 for cut in cuts]
-        cut = off[0] * largest[1] + off[1] * largest[0] + off[0] * off[1] / self._units
+        first, second = (2.0**cut / self._units if cut else 0.0 for cut in cuts)
         shift = max(0, self._fraction_bits + bounds.shift - sum(cuts))
-        return from_prime_error_units(self._modulus, shift) + cut / 2.0**bounds.shift
+        back = from_prime_error_units(self._modulus, shift) / self._units
+        return ProductErrors(back, first, second, bounds.shift)
 
     def multiply(self, x: RingArray, y: RingArray, session: Session, bounds: Bounds) -> RingArray:
         """Shares of x * y / 2^shift; shapes are equal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import sqrt
 
 import numpy as np
 
@@ -26,6 +27,40 @@ class Bounds:
     chance in a number is so in all its products: engines that lift operands count these alone."""
     y_fresh: float = 1.0
     """The same of the y; 1 / n where each serves n products."""
+
+
+DEVIATIONS = 7.0
+"""Of a normal error that is called its largest: one in 4e11 is larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProductErrors:
+    """How far an engine's products under given bounds lie from the exact ones, in reals."""
+
+    result: float
+    """Of the shifted result, whatever the operands."""
+    first: float = 0.0
+    """Of x, before the product: it counts y times."""
+    second: float = 0.0
+    """Of y; of squares: that of x again."""
+    shift: int = 0
+    """The product's."""
+    is_estimate: bool = False
+    """Numbers are standard deviations of normal errors, each product's its own; else bounds."""
+
+    def largest(self, x: float, y: float) -> float:
+        """Of a product of operands up to these; estimates at `DEVIATIONS` of them."""
+        parts = self.first * y * 2.0**-self.shift, self.second * x * 2.0**-self.shift
+        if self.is_estimate:
+            return DEVIATIONS * sqrt(parts[0] ** 2 + parts[1] ** 2 + self.result**2)
+        return sum(parts) + self.first * self.second * 2.0**-self.shift + self.result
+
+    def largest_of_mean(self, rms: float, count: int) -> float:
+        """Of the mean of `count` squares of numbers with this root mean square."""
+        part = 2 * self.first * rms * 2.0**-self.shift
+        if self.is_estimate:
+            return DEVIATIONS * sqrt((part**2 + self.result**2) / count)
+        return part + self.first**2 * 2.0**-self.shift + self.result
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from mpc_nonlinear.blocks.local import scale, scale_cost
-from mpc_nonlinear.blocks.products import Bounds, FactoredPolynomial
+from mpc_nonlinear.blocks.products import Bounds, FactoredPolynomial, ProductErrors
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.preprocessing import Prepared
 from mpc_nonlinear.cost import Cost
@@ -56,6 +56,19 @@ class Products(ABC):
     @abstractmethod
     def square(self, x: RingArray, session: Session, bounds: Bounds) -> RingArray:
         """Shares of x * x / 2^shift, same shape."""
+
+    @property
+    def alternatives(self) -> tuple[Products, ...]:
+        """Engines of which any may carry a product."""
+        return (self,)
+
+    def errors(self, bounds: Bounds) -> ProductErrors:
+        """Of a product under these bounds; here `max_error_units`, whatever the operands."""
+        return ProductErrors(self.max_error_units / _UNITS, shift=bounds.shift)
+
+    def square_errors(self, bounds: Bounds) -> ProductErrors:
+        """Of a square."""
+        return self.errors(bounds)
 
     def polynomial_cost(self, count: int, polynomial: FactoredPolynomial) -> Cost:
         """Cost of `count` values of a polynomial."""

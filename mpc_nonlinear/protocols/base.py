@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
 
 from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
@@ -42,9 +45,11 @@ class NonlinearProtocol(ABC):
     source: ClassVar[str]
     """Paper and place in it."""
     max_error: ClassVar[float]
-    """Largest distance from `reference`, in reals, inside the bounds."""
+    """Largest distance from `reference`, in reals: `protocol_error` where that says no more."""
     approximation_error: ClassVar[float]
     """Largest distance of `reference` from the true function."""
+    true_error: ClassVar[float | None] = None
+    """Largest distance from the true function, where it is less than the sum of the two."""
     breakpoints: ClassVar[tuple[float, ...]] = ()
     """Of an elementwise operation: where its pieces meet. The contract tests around each."""
     takes_mask: ClassVar[bool] = False
@@ -70,6 +75,37 @@ class NonlinearProtocol(ABC):
         """`approximation_error` over rows of `length`; overridden where it depends on that."""
         del length
         return cls.approximation_error
+
+    def approximation_error_within(self, length: int) -> float:
+        """The same inside this instance's bounds; overridden where it depends on them."""
+        return self.approximation_error_of_rows(length)
+
+    def protocol_error(self, length: int, context: Context) -> float:
+        """Largest distance from `reference` inside the bounds, by the context's products.
+
+        Over rows of `length`. Overridden where truncation or an engine's noise grows with the
+        bounds or the length. A bound; by engines whose `errors` are estimates, one too.
+        """
+        del length, context
+        return self.max_error
+
+    def error(self, length: int, context: Context) -> float:
+        """Largest distance from the true function inside the bounds, as `distance` measures it.
+
+        What `scheduler.max_error` limits. Of the worst engine where any of several may multiply.
+        """
+        if self.true_error is not None:
+            return self.true_error
+        own = max(
+            self.protocol_error(length, replace(context, products=products))
+            for products in context.products.alternatives
+        )
+        return self.approximation_error_within(length) + own
+
+    def distance(self, found: FloatArray, wanted: FloatArray) -> FloatArray:
+        """What the declared errors bound, number by number: here the difference."""
+        away: FloatArray = np.abs(found - wanted)
+        return away
 
     @abstractmethod
     def reference(self, x: FloatArray) -> FloatArray:

@@ -76,6 +76,7 @@ class BoltGelu(NonlinearProtocol):
     # The pieces differ by 1.1e-2 at 2.7, P(a) from P(-a) by 1.2e-3 where a sign may be wrong.
     max_error = 2.0**-6
     approximation_error = 2.0**-6
+    true_error = 2.0**-6
     breakpoints = (-THRESHOLD, 0.0, THRESHOLD)
 
     bound: float

@@ -50,6 +50,7 @@ class EvenPolynomialGelu(InnerPolynomial):
     # At a threshold either piece may be taken: 1.6e-3 below the true value or 9.6e-4 above.
     max_error = 2.0**-8
     approximation_error = 2.0**-9
+    true_error = 2.0**-8.5
     breakpoints = (-THRESHOLD, THRESHOLD)
     inner = POLYNOMIAL
 

@@ -24,6 +24,11 @@ from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
 from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
+from mpc_nonlinear.protocols.row_scale import (
+    RowScaleErrors,
+    clipped_octave_error,
+    relative_distance,
+)
 from transport.errors import UsageError
 from transport.traffic import Party
 
@@ -35,6 +40,8 @@ _VARIANCE_BITS, _MAX_FINER = 8, 12
 """Variances are kept multiplied by up to 2^12, so that the largest is about 2^8."""
 _LEAST_BITS = -6
 """Larger ones are divided for it while the smallest stays at 2^-6, which has ten bits."""
+_SMALLEST_BITS = 13
+"""Octaves start at 2^-13 of what is kept: `scale` multiplies by less than 2^14."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +51,8 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
     `bound`: largest |x|; `variance_min`, `variance_max`: powers of two around every variance;
     `variance_rms`: their root mean square over all rows; `rms`: that of x. The error holds for
     variances from 2^-10 up; by oblivious transfer it stays below 2^-8 for variance_max /
-    variance_min up to 2^12. In slots it grows with that ratio: 2^-9 at 2^6, 2^-6 at 2^8 for rows
-    of one spike; then no bound.
+    variance_min up to 2^12. `protocol_error` says what it is at the bounds by an engine: in slots
+    rows of small variance drown in the noise of the largest, until nothing is left of them.
     """
 
     op = "layernorm"
@@ -100,9 +107,39 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
         result: FloatArray = centred / np.sqrt(variance + self.epsilon)
         return result
 
+    def approximation_error_within(self, length: int) -> float:
+        """More where variances lie below the smallest octave."""
+        del length
+        return self.approximation_error + clipped_octave_error(self._smallest, self._low)
+
+    def protocol_error(self, length: int, context: Context) -> float:
+        """Largest for rows of the smallest or the largest variance; see `RowScaleErrors`."""
+        del length
+        products = context.products
+        errors = RowScaleErrors(
+            products.square_errors(self._square(products)),
+            products.errors(self._last(products)),
+            self.width,
+            kept=2.0**self._finer,
+            root_shift=self._root_shift,
+            centred_units=2.0,
+            lowest_octave=self._low,
+            unit=context.fixed_point.unit,
+        )
+        return errors.largest([self._smallest, self._high])
+
+    def distance(self, found: FloatArray, wanted: FloatArray) -> FloatArray:
+        """Relative where numbers exceed one."""
+        return relative_distance(found, wanted)
+
+    @property
+    def _smallest(self) -> float:
+        """Of variances plus epsilon."""
+        return max(self.variance_min, self.epsilon)
+
     @property
     def _low(self) -> float:
-        return max(self.variance_min, 2.0 ** -(14 + self._finer))
+        return max(self.variance_min, 2.0 ** -(_SMALLEST_BITS + self._finer))
 
     @property
     def _high(self) -> float:

@@ -24,6 +24,7 @@ from mpc_nonlinear.blocks.truncate import truncate, truncate_cost
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
 from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
+from mpc_nonlinear.protocols.row_scale import RowScaleErrors, relative_distance
 from transport.errors import UsageError
 from transport.traffic import Party
 
@@ -36,6 +37,8 @@ _SQUARE_BITS, _MAX_FINER = 12, 12
 _SLOT_RANGE = 2.0**6
 """Up to this ratio of mean squares the products may have the errors of slots."""
 _LARGEST_RANGE = 2.0**12
+_SMALLEST_KEPT = 2.0**-13
+"""Of mean squares as kept: `scale` multiplies by less than 2^14."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,12 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
                 f"largest must be 1 to {_LARGEST_RANGE:g} times the smallest: calibrate on other "
                 "samples"
             )
+        if self._scaled_range[0] < _SMALLEST_KEPT:
+            raise UsageError(
+                f"rmsnorm: smallest mean square {self.square_min:g}; it must be at least "
+                f"{_SMALLEST_KEPT * 2.0**-self._finer:g}: calibrate on other samples or scale the "
+                "model"
+            )
 
     def reference(self, x: FloatArray) -> FloatArray:
         """The polynomial on the scaled mean square, in float64."""
@@ -105,6 +114,27 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         """Float64 RMSNorm."""
         result: FloatArray = x / np.sqrt((x**2).mean(-1, keepdims=True) + self.epsilon)
         return result
+
+    def protocol_error(self, length: int, context: Context) -> float:
+        """Largest for rows of the smallest or the largest mean square; see `RowScaleErrors`."""
+        del length
+        products = self._products(context)
+        smallest = max(self.square_min, self.epsilon)
+        errors = RowScaleErrors(
+            products.square_errors(self._square(products)),
+            products.errors(self._last(products)),
+            self.width,
+            kept=2.0**self._finer,
+            root_shift=self._root_shift,
+            centred_units=0.0,
+            lowest_octave=self.square_min,
+            unit=context.fixed_point.unit,
+        )
+        return errors.largest([smallest, self.square_max])
+
+    def distance(self, found: FloatArray, wanted: FloatArray) -> FloatArray:
+        """Relative where numbers exceed one."""
+        return relative_distance(found, wanted)
 
     @property
     def _stretch(self) -> float:

@@ -99,6 +99,14 @@ class RowSoftmax(NonlinearProtocol):
         largest = (4 * self.bound + max(MASK_GAP, self.clip)) / unit
         return Width.covering(largest, _COMPARED_BITS, _MAX_SLACK / unit)
 
+    def protocol_error(self, length: int, context: Context) -> float:
+        """`max_error` of short rows, and what the sum of a long one adds up.
+
+        A quarter of a unit a term: measured is up to a fifth, where the terms are products modulo
+        a prime of a few units each; experiments/benchmarks/error_table.py.
+        """
+        return self.max_error + length * context.fixed_point.unit / 4
+
     @staticmethod
     def _largest_sum(columns: int) -> float:
         return float(2.0 ** np.ceil(log2(_LARGEST_TERM * columns)))

@@ -50,6 +50,7 @@ class MagnitudePolynomialSilu(InnerPolynomial):
     # At the threshold either piece may be taken: 4.5e-4 above the true value or 5.2e-4 off it.
     max_error = 2.0**-9
     approximation_error = 2.0**-10
+    true_error = 2.0**-10
     breakpoints = (-THRESHOLD, 0.0, THRESHOLD)
     inner = POLYNOMIAL
 
