@@ -211,3 +211,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"--out .*file/x: cannot be written"):
         ReportFolder(tmp_path / "file" / "x").check([])
+
+
+def test_what_is_there_already_word_for_word_is_no_ones_loss(tmp_path):
+    """As configs of a comparison by an older version, which listed nothing."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "a.yaml").write_text("name: a\n", encoding="utf-8")
+    ReportFolder(tmp_path).write("configs/a.yaml", "name: a\n")
+    (tmp_path / "configs" / "b.yaml").write_text("name: b  # mine\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"configs/b.yaml is there"):
+        ReportFolder(tmp_path).write("configs/b.yaml", "name: b\n")

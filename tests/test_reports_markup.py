@@ -122,7 +122,8 @@ def test_a_name_is_one_part_of_a_path(name, tmp_path):
 def test_a_run_writes_below_its_own_folder(tiny_config, tmp_path, monkeypatch):
     config = load_config(tiny_config, overrides_of(["name=../../x"]))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands, "measured_reports", lambda *_: made_reports(config, 1))
+    reports = [{**report, "ranges": None} for report in made_reports(config, 1)]
+    monkeypatch.setattr(commands, "measured_reports", lambda *_: reports)
     before = set(tmp_path.iterdir())
     commands.run(config, ["of a"], None, False)
     assert set(tmp_path.iterdir()) - before == {tmp_path / "runs"}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.config import files
+from transport import foreign
 from transport.errors import ConfigError
 
 _START = 64
@@ -117,6 +118,4 @@ def _refuse(path: Path, constant: str) -> Any:
 
 def cut(text: str, most: int = _SHOWN) -> str:
     """What a file or a library says, as part of a line: printable, and not much of it."""
-    line = " ".join(text.split())
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line[:most])
-    return shown[:most] + ".." if len(line) > most or len(shown) > most else shown
+    return foreign.cut(" ".join(text.split()), most)

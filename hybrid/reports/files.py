@@ -144,9 +144,9 @@ class ReportFolder:
 
     def write(self, name: str, text: str) -> Path:
         """A file below the folder; never over one that is somebody else's."""
-        if name not in self._written:
-            self.check([name])
         path = self.out / name
+        if name not in self._written and _content(path) != _digest(_bytes(text)):
+            self.check([name])
         try:
             write_text(text, path)
             self._written[name] = _digest(_bytes(text))

@@ -31,6 +31,7 @@ from hybrid.runtime.generation_words import RefusedError  # noqa: E402
 from hybrid.runtime.serving import Client, Server, open_client, open_server  # noqa: E402
 from transport.channel import Channel  # noqa: E402
 from transport.errors import HybridError, PeerLostError  # noqa: E402
+from transport.foreign import cut  # noqa: E402
 from transport.traffic import Party  # noqa: E402
 from transport.zmq_channel import connect  # noqa: E402
 
@@ -60,7 +61,7 @@ def _reporting(pipe: Connection) -> Iterator[None]:
         # The parent went away or the user pressed a key.
         _tell(pipe, True, "interrupted")
     except Exception as error:
-        _tell(pipe, False, f"internal error: {type(error).__name__}: {error}")
+        _tell(pipe, False, f"internal error: {type(error).__name__}: {cut(str(error))}")
         raise
     finally:
         pipe.close()
