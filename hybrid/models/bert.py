@@ -20,7 +20,8 @@ from hybrid.models.checkpoint import Checkpoint
 from hybrid.models.embedding import EmbeddingTable
 from hybrid.models.family import Family
 from hybrid.models.folding import LinearMap, after_norm, linear_map, norm_alone, side_by_side
-from hybrid.models.graph import Graph, GraphBuilder, normalised_bound
+from hybrid.models.graph import Graph
+from hybrid.models.graph_builder import GraphBuilder, normalised_bound
 from hybrid.models.heads import Dense, Head
 from hybrid.models.plain import PlainPass
 from hybrid.models.random_weights import RandomWeights

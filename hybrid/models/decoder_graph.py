@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hybrid.models.graph import CachePlace, Graph, GraphBuilder, node_name
+from hybrid.models.graph import CachePlace, Graph
+from hybrid.models.graph_builder import GraphBuilder, node_name
 from hybrid.models.ranges import Bound, Ranges
 
 EMBEDDING, ONE_HOT, MASK = "embedding", "one_hot", "mask"

@@ -16,9 +16,10 @@ from hybrid.models.checkpoint import Checkpoint, Layout
 from hybrid.models.heads import Dense
 from hybrid.models.model_files import read_json
 from hybrid.models.poolings import POOLINGS
-from hybrid.models.sentence_folder import sentence_modules, shown
+from hybrid.models.sentence_folder import sentence_modules
 from hybrid.models.weights import Affine
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 _OLD_MODES = {
     "pooling_mode_cls_token": "cls",

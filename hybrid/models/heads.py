@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear
 
 from hybrid.models.folding import FloatArray, LinearMap, behind_map, linear_map
-from hybrid.models.graph import GraphBuilder
+from hybrid.models.graph_builder import GraphBuilder
 from hybrid.models.poolings import POOLINGS, Pooling
 from hybrid.models.ranges import Bound, Observer
 from hybrid.models.weights import Affine

@@ -18,7 +18,8 @@ from hybrid.models.checkpoint import Checkpoint, Layout
 from hybrid.models.embedding import NormalisedWords
 from hybrid.models.family import Family
 from hybrid.models.folding import LinearMap, behind, linear_map, norm_alone, scaled
-from hybrid.models.graph import Graph, GraphBuilder, normalised_bound
+from hybrid.models.graph import Graph
+from hybrid.models.graph_builder import GraphBuilder, normalised_bound
 from hybrid.models.heads import Head
 from hybrid.models.modernbert_settings import (
     BIASES,

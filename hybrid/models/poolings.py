@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hybrid.models.folding import FloatArray
-from hybrid.models.graph import GraphBuilder, normalised_bound
+from hybrid.models.graph_builder import GraphBuilder, normalised_bound
 from hybrid.models.ranges import Bound, Observer
 
 SCALED = "scaled"

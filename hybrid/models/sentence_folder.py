@@ -9,9 +9,8 @@ from typing import Any
 
 from hybrid.models.model_files import read_json, read_json_value
 from transport.errors import ConfigError
+from transport.foreign import shown
 
-_SHOWN = 60
-"""Characters of what a file holds."""
 _OWN_CODE = "sentence_transformers."
 """What modules without code of their own are named by."""
 
@@ -78,12 +77,6 @@ def transformer_folder(folder: Path) -> Path:
             "model again"
         )
     return first.folder
-
-
-def shown(value: object) -> str:
-    """What a file holds, cut."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}.."
 
 
 def optional_table(path: Path) -> Mapping[str, Any]:

@@ -18,7 +18,8 @@ from hybrid.models.checkpoint import Checkpoint, Layout
 from hybrid.models.decoder_settings import as_float, even_split, require
 from hybrid.models.family import Family
 from hybrid.models.folding import LinearMap, gained, norm_alone
-from hybrid.models.graph import Graph, GraphBuilder
+from hybrid.models.graph import Graph
+from hybrid.models.graph_builder import GraphBuilder
 from hybrid.models.heads import Head
 from hybrid.models.plain import PlainPass
 from hybrid.models.random_weights import RandomWeights

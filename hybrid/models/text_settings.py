@@ -11,13 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hybrid.models.sentence_folder import (
-    optional_table,
-    sentence_modules,
-    shown,
-    transformer_folder,
-)
+from hybrid.models.sentence_folder import optional_table, sentence_modules, transformer_folder
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 _SENTENCE_CONFIGS = tuple(
     f"sentence_{kind}_config.json"

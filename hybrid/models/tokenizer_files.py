@@ -11,8 +11,9 @@ import tokenizers
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from hybrid.models.model_files import read_json
-from hybrid.models.sentence_folder import optional_table, shown
+from hybrid.models.sentence_folder import optional_table
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 _SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
