@@ -35,7 +35,6 @@ from hybrid.reports.files import strict  # noqa: E402
 from hybrid.reports.generation_plan import (  # noqa: E402
     generation_plan_to_dict,
     print_generation_plan,
-    print_outliers,
 )
 from hybrid.reports.generation_report import (  # noqa: E402
     client_generation_reports,
@@ -135,9 +134,7 @@ class Plan:
     ) -> None:
         """Made by `hybrid.plan`; planned: the same as both parties derive it.
 
-        outliers: edges that position 0 of a decoder reaches far beyond, a line each; notes: what of
-        the model's folder is not used, or not said by it; caution: of the samples that ranges were
-        found on, where they are few.
+        outliers, notes, caution: as the model has them, for a reader.
         """
         self._outliers, self._notes, self._caution = outliers, notes, caution
         self._config = config
@@ -175,9 +172,7 @@ class Plan:
     def print_to(self, console: Console) -> None:
         """The table on a console of `rich`."""
         if isinstance(self._planned, GenerationPlan):
-            print_generation_plan(console, self._planned)
-            if self._outliers:
-                print_outliers(console, self._outliers, len(self._planned.model.prefix))
+            print_generation_plan(console, self._planned, self._outliers)
         else:
             memory_gb = self._config.run.weights_memory_gb()
             print_plan(console, self._planned, memory_gb, self.seconds, self._notes)

@@ -24,7 +24,8 @@ TEXTS = (LONG, "Hello", f"{LONG} {LONG} {LONG}", "A text with <pad> inside, and 
 
 def published(folder: Path, texts: tuple[str, ...]) -> np.ndarray:
     """Vectors of sentence-transformers, which tests are not pinned to."""
-    library = pytest.importorskip("sentence_transformers")
+    import sentence_transformers as library
+
     vectors: np.ndarray = library.SentenceTransformer(str(folder)).encode(list(texts))
     return vectors.astype(np.float64)
 

@@ -134,10 +134,13 @@ def token_totals(plan: GenerationPlan, token: Plan) -> Json:
 
 
 def print_generation_plan(
-    console: Console, plan: GenerationPlan, prompt_rows: int | None = None
+    console: Console, plan: GenerationPlan, outliers: Sequence[str] = ()
 ) -> None:
-    """What a conversation and a batch prepare, the pass of a prompt, that of a token."""
-    found = generation_plan_to_dict(plan, prompt_rows)
+    """What a conversation and a batch prepare, the pass of a prompt, that of a token.
+
+    outliers: edges that position 0 reaches far beyond, a line each.
+    """
+    found = generation_plan_to_dict(plan)
     prompt, past = found["prefill"]["prompt_rows"], found["token"]["past"]
     titles = {
         "conversation": f"a conversation of {plan.model.capacity} private positions prepares",
@@ -158,6 +161,8 @@ def print_generation_plan(
                 console.print(f"{name}: {_said(part[name])}")
     for line in _lines(plan, found):
         console.print(plain(line))
+    if outliers:
+        _print_outliers(console, outliers, len(plan.model.prefix))
 
 
 def _alike(rows: Sequence[Json]) -> list[Json]:
@@ -202,7 +207,7 @@ def _said(row: Json) -> str:
     )
 
 
-def print_outliers(console: Console, outliers: Sequence[str], prefix: int) -> None:
+def _print_outliers(console: Console, outliers: Sequence[str], prefix: int) -> None:
     """Why a public prefix matters: what position 0 would need that private positions do not."""
     where = "is public, and computed in the clear" if prefix else "is private: every bound holds it"
     console.print(f"position 0 {where}; {len(outliers)} edges reach far beyond others there:")
