@@ -39,10 +39,10 @@ def test_a_plan_as_data(plan):
 def test_a_plan_for_a_reader(plan):
     console = Console(width=220)
     with console.capture() as captured:
-        print_generation_plan(console, plan, 5)
+        print_generation_plan(console, plan, ["layer0.down: 9 at position 0"])
     said = captured.get()
     for words in (
-        "a conversation of 40 private positions", "a batch of 8 rows", "a prompt of 8 rows",
-        "one token behind 20", "limit 2^-20", "prepare layer0.scores", plan.digest(),
+        "a conversation of 40 private positions", "a batch of 8 rows", "a prompt of 16 rows",
+        "one token behind 20", "1 edges reach far beyond others there", "layer0.down: 9", "limit 2^-20", "prepare layer0.scores", plan.digest(),
     ):  # fmt: skip
         assert words in said
