@@ -18,6 +18,7 @@ from hybrid.models.sentence_folder import transformer_folder
 from hybrid.models.text_settings import Limit, TextPrompt, read_text_settings
 from hybrid.models.tokenizer_files import folder_tokenizer
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 _NO_PROMPT = TextPrompt(None, "")
 
@@ -74,7 +75,7 @@ def _checked(text: str) -> str:
 
 
 def _too_long(text: str, found: int, limit: Limit, prompt: TextPrompt) -> ConfigError:
-    with_prompt = f" with prompt {prompt.name!r}" if prompt.text else ""
+    with_prompt = f" with prompt {shown(prompt.name)}" if prompt.text else ""
     raised = "raise model.tokens " if limit.name == "model.tokens" else ""
     return ConfigError(
         f"text: {text[:30]!r}... has {found} tokens{with_prompt}, {limit.name} is {limit.tokens}; "
@@ -115,7 +116,7 @@ class FileTokenizer:
         taken = len(self._tokens_of(self.prompt.text))
         if taken >= self._limit.tokens:
             what = (
-                f"prompt {self.prompt.name!r} and special tokens"
+                f"prompt {shown(self.prompt.name)} and special tokens"
                 if self.prompt.text
                 else ("special tokens")
             )
