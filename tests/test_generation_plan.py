@@ -43,6 +43,7 @@ def test_a_plan_for_a_reader(plan):
     said = captured.get()
     for words in (
         "a conversation of 40 private positions", "a batch of 8 rows", "a prompt of 16 rows",
-        "one token behind 20", "1 edges reach far beyond others there", "layer0.down: 9", "limit 2^-20", "prepare layer0.scores", plan.digest(),
+        "one token behind 20", "1 edges reach far beyond others there", "layer0.down: 9",
+        "limit 2^-20", "prepare layer0.scores", plan.digest(),
     ):  # fmt: skip
         assert words in said
