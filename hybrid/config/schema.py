@@ -61,6 +61,9 @@ class ModelConfig(Strict):
     normalize: bool | None = None
     """Encoders: whether the client scales the opened embedding to unit length; none given: what the
     folder says."""
+    pairs: bool = False
+    """Encoders: whether every text is two, with a tab between, as tasks on pairs of sentences have
+    them."""
     prompt: str | None = None
     """Encoders: name of one of the folder's prompts, which stands before every text; none: the
     folder's default. The parties may differ in it."""

@@ -46,6 +46,11 @@ class Architecture:
         """Columns of one attention head."""
         return self.hidden // self.heads
 
+    @property
+    def takes_types(self) -> bool:
+        """Whether tokens of the second text of a pair are told from those of the first."""
+        return False
+
     def line(self) -> str:
         """Sizes for a reader."""
         return (

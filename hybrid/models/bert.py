@@ -51,6 +51,11 @@ class BertArchitecture(Architecture):
                 "config.json that belongs to these weights"
             )
 
+    @property
+    def takes_types(self) -> bool:
+        """Where its table has more than one."""
+        return self.token_types > 1
+
 
 @dataclass(frozen=True, slots=True)
 class BertLayer:
@@ -321,9 +326,8 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
             bias = self.buckets.bias(weights.score_bias, len(token_ids))
         plain = _Plain(see, dtype, architecture, torch.from_numpy(mask), bias)
         table = weights.embedding
-        positions = table.positions[table.position_rows(token_ids)]
-        x = plain.tensor(table.words[token_ids])
-        x = x + plain.tensor(positions) + plain.tensor(table.token_types[0])
+        words, positions, types = table.parts(token_ids)
+        x = plain.tensor(words) + plain.tensor(positions) + plain.tensor(types)
         _, x = plain.layer_norm("embedding", x, table.norm, table.epsilon)
         normalised = x
         for index, layer in enumerate(weights.layers):

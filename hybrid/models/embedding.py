@@ -11,6 +11,23 @@ from numpy.typing import NDArray
 
 from hybrid.models.weights import Affine, Array
 
+_TYPE_BIT = 32
+
+
+def typed(token_ids: Sequence[int], types: Sequence[int]) -> NDArray[np.int64]:
+    """Ids of tokens that carry their type: 1 for those of the second text of a pair, else 0."""
+    return np.array(token_ids, np.int64) | np.array(types, np.int64) << _TYPE_BIT
+
+
+def words_of(token_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ids without types, same shape; a negative one stays negative."""
+    return np.where(token_ids < 0, token_ids, token_ids & ((1 << _TYPE_BIT) - 1))
+
+
+def types_of(token_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Types, same shape."""
+    return token_ids >> _TYPE_BIT
+
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingTable:
@@ -28,15 +45,19 @@ class EmbeddingTable:
         """Row of `positions` of every token of a text, (tokens,)."""
         if self.padding < 0:
             return np.arange(len(token_ids))
-        counts = token_ids != self.padding
+        counts = words_of(token_ids) != self.padding
         rows: NDArray[np.int64] = np.cumsum(counts) * counts
         return rows
 
     def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Normalised input embedding (tokens, hidden) of token type 0, in float64."""
+        """Normalised input embedding (tokens, hidden), in float64."""
+        words, positions, types = self.parts(token_ids)
+        return _normalised(words + positions + types, self.norm, self.epsilon)
+
+    def parts(self, token_ids: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+        """Rows of words, positions and types, (tokens, hidden) each; ids may carry types."""
         positions = self.positions[self.position_rows(token_ids)]
-        rows = self.words[token_ids] + positions + self.token_types[0]
-        return _normalised(rows, self.norm, self.epsilon)
+        return self.words[words_of(token_ids)], positions, self.token_types[types_of(token_ids)]
 
     def arrays(self) -> tuple[Array, ...]:
         """All arrays in wire order."""

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ class _Folder:
 
     def encoder(self) -> TextEncoder:
         model = self.config.run.model
-        return FileTokenizer(self.path, model.tokens, model.prompt)
+        return FileTokenizer(self.path, model.tokens, model.prompt, pairs=model.pairs)
 
     def samples(self, _architecture: Architecture, encoder: TextEncoder) -> list[NDArray[np.int64]]:
         return _encoded_sentences(self.config, encoder)
@@ -207,6 +208,10 @@ class _Shape:
         return shape_head(self.config)
 
     def encoder(self) -> TextEncoder:
+        if self.config.run.model.pairs:
+            raise ConfigError(
+                f"{self.config.path}: model.pairs would be ignored beside a shape; remove it"
+            )
         return WordTokenizer(self.architecture().vocabulary, self.config.run.model.tokens)
 
     def samples(self, architecture: Architecture, encoder: TextEncoder) -> list[NDArray[np.int64]]:
@@ -273,6 +278,8 @@ def _source(config: Config) -> _Folder | _Shape:
 def _encoded_sentences(config: Config, encoder: TextEncoder) -> list[NDArray[np.int64]]:
     sentences = config.run.ranges.sentences
     texts = default_sentences() if sentences is None else read_sentences(config.resolve(sentences))
+    if config.run.model.pairs and sentences is None:
+        texts = [f"{first}\t{second}" for first, second in pairwise(texts)]
     try:
         return list(_behind_prompts(texts, encoder))
     except ConfigError as error:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from hybrid.models.architecture import Architecture
+from hybrid.models.embedding import words_of
 from hybrid.models.family import AnyFamily, Weights
 from hybrid.models.folding import FloatArray, LinearMap
 from hybrid.models.graph import Graph
@@ -56,6 +57,10 @@ class PublicModel:
             return self.family.graph(self.architecture, ranges, *sizes)
 
         return used_ranges(self.ranges, build)
+
+    def ids(self, token_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As the model takes them: without types where it knows none, as its library does."""
+        return token_ids if self.architecture.takes_types else words_of(token_ids)
 
     def to_public(self) -> dict[str, Any]:
         """Plain data for the client, but for what its own config says."""
@@ -125,7 +130,7 @@ class Model:
         """The plain model's answer to one text, as the head makes it, not finished."""
         public, see = self.public, observe or _unseen
         padded = np.zeros(public.tokens, np.int64)
-        padded[: len(token_ids)] = token_ids
+        padded[: len(token_ids)] = public.ids(token_ids)
         mask = np.arange(public.tokens) < len(token_ids)
         rows = public.family.plain_rows(self.weights, public.architecture, padded, mask, see, dtype)
         return public.head.plain(rows, torch.from_numpy(mask), see, self.head_weights)

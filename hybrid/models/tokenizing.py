@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer, normalizers
 
+from hybrid.models.embedding import typed
 from hybrid.models.random_weights import SPECIAL_TOKENS
 from hybrid.models.sentence_folder import transformer_folder
 from hybrid.models.text_settings import Limit, TextPrompt, read_text_settings
@@ -86,11 +87,20 @@ def _too_long(text: str, found: int, limit: Limit, prompt: TextPrompt) -> Config
 class FileTokenizer:
     """A Hugging Face tokenizer with its folder's settings, bound to a token limit."""
 
-    def __init__(self, folder: Path, tokens: int, prompt: str | None = None) -> None:
-        """prompt: name of one of the folder's, instead of its default."""
+    def __init__(
+        self, folder: Path, tokens: int, prompt: str | None = None, *, pairs: bool = False
+    ) -> None:
+        """prompt: name of one of the folder's, instead of its default.
+
+        pairs: every text is two, with a tab between.
+        """
+        self._pairs = pairs
         settings = read_text_settings(folder)
         read = folder_tokenizer(transformer_folder(folder), settings.tokenizer)
         self._tokenizer = read.tokenizer
+        names = settings.tokenizer.get("model_input_names")
+        # As in transformers, a folder may leave types out.
+        self._has_types = not isinstance(names, list) or "token_type_ids" in names
         own = self._tokenizer.truncation or {}
         side = settings.truncation_side or own.get("direction", "right")
         # Padding is this project's own and truncation is the user's decision.
@@ -103,6 +113,11 @@ class FileTokenizer:
         self._limit = min((mine, settings.limit or mine), key=lambda limit: limit.tokens)
         self.prompts: Mapping[str, str] = settings.prompts
         self.prompt = settings.prompt(prompt)
+        if pairs and self.prompt.text:
+            raise ConfigError(
+                f"model.pairs: prompt {shown(self.prompt.name)} stands before one text and not "
+                "before two; choose an empty one with model.prompt"
+            )
         self._default_prompt = settings.default_prompt
         self.notes = read.notes
         if settings.tokenizer.get("padding_side") == "left":
@@ -135,33 +150,52 @@ class FileTokenizer:
     ) -> NDArray[np.int64]:
         """Token ids, special tokens included, at most the limit; prompt: instead of the own."""
         whole = (self.prompt.text if prompt is None else prompt) + _checked(text)
+        if self._pairs:
+            self._check_pair(text)
         if not self._tokens_of(text, special=False):
             raise ConfigError(
                 f"text: {text[:30]!r} has no tokens, since the model's tokenizer drops all of it; "
                 "give at least one word"
             )
-        ids = self._tokens_of(whole)
+        ids, types = self._encoded(whole)
         if len(ids) > self._limit.tokens:
             if not truncate:
                 raise _too_long(text, len(ids), self._limit, self.prompt)
             # By the library, which knows what closes a text that is cut.
             self._tokenizer.enable_truncation(self._limit.tokens, direction=self._side)
             try:
-                ids = self._tokens_of(whole)
+                ids, types = self._encoded(whole)
             finally:
                 self._tokenizer.no_truncation()
-        return np.array(ids, np.int64)
+        return typed(ids, types)
+
+    def _check_pair(self, text: str) -> None:
+        parts = text.split("\t")
+        if len(parts) != 2 or not all(
+            self._tokenizer.encode(p, add_special_tokens=False).ids for p in parts
+        ):
+            raise ConfigError(
+                f"text: {text[:30]!r} is no pair, as model.pairs says; give two texts with one tab "
+                "between"
+            )
 
     def _tokens_of(self, text: str, *, special: bool = True) -> list[int]:
+        return self._encoded(text, special=special)[0]
+
+    def _encoded(self, text: str, *, special: bool = True) -> tuple[list[int], list[int]]:
+        """Ids and types."""
+        first, tab, second = text.partition("\t") if self._pairs else (text, "", "")
+        pair = second if tab else None
         try:
-            found: Encoding = self._tokenizer.encode(text, add_special_tokens=special)
+            found: Encoding = self._tokenizer.encode(first, pair, add_special_tokens=special)
         except Exception as error:
             # tokenizers raises bare exceptions.
             raise ConfigError(
                 f"text: {text[:30]!r} is more than the model's tokenizer can say "
                 f"({str(error)[:100]}); use other words"
             ) from None
-        return list(found.ids)
+        types = list(found.type_ids) if self._has_types else [0] * len(found.ids)
+        return list(found.ids), types
 
     def note(self, text: str) -> str | None:
         """Where a text is nothing but unknown tokens."""

@@ -152,11 +152,18 @@ class ClientSession(_EncoderParts):
         tokens, graph = self.config.run.model.tokens, self.plan.graph
         padded, counts = _padded([token_ids], 1, tokens)
         mask = np.arange(tokens) < counts[:, None]
-        values = self._model.family.client_inputs(self._table, padded, mask)
+        values = self._values(padded, mask)
         for edge in graph.inputs:
             bound = None if edge.is_bits else graph.input_bound(edge.name)
             if bound is not None:
                 check_rows(values[edge.name], edge.name, bound, place)
+
+    def _values(
+        self, padded: NDArray[np.int64], mask: NDArray[np.bool_]
+    ) -> dict[str, NDArray[Any]]:
+        """Of the family's inputs."""
+        ids = self._model.ids(padded)
+        return self._model.family.client_inputs(self._table, ids, mask)
 
     def query(self, token_ids: Sequence[NDArray[np.int64]]) -> Answer:
         """One private inference of 1 to `model.batch` texts; only its online phase if prepared."""
@@ -168,7 +175,7 @@ class ClientSession(_EncoderParts):
         start = time.perf_counter()
         mask = np.arange(model.tokens) < counts[:, None]
         head, width = self._model.head, self._model.architecture.hidden
-        values = self._model.family.client_inputs(self._table, padded, mask)
+        values = self._values(padded, mask)
         own = self._shares({**values, **head.client_inputs(mask, width)})
         self.channel.send(_ANOTHER)
         ahead, self._ahead = self._ahead, None

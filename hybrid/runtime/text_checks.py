@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid.models.embedding import types_of, words_of
 from hybrid.models.tokenizing import TextEncoder
 from transport.errors import ConfigError, FrameError, UsageError
 
-_SHOWN = 40
+_SHOWN, _TYPES = 40, 2
 
 
 class TextWarning(UserWarning):
@@ -79,13 +80,14 @@ def _checked(number: int, given: Any, tokens: int, vocabulary: int) -> NDArray[n
         raise UsageError(f"{place}: {len(ids)} tokens; give 1 to {tokens}")
     if ids.dtype.kind not in "iu":
         raise UsageError(f"{place}: token ids of type {ids.dtype}; give integers")
-    wrong = foreign_id(ids, vocabulary)
+    wrong = foreign_id(ids.astype(np.int64), vocabulary, _TYPES)
     if wrong is not None:
         raise UsageError(f"{place}: token id {wrong}; the model's are 0 to {vocabulary - 1}")
     return ids.astype(np.int64)
 
 
-def foreign_id(ids: NDArray[Any], vocabulary: int) -> int | None:
-    """The first id that is none of the model's."""
-    wrong = ids[(ids < 0) | (ids >= vocabulary)]
+def foreign_id(ids: NDArray[Any], vocabulary: int, types: int = 1) -> int | None:
+    """The first id that is none of the model's; types: how many kinds of tokens there may be."""
+    words, kinds = words_of(ids), types_of(ids)
+    wrong = ids[(words < 0) | (words >= vocabulary) | (kinds < 0) | (kinds >= types)]
     return int(wrong[0]) if len(wrong) else None
