@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from hybrid.config.loading import load_config
 from hybrid.config.overrides import overrides_of
+from hybrid.machine.prices import schedule_prices
 from hybrid.models.loading import load_model, text_encoder
 from hybrid.models.poolings import POOLINGS
+from hybrid.models.ranges import Bound
+from hybrid.models.tokenizing import FileTokenizer
+from hybrid.planning.planner import make_plan
 from tests.encoder_setup import TEXTS, cosines, private, write_config, write_encoder
 from tests.processes import run
 from transport.errors import ConfigError
@@ -66,7 +71,7 @@ def test_poolings_are_those_of_sentence_transformers(pooling, dense, tmp_path):
     folder, expected = sentence_folder(tmp_path, modules)
     config = load_config(write_config(tmp_path, folder, batch=2))
     assert np.abs(plain_answers(config) - expected).max() < 2e-5
-    if pooling in ("mean", "mean_sqrt_len_tokens") and not dense:
+    if pooling == "mean" and not dense:
         return  # The client divides what other tests open.
     found = private(config, TEXTS[:3])
     assert found.shape == (3, 10 if dense else 24)
@@ -83,7 +88,7 @@ def test_activations_of_dense_modules(activation, tmp_path):
     assert np.abs(private(config, TEXTS[:1]) - expected[:1]).max() < 2.0**-5
 
 
-CLASSIFIERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+CLASSIFIERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet")
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)
@@ -106,8 +111,7 @@ def test_classifiers_give_the_logits_of_transformers(kind, tmp_path):
         assert np.abs(private(config, TEXTS[:2]) - expected[:2]).max() < 2.0**-5
 
 
-def refused(config_path, message, **keys):
-    del keys
+def refused(config_path, message):
     with pytest.raises(ConfigError, match=message):
         load_model(load_config(config_path))
 
@@ -174,6 +178,8 @@ def changed(path, **changes):
         ("2_Dense", {"activation_function": "torch.nn.SELU"}, "'torch.nn.SELU' is not computed"),
         ("2_Dense", {"use_residual": True}, "use_residual is true, which is not computed"),
         ("2_Dense", {"module_input_name": "token_embeddings"}, "module_input_name is "),
+        ("1_Pooling", {"pooling_mode": [["mean"]]}, "is not computed; supported is"),
+        ("2_Dense", {"activation_function": ["x"]}, "activation_function .* is not computed"),
         ("2_Dense", {"in_features": 25}, "has shape .10, 24."),
         ("2_Dense", {"out_features": None}, "are not two sizes"),
     ],
@@ -218,6 +224,7 @@ def test_lists_of_modules_that_are_not_computed_are_refused(tmp_path):
         {"pooling": "mean", "dense": [[24, 0, "tanh"]], "normalize": False, "labels": []},
         {"pooling": "mean", "dense": [[24, 3, "tanh"]] * 2, "normalize": False, "labels": []},
         {"pooling": "mean", "dense": [], "normalize": 1, "labels": []},
+        {"pooling": "cls", "dense": [[24, 1, "identity"]], "normalize": False, "labels": ["\x1b"]},
         {"pooling": "mean", "dense": [[24, 2, "identity"]], "normalize": False, "labels": ["a"]},
         {
             "pooling": "mean",
@@ -299,3 +306,36 @@ def test_folders_as_they_come(name, is_half, tmp_path):
         changed(folder / "config.json", dtype="float32")
     config = load_config(write_config(tmp_path, folder), overrides_of(["model.tokens=12"]))
     assert np.abs(plain_answers(config) - vectors(folder)).max() < 2e-5
+
+
+def test_a_folder_of_another_name_is_no_module(tmp_path):
+    folder, _ = sentence_folder(tmp_path)
+    (folder / "modules.json").unlink()
+    (folder / "1\u00b2_Pooling").mkdir()
+    head = load_model(load_config(write_config(tmp_path, folder))).public.head
+    assert head.pooling.name == "mean"
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_prompts_that_are_not_pooled_are_refused_and_compared(is_listed, tmp_path):
+    prompts = {"query": "small ", "none": ""}
+    folder, _ = sentence_folder(tmp_path, prompts=prompts)
+    if not is_listed:
+        (folder / "modules.json").unlink()
+    facts = FileTokenizer(folder, 12).facts()
+    changed(folder / "1_Pooling" / "config.json", include_prompt=False)
+    with pytest.raises(ConfigError, match="include_prompt of its pooling is false"):
+        FileTokenizer(folder, 12)
+    # A client that lacks the pooling's settings means something else by the same prompt.
+    assert FileTokenizer(folder, 12, "none").facts()["prompts"] != facts["prompts"]
+
+
+def test_parties_agree_on_the_scale_of_what_is_opened(tmp_path):
+    folder, _ = sentence_folder(tmp_path, ["mean", torch.nn.Identity()])
+    config = load_config(write_config(tmp_path, folder))
+    public, digests = load_model(config).public, set()
+    for rms in (1.0, 2.0**-3, 2.0**-9):
+        ranges = {**public.ranges, "dense0": Bound(2.0**-20, rms, 4 * rms)}
+        other = replace(public, ranges=ranges)
+        digests.add(make_plan(config, other, schedule_prices(config.run)).digest())
+    assert len(digests) == 3

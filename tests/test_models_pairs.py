@@ -13,8 +13,10 @@ from hybrid.config.loading import load_config
 from hybrid.config.overrides import overrides_of
 from hybrid.models.embedding import typed, types_of, words_of
 from hybrid.models.loading import load_model, text_encoder
+from hybrid.models.tokenizing import FileTokenizer
 from hybrid.runtime.text_checks import checked_ids
-from tests.encoder_setup import private, write_config, write_encoder
+from hybrid.testing.tiny import TEXT
+from tests.encoder_setup import private, write_config, write_encoder, write_tokenizer
 from transport.errors import ConfigError, UsageError
 
 PAIRS = ["a small test\tof inference", "private\ta", "of\tprivate small inference of a"]
@@ -105,7 +107,53 @@ def test_pairs_are_those_of_folders_and_types_are_two(tmp_path):
     with pytest.raises(ConfigError, match="model.pairs would be ignored beside a shape"):
         load_model(load_config(path))
     fine = typed([3, 4], [0, 1])
-    assert np.array_equal(checked_ids([fine], 4, 5)[0], fine)
+    assert np.array_equal(checked_ids([fine], 4, 5, pairs=True)[0], fine)
+    with pytest.raises(UsageError, match="token id 4294967300"):
+        checked_ids([fine], 4, 5)
     for wrong in (typed([3], [2]), typed([5], [1]), np.array([-1]), np.array([-(1 << 40)])):
         with pytest.raises(UsageError, match="token id"):
-            checked_ids([wrong], 4, 5)
+            checked_ids([wrong], 4, 5, pairs=True)
+
+
+NASTY = ["a small\ttest", "private inference of a\tsmall", "of\tof"]
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "MPNetTokenizer", "ElectraTokenizer", None])
+@pytest.mark.parametrize("names", [None, ["input_ids", "attention_mask"]])
+def test_vocabularies_alone_close_pairs_as_transformers_does(name, names, tmp_path):
+    """Whether types are given is the class's word, or the settings'."""
+    from transformers import AutoTokenizer
+
+    kind = {"MPNetTokenizer": "mpnet", "ElectraTokenizer": "electra"}.get(name, "bert")
+    is_mpnet = kind == "mpnet"
+    special = ["<s>", "</s>", "<pad>", "[UNK]", "<mask>"] if is_mpnet else ["[PAD]", "[UNK]"]
+    words = [*special, *["[CLS]", "[SEP]", "[MASK]"] * (not is_mpnet), *TEXT.split()]
+    write_encoder(tmp_path, kind, vocab_size=len(words))
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    settings = {"tokenizer_class": name, "model_input_names": names}
+    settings = {key: value for key, value in settings.items() if value}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    reference = AutoTokenizer.from_pretrained(tmp_path)
+    encoder = FileTokenizer(tmp_path, 16, pairs=True)
+    for pair in NASTY:
+        wanted = reference(*pair.split("\t"))
+        found = encoder.encode(pair)
+        assert words_of(found).tolist() == wanted["input_ids"]
+        none = [0] * len(found)
+        assert types_of(found).tolist() == wanted.get("token_type_ids", none)
+
+
+def test_a_tokenizer_that_closes_no_pair_is_refused(tmp_path):
+    folder = pair_folder(tmp_path / "model", "bert")
+    write_tokenizer(folder)
+    with pytest.raises(ConfigError, match="how one text is closed, but not two"):
+        FileTokenizer(folder, 16, pairs=True)
+
+
+def test_parties_compare_whether_types_are_given(tmp_path):
+    folder = pair_folder(tmp_path / "model", "bert")
+    facts = FileTokenizer(folder, 16).facts()
+    path = folder / "tokenizer_config.json"
+    path.write_text(path.read_text().replace(', "token_type_ids"', ""))
+    assert FileTokenizer(folder, 16).facts()["tokenizer"] != facts["tokenizer"]

@@ -112,6 +112,8 @@ def test_a_large_epsilon_holds_a_small_variance(tmp_path):
     path = write(tmp_path, constant_rows)
     settings = tmp_path / "model" / "config.json"
     settings.write_text(settings.read_text().replace("1e-12", "1e-05"))
+    # Products in slots are too rough for rows that differ so much.
+    path.write_text(path.read_text().replace("multiply: cheapest", "multiply: ot"))
     assert planned(path).steps
 
 
@@ -162,7 +164,7 @@ def test_the_scaled_maps_give_transformers_vector(factor, tmp_path):
     rows = torch.nn.functional.layer_norm(inner[0], inner[0].shape[-1:], eps=1e-12).numpy()
     gain, bias = (np.round(x * 2.0**16) / 2.0**16 for x in (own.scale, own.shift))
     words = np.round((rows * gain + bias).sum(0) * 2.0**6).astype(np.int64).view(np.uint64)
-    opened = model.public.head.opened(words, np.array([len(ids)]))[0] * graph.opened_scale("pool")
+    opened = model.public.head.opened(words, np.array([len(ids)]))[0] * graph.opened_scale()
     assert cosine(opened, expected) > 0.9999
     assert np.linalg.norm(opened) == pytest.approx(np.linalg.norm(expected), rel=1e-2)
 

@@ -29,6 +29,9 @@ def checked_folder(out: Path, requests: int, kind: str) -> ReportFolder:
 
 def write_reports(folder: ReportFolder, reports: Sequence[Json], kind: str) -> list[str]:
     """report.json and report.md of every request; sentences about what stays beside them."""
+    if not reports:
+        # A client that asks nothing takes nobody's reports away.
+        return []
     places = [request_name(index, kind) for index in range(len(reports))]
     for place, report in zip(places, reports, strict=True):
         folder.write(f"{place}report.json", json_text(report))

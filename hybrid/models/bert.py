@@ -27,9 +27,9 @@ from hybrid.models.plain import PlainPass
 from hybrid.models.random_weights import RandomWeights
 from hybrid.models.ranges import Observer, Ranges
 from hybrid.models.relative_positions import Buckets, of_buckets
+from hybrid.models.settings import as_float, read_sizes, require
 from hybrid.models.weights import Affine, Array
 from transport.errors import ConfigError
-from transport.foreign import shown
 
 INPUT, MASK = "embedding", "mask"
 
@@ -118,20 +118,12 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
             "embedding_size": (raw.get("hidden_size"), None),
         }
         for key, allowed in wanted.items():
-            if raw.get(key) not in allowed:
-                raise ConfigError(
-                    f"{place}: {key} is {shown(raw.get(key))}; only {allowed[0]!r} is supported: "
-                    "use an encoder that was trained with it"
-                )
-        missing = [key for key in names.sizes.values() if key not in raw]
-        if missing:
-            raise ConfigError(f"{place}: missing {', '.join(missing)}; is this an encoder?")
-        values = {**FIXED, **{ours: raw[key] for ours, key in names.sizes.items()}}
+            require(raw, place, key, *allowed)
+        values = {**FIXED, **read_sizes(raw, place, names.sizes, "an encoder")}
         values["padding"] = names.padding_id(raw, place)
         if type(values["positions"]) is int:
             values["positions"] -= values["padding"] + 1
-        if type(values["epsilon"]) is int:
-            values["epsilon"] = float(values["epsilon"])
+        values["epsilon"] = as_float(values["epsilon"])
         return BertArchitecture.from_public(values, place)
 
     def shape_architecture(self, sizes: Mapping[str, int], place: str) -> BertArchitecture:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hybrid.models.checkpoint import Layout
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 _BERT_SIZES = {
     "hidden": "hidden_size",
@@ -66,15 +67,15 @@ class Names:
         found = raw.get("pad_token_id", 1) if self.padding is None else self.padding
         if type(found) is not int or found < 0:
             raise ConfigError(
-                f"{place}: pad_token_id is {repr(found)[:64]}; positions count from it: give the "
+                f"{place}: pad_token_id is {shown(found)}; positions count from it: give the "
                 "id of the padding token"
             )
         for ours, least in (("vocabulary", found + 1), ("positions", found + 2)):
             size = raw.get(self.sizes[ours])
             if type(size) is int and size < least:
                 raise ConfigError(
-                    f"{place}: {self.sizes[ours]} is {str(size)[:64]}, but positions count from "
-                    f"the padding id {str(found)[:64]}, which needs {str(least)[:64]} or more; "
+                    f"{place}: {self.sizes[ours]} is {shown(size)}, but positions count from "
+                    f"the padding id {shown(found)}, which needs {shown(least)} or more; "
                     "use the config.json that belongs to these weights"
                 )
         return found

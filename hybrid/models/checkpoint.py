@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hybrid.models.foreign_weights import refuse_foreign_tensors
-from hybrid.models.gguf_file import refuse_left_over
+from hybrid.models.foreign_weights import refuse_foreign_tensors, refuse_left_over
 from hybrid.models.model_files import cut
 from hybrid.models.tensor_files import TensorSource, tensor_files
 from hybrid.models.weights import Affine, Array

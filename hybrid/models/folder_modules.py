@@ -19,7 +19,7 @@ from hybrid.models.poolings import POOLINGS
 from hybrid.models.sentence_folder import sentence_modules
 from hybrid.models.weights import Affine
 from transport.errors import ConfigError
-from transport.foreign import shown
+from transport.foreign import cut, shown
 
 _OLD_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -55,7 +55,6 @@ class Modules:
     """What follows the transformer."""
 
     pooling: str
-    include_prompt: bool = True
     dense: tuple[Dense, ...] = ()
     weights: tuple[Affine, ...] = field(default=(), repr=False)
     normalize: bool | None = None
@@ -97,7 +96,7 @@ def _by_subfolders(folder: Path) -> Modules | None:
         for sub in folder.glob("[0-9]*_*")
         if sub.is_dir()
         for number, _, name in [sub.name.partition("_")]
-        if number.isdigit()
+        if number.isdecimal()
     )
     others = [sub for _, name, sub in numbered if name not in _ORDER]
     if others:
@@ -117,31 +116,31 @@ def _by_subfolders(folder: Path) -> Modules | None:
 
 
 def _found(pooling: Path, dense: Iterable[Path], *, normalize: bool | None, place: str) -> Modules:
-    name, include_prompt = _pooling(pooling)
+    name = _pooling(pooling)
     parts = [_dense(folder) for folder in dense]
     shapes, weights = tuple(p for p, _ in parts), tuple(w for _, w in parts)
-    return Modules(name, include_prompt, shapes, weights, normalize, place)
+    return Modules(name, shapes, weights, normalize, place)
 
 
-def _pooling(path: Path) -> tuple[str, bool]:
-    """Its name, and whether the prompt's tokens are pooled too."""
+def _pooling(path: Path) -> str:
+    """Its name."""
     raw = read_json(path)
     for key in raw:
         if key not in _POOLING_KEYS:
             close = difflib.get_close_matches(key, _POOLING_KEYS, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"{path}: {str(key)[:64]!r} is a setting that is not computed{hint}")
+            raise ConfigError(f"{path}: {shown(key)} is a setting that is not computed{hint}")
     modes = raw.get("pooling_mode")
     if modes is None:
         modes = [name for key, name in _OLD_MODES.items() if raw.get(key) is True] or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in POOLINGS:
-        shown = " and ".join(map(str, modes)) if isinstance(modes, list) else modes
+    named = modes if isinstance(modes, list) and all(isinstance(m, str) for m in modes) else []
+    if len(named) != 1 or named[0] not in POOLINGS:
         raise ConfigError(
-            f"{path}: pooling {str(shown)[:64]!r} is not computed; supported is one of "
-            f"{', '.join(POOLINGS)}"
+            f"{path}: pooling {shown(' and '.join(named) or modes)} is not computed; supported is "
+            f"one of {', '.join(POOLINGS)}"
         )
-    return modes[0], raw.get("include_prompt", True) is not False
+    return str(named[0])
 
 
 def _dense(folder: Path) -> tuple[Dense, Affine]:
@@ -152,7 +151,7 @@ def _dense(folder: Path) -> tuple[Dense, Affine]:
     for key, value in raw.items():
         if key not in known or value not in _DENSE_KEYS.get(key, (value,)):
             raise ConfigError(
-                f"{path}: {str(key)[:64]} is {json.dumps(value)[:64]}, which is not computed; use "
+                f"{path}: {cut(key)} is {cut(json.dumps(value))}, which is not computed; use "
                 "a model without it"
             )
     sizes = [n for n in (raw.get("in_features"), raw.get("out_features")) if type(n) is int]
@@ -160,10 +159,10 @@ def _dense(folder: Path) -> tuple[Dense, Affine]:
     if len(sizes) != 2 or min(sizes) < 1 or type(has_bias) is not bool:
         raise ConfigError(f"{path}: in_features, out_features, bias are not two sizes and a bool")
     named = raw.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if named not in _ACTIVATIONS:
+    if not isinstance(named, str) or named not in _ACTIVATIONS:
         known_names = ", ".join(name.rpartition(".")[2] for name in _ACTIVATIONS)
         raise ConfigError(
-            f"{path}: activation_function {str(named)[:64]!r} is not computed; supported are "
+            f"{path}: activation_function {shown(named)} is not computed; supported are "
             f"{known_names}"
         )
     file = Checkpoint(folder, _LAYOUT, tied=False)

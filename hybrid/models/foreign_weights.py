@@ -115,3 +115,14 @@ def refuse_own_code(raw: Mapping[str, Any], place: str) -> None:
             f"{place}: auto_map names the folder's own code for {cut(str(named[0]))}, which is not "
             "run, so its weights may mean something else; use a model that transformers computes"
         )
+
+
+def refuse_left_over(path: Path, names: Iterable[str]) -> None:
+    """`ConfigError` that names tensors nobody asked for."""
+    left = sorted(names)
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        raise ConfigError(
+            f"{path}: tensor {cut(repr(left[0]))}{more} would be ignored, so answers would "
+            "differ; use a model without it"
+        )

@@ -13,6 +13,7 @@ import numpy as np
 from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 
+from hybrid.models.foreign_weights import refuse_left_over
 from hybrid.models.model_files import check_file, cut
 from hybrid.models.weights import Array
 from transport.errors import ConfigError
@@ -154,14 +155,3 @@ class GgufFile:
 
     def __repr__(self) -> str:
         return f"<GgufFile {self.path.name}: {len(self._tensors)} tensors>"
-
-
-def refuse_left_over(path: Path, names: Iterable[str]) -> None:
-    """`ConfigError` that names tensors nobody asked for."""
-    left = sorted(names)
-    if left:
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        raise ConfigError(
-            f"{path}: tensor {cut(repr(left[0]))}{more} would be ignored, so answers would "
-            "differ; use a model without it"
-        )

@@ -18,12 +18,13 @@ from hybrid.models.causal import Cache, CausalPass
 from hybrid.models.checkpoint import Checkpoint, Layout
 from hybrid.models.decoder import Decoder
 from hybrid.models.decoder_graph import EMBEDDING, LOGITS, DecoderGraphBuilder, Pass
-from hybrid.models.decoder_settings import GgufNames, as_float, head_table, read_sizes, require
+from hybrid.models.decoder_settings import GgufNames, head_table
 from hybrid.models.folding import LinearMap, behind, gained, linear_map
 from hybrid.models.gguf_file import GgufFile
 from hybrid.models.graph import Graph
 from hybrid.models.random_weights import RandomWeights
 from hybrid.models.ranges import Observer, Ranges, widest
+from hybrid.models.settings import as_float, read_sizes, require
 from hybrid.models.token_table import TokenTable
 from hybrid.models.weights import Affine, Array
 

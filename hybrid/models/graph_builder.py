@@ -94,25 +94,23 @@ class GraphBuilder:
         self, place: tuple[int, str], source: str, beside: str, width: int, epsilon: float
     ) -> str:
         """LayerNorm of all rows of a sum, without gain and bias."""
-        name = "layer{}.{}".format(*place)
-        bounds = {
-            "input": self.bound(f"{name}.sum"),
-            "variance": self.variance(f"{name}.variance", epsilon),
-        }
-        return self.add(
-            place,
-            "layernorm",
-            (source, beside),
-            (self.rows, width),
-            bounds,
-            constants={"epsilon": epsilon},
-            residuals=1,
-        )
+        edge, _ = self.norm(place, "layernorm", (source, beside), width, epsilon, keeps_sum=False)
+        return edge
 
-    def norm(
-        self, place: tuple[int, str], op: str, sources: Sequence[str], width: int, epsilon: float
+    def norm(  # noqa: PLR0913
+        self,
+        place: tuple[int, str],
+        op: str,
+        sources: Sequence[str],
+        width: int,
+        epsilon: float,
+        *,
+        keeps_sum: bool = True,
     ) -> tuple[str, str]:
-        """A normalisation of a sum without gain and bias: its edge, and that of the sum."""
+        """A normalisation of a sum without gain and bias: its edge, and that of the sum.
+
+        keeps_sum: whether the sum is a second result of the node.
+        """
         name = node_name(place)
         square = "mean_square" if op == "rmsnorm" else "variance"
         bounds = {"input": self.bound(f"{name}.sum")}
@@ -126,7 +124,7 @@ class GraphBuilder:
             bounds,
             constants={"epsilon": epsilon},
             residuals=len(sources) - 1,
-            also=() if len(sources) == 1 else (f"{name}.sum",),
+            also=(f"{name}.sum",) if keeps_sum and len(sources) > 1 else (),
         )
         return edge, sources[0] if len(sources) == 1 else f"{name}.sum"
 
@@ -234,7 +232,7 @@ class GraphBuilder:
         """
         found = self._found(edge)
         bits = output_shift(found)
-        return shifted(found, bits), {OUTPUT_SHIFT: float(bits)} if bits else {}
+        return held(edge, shifted(found, bits)), {OUTPUT_SHIFT: float(bits)} if bits else {}
 
     def _found(self, edge: str) -> Bound:
         try:

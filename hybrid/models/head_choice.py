@@ -14,8 +14,10 @@ from hybrid.models.heads import Head
 from hybrid.models.poolings import POOLINGS, FirstToken
 from hybrid.models.weights import Affine
 from transport.errors import ConfigError
-from transport.foreign import shown
+from transport.foreign import cut, shown
 
+_LABEL = 60
+"""Characters of a class's name."""
 CLASSIFIER = "classifier"
 """What `model.pooling` calls the head of a classification model."""
 _CLASSIFIES = "ForSequenceClassification"
@@ -42,7 +44,7 @@ def folder_head(
         return _classifier(config, folder, raw, family, architecture)
     if model.pooling == CLASSIFIER:
         raise ConfigError(
-            f"{config.path}: model.pooling: {CLASSIFIER}, but {folder} holds {kind[:64]!r}; name a "
+            f"{config.path}: model.pooling: {CLASSIFIER}, but {folder} holds {shown(kind)}; name a "
             f"folder of a model {_CLASSIFIES}"
         )
     if modules is None:
@@ -102,7 +104,7 @@ def named_pooling(config: Config) -> Any:
     name = config.run.model.pooling
     if name not in POOLINGS:
         raise ConfigError(
-            f"{config.path}: model.pooling: {name[:64]!r} is not known; choose among "
+            f"{config.path}: model.pooling: {shown(name)} is not known; choose among "
             f"{', '.join(POOLINGS)}"
         )
     return POOLINGS[name]
@@ -115,7 +117,7 @@ def public_head(config: Config, data: object, width: int) -> Head:
     if model.pooling not in ("", named):
         raise ConfigError(
             f"handshake: the server's model ends in {named}, model.pooling is "
-            f"{model.pooling[:64]!r}; use the same config at both parties"
+            f"{shown(model.pooling)}; use the same config at both parties"
         )
     if model.normalize not in (None, head.normalize):
         raise ConfigError(
@@ -149,12 +151,12 @@ def _labels(raw: Mapping[str, Any], place: str) -> tuple[str, ...]:
     if given is None:
         count = raw.get("num_labels", 2)
         if type(count) is not int or not 1 <= count <= 1 << 16:
-            raise ConfigError(f"{place}: num_labels is {str(count)[:64]}; expected a number")
+            raise ConfigError(f"{place}: num_labels is {shown(count)}; expected a number")
         return tuple(f"LABEL_{index}" for index in range(count))
     wanted = [str(index) for index in range(len(given))] if isinstance(given, dict) else []
     if not wanted or sorted(given) != sorted(wanted):
         raise ConfigError(f"{place}: id2label does not name the classes 0, 1 and so on")
-    return tuple(str(given[index])[:64] for index in wanted)
+    return tuple(cut(str(given[index]), _LABEL) for index in wanted)
 
 
 def _check_widths(head: Head, width: int, place: str) -> None:
@@ -170,4 +172,4 @@ def _check_widths(head: Head, width: int, place: str) -> None:
 def _unused(kind: str) -> tuple[str, ...]:
     if kind.endswith(_ENCODES):
         return ()
-    return (f"the head of {kind[:64]} is not used, since rows are pooled",)
+    return (f"the head of {cut(kind)} is not used, since rows are pooled",)

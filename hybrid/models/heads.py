@@ -22,6 +22,7 @@ from hybrid.models.poolings import POOLINGS, Pooling
 from hybrid.models.ranges import Bound, Observer
 from hybrid.models.weights import Affine
 from transport.errors import ConfigError
+from transport.foreign import printable
 
 ACTIVATIONS = {"identity": lambda x: x, "tanh": torch.tanh, "relu": torch.relu, "gelu": gelu}
 """By the name of the operation that computes it; GELU is the exact one."""
@@ -192,9 +193,13 @@ class Head:
             width = part.width_out
         if not isinstance(labels, list) or len(labels) not in (0, width):
             raise malformed
-        if not all(isinstance(label, str) and len(label) <= _LABEL_LENGTH for label in labels):
+        if not all(map(_is_label, labels)):
             raise malformed
         return cls(POOLINGS[name], parts, data["normalize"], output_bits, tuple(labels))
+
+
+def _is_label(label: object) -> bool:
+    return isinstance(label, str) and len(label) <= _LABEL_LENGTH and printable(label) == label
 
 
 def _is_dense(part: object) -> bool:

@@ -18,13 +18,7 @@ from hybrid.models.causal import Cache, CausalPass
 from hybrid.models.checkpoint import Checkpoint
 from hybrid.models.decoder import Decoder
 from hybrid.models.decoder_graph import EMBEDDING, LOGITS, DecoderGraphBuilder, Pass
-from hybrid.models.decoder_settings import (
-    as_float,
-    even_split,
-    head_table,
-    read_sizes,
-    require,
-)
+from hybrid.models.decoder_settings import head_table
 from hybrid.models.folding import FloatArray, LinearMap, gained
 from hybrid.models.gguf_file import GgufFile
 from hybrid.models.graph import Graph
@@ -43,6 +37,7 @@ from hybrid.models.llama_names import (
 from hybrid.models.random_weights import RandomWeights
 from hybrid.models.ranges import Observer, Ranges, widest
 from hybrid.models.rotary import angles, halves_from_neighbours, rotate
+from hybrid.models.settings import as_float, even_split, read_sizes, require
 from hybrid.models.token_table import TokenTable
 from hybrid.models.weights import Array
 from transport.errors import ConfigError

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybrid.models.architecture import Architecture
-from hybrid.models.decoder_settings import as_float, require
+from hybrid.models.settings import as_float, read_sizes, require
 from transport.errors import ConfigError
+from transport.foreign import cut, shown
 
 _SIZES = {
     "hidden": "hidden_size",
@@ -69,9 +70,7 @@ class ModernBertArchitecture(Architecture):
 
 def read_settings(raw: Mapping[str, Any], place: str) -> ModernBertArchitecture:
     """From config.json; `ConfigError` for whatever would be computed otherwise than it says."""
-    missing = [key for key in _SIZES.values() if key not in raw]
-    if missing:
-        raise ConfigError(f"{place}: missing {', '.join(missing)}; is this an encoder?")
+    values = read_sizes(raw, place, _SIZES, "an encoder")
     require(raw, place, "hidden_activation", "gelu", "gelu_python", None)
     for key in BIASES:
         require(raw, place, key, False, True, None)
@@ -79,7 +78,6 @@ def read_settings(raw: Mapping[str, Any], place: str) -> ModernBertArchitecture:
     require(raw, place, "quantization_config", None)
     # It is meant for layers of both kinds.
     _check_unscaled(raw.get("rope_scaling") or {}, f"{place}: rope_scaling")
-    values = {ours: raw[key] for ours, key in _SIZES.items()}
     values["epsilon"] = as_float(values["epsilon"])
     values["local_attention"] = raw.get("local_attention", DEFAULTS["local_attention"])
     values["global_every"] = _global_every(raw, place)
@@ -100,7 +98,7 @@ def _global_every(raw: Mapping[str, Any], place: str) -> Any:
     layers = raw["num_hidden_layers"]
     if not isinstance(types, list) or len(types) != layers or not types:
         raise ConfigError(
-            f"{place}: layer_types is no list of {repr(layers)[:64]} layers; fetch the file again"
+            f"{place}: layer_types is no list of {shown(layers)} layers; fetch the file again"
         )
     later = [i for i, kind in enumerate(types) if i and kind == _GLOBAL]
     every = later[0] if later else len(types)
@@ -127,12 +125,12 @@ def _theta(raw: Mapping[str, Any], place: str, kind: str, old: str) -> Any:
 def _check_unscaled(rope: Any, place: str, *read: str) -> None:
     """`ConfigError` where angles would not be a power of theta times the position."""
     if not isinstance(rope, dict):
-        raise ConfigError(f"{place} is {repr(rope)[:64]}; expected a table")
+        raise ConfigError(f"{place} is {shown(rope)}; expected a table")
     kinds = ("rope_type", "type")
     for key in kinds:
         require(rope, place, key, "default", None)
     for key in rope:
         if key not in (*kinds, *read):
             raise ConfigError(
-                f"{place}.{str(key)[:64]} is not computed; use a model without scaled positions"
+                f"{place}.{cut(str(key))} is not computed; use a model without scaled positions"
             )

@@ -9,6 +9,7 @@ from hybrid.models.bert import Bert, BertArchitecture
 from hybrid.models.bert_names import MPNET
 from hybrid.models.relative_positions import Buckets
 from transport.errors import ConfigError
+from transport.foreign import shown
 
 
 class Mpnet(Bert):
@@ -28,7 +29,7 @@ class Mpnet(Bert):
         count = raw.get("relative_attention_num_buckets", self.buckets.count)
         if count != self.buckets.count:
             raise ConfigError(
-                f"{place}: relative_attention_num_buckets is {repr(count)[:64]}; only "
+                f"{place}: relative_attention_num_buckets is {shown(count)}; only "
                 f"{self.buckets.count} is supported: use an encoder that was trained with it"
             )
         return super().read_architecture(raw, place)

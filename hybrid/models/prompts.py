@@ -13,6 +13,7 @@ from hybrid.config.schema import GenerationConfig
 from hybrid.models.chat_template import Message
 from hybrid.models.decoder_tokenizing import Ids, Prompt
 from hybrid.models.random_weights import SPECIAL_TOKENS
+from hybrid.models.tokenizing import checked_text
 from transport.errors import ConfigError
 
 
@@ -97,22 +98,11 @@ class ShapeTokenizer:
         return _Numbers()
 
     def _encode(self, text: str) -> Ids:
-        if not text.split():
-            raise ConfigError("text: empty; give at least one word")
-        words = [word.encode() for word in _checked(text).split()]
+        words = [word.encode() for word in checked_text(text).split()]
         digests = [hashlib.sha256(word).digest() for word in words]
         room = self.vocabulary - SPECIAL_TOKENS
         ids = [SPECIAL_TOKENS + int.from_bytes(d[:8], "big") % room for d in digests]
         return np.array(ids, np.int64)
-
-
-def _checked(text: str) -> str:
-    """The text, once it can be written down."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ConfigError("text: holds characters that are no Unicode text; mend it") from None
-    return text
 
 
 class _Numbers:

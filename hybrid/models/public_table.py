@@ -74,7 +74,10 @@ def _build(data: bytes, shapes: tuple[tuple[int, ...], ...], model: HasTable) ->
     arrays, start = [], 0
     for shape in shapes:
         count = math.prod(shape)
-        arrays.append(np.frombuffer(data, np.float32, count, start).reshape(shape))
+        array = np.frombuffer(data, np.float32, count, start).reshape(shape)
+        if not np.isfinite(array).all():
+            raise FrameError("setup: the embedding table holds values that are not finite numbers")
+        arrays.append(array)
         start += 4 * count
     table: PublicTable = model.family.public_table(arrays, model.architecture)
     return table

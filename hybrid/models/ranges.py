@@ -220,6 +220,7 @@ def _bound(edge: object, values: object) -> Bound:
         or len(values) != 3
         or any(type(v) is not float or not _LEAST <= v <= _MOST for v in values)
         or any(math.frexp(v)[0] != 0.5 for v in values)
+        or values[1] > values[2]
     ):
         raise ConfigError(f"handshake: bound of edge {shown(edge)} is not three powers of two")
     return Bound(*values)

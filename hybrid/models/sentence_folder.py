@@ -79,6 +79,14 @@ def transformer_folder(folder: Path) -> Path:
     return first.folder
 
 
+def includes_prompt(folder: Path) -> bool:
+    """Whether tokens of a prompt are pooled with those of the text."""
+    listed = [m.folder for m in sentence_modules(folder) if m.kind == "Pooling"]
+    places = listed or sorted(folder.glob("[0-9]*_Pooling"))
+    settings = [optional_table(place / "config.json") for place in places]
+    return all(found.get("include_prompt") is not False for found in settings)
+
+
 def optional_table(path: Path) -> Mapping[str, Any]:
     """A table of settings, empty where there is no such file."""
     return read_json(path) if path.exists() else {}

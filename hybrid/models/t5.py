@@ -15,7 +15,6 @@ from torch.nn.functional import gelu, relu
 
 from hybrid.models.architecture import Architecture
 from hybrid.models.checkpoint import Checkpoint, Layout
-from hybrid.models.decoder_settings import as_float, even_split, require
 from hybrid.models.family import Family
 from hybrid.models.folding import LinearMap, gained, norm_alone
 from hybrid.models.graph import Graph
@@ -25,6 +24,7 @@ from hybrid.models.plain import PlainPass
 from hybrid.models.random_weights import RandomWeights
 from hybrid.models.ranges import Observer, Ranges, widest
 from hybrid.models.relative_positions import Buckets, of_buckets
+from hybrid.models.settings import as_float, even_split, read_sizes, require
 from hybrid.models.token_table import TokenTable
 from hybrid.models.weights import Affine, Array
 from transport.errors import ConfigError
@@ -44,7 +44,6 @@ _POSITIONS = 1 << 20
 """Distances beyond the largest are one bucket: a text may be of any length."""
 _ACTIVATIONS = {"relu": ("relu", False), "gated-gelu": ("gelu_new", True)}
 """By `feed_forward_proj`: what transformers makes of it."""
-_LINEAR = ("query", "key", "value", "attention_output")
 _LAYOUT = Layout(
     marker="shared.weight",
     second="encoder.final_layer_norm.weight",
@@ -132,16 +131,13 @@ class T5(Family[T5Architecture, T5Weights, TokenTable]):
 
     def read_architecture(self, raw: Mapping[str, Any], place: str) -> T5Architecture:
         """From config.json; refuses whatever would be computed otherwise than it says."""
-        missing = [key for key in _SIZES.values() if key not in raw]
-        if missing:
-            raise ConfigError(f"{place}: missing {', '.join(missing)}; is this an encoder?")
+        values = read_sizes(raw, place, _SIZES, "an encoder")
         require(raw, place, "feed_forward_proj", "relu", "gated-gelu", None)
         activation, gated = _ACTIVATIONS[raw.get("feed_forward_proj") or "relu"]
         # Both would be taken instead of what they follow from.
         require(raw, place, "dense_act_fn", activation, None)
         require(raw, place, "is_gated_act", gated, None)
         require(raw, place, "is_decoder", False, None)
-        values = {ours: raw[key] for ours, key in _SIZES.items()}
         values["epsilon"] = as_float(values["epsilon"])
         for ours, theirs in (("buckets", "num_buckets"), ("max_distance", "max_distance")):
             values[ours] = raw.get(f"relative_attention_{theirs}", _DEFAULTS[ours])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hybrid.models.sentence_folder import optional_table, sentence_modules, transformer_folder
+from hybrid.models.sentence_folder import includes_prompt, optional_table, transformer_folder
 from transport.errors import ConfigError
 from transport.foreign import shown
 
@@ -74,6 +74,8 @@ class TextSettings:
     default_prompt: str | None
     tokenizer: Mapping[str, Any]
     """Of `tokenizer_config.json`."""
+    includes_prompt: bool
+    """Whether prompts are pooled with their texts."""
 
     def prompt(self, name: str | None) -> TextPrompt:
         """The one of this name, else the folder's default; `ConfigError` where there is none."""
@@ -89,18 +91,13 @@ class TextSettings:
                 f"{known}"
             )
         text = self.prompts[chosen]
-        if text:
-            self._require_pooled_prompt(chosen)
+        if text and not self.includes_prompt:
+            raise ConfigError(
+                f"{self.folder}: include_prompt of its pooling is false, but prompt "
+                f"{shown(chosen)} would be pooled with the text; choose an empty prompt with "
+                "model.prompt, or another model"
+            )
         return TextPrompt(chosen, text)
-
-    def _require_pooled_prompt(self, name: str) -> None:
-        for module in sentence_modules(self.folder):
-            path = module.folder / "config.json"
-            if module.kind == "Pooling" and optional_table(path).get("include_prompt") is False:
-                raise ConfigError(
-                    f"{path}: include_prompt is false, but prompt {shown(name)} would be pooled "
-                    "with the text; choose an empty prompt with model.prompt, or another model"
-                )
 
 
 def read_text_settings(folder: Path) -> TextSettings:
@@ -120,6 +117,7 @@ def read_text_settings(folder: Path) -> TextSettings:
         prompts,
         default,
         tokenizer,
+        includes_prompt(folder),
     )
 
 

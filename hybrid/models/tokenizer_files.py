@@ -13,14 +13,18 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from hybrid.models.model_files import read_json
 from hybrid.models.sentence_folder import optional_table
 from transport.errors import ConfigError
-from transport.foreign import shown
+from transport.foreign import cut, shown
 
 _SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
 """Classes that take `tokenizer.json` as it is."""
 _BERT_LIKE = {"BertTokenizer", "MPNetTokenizer", "DistilBertTokenizer", "ElectraTokenizer"}
+_TYPED = {"BertTokenizer", "ElectraTokenizer"}
+"""Classes that give types; others leave them out unless `model_input_names` asks for them."""
 _DEFAULT_CLASS = {
     "bert": "BertTokenizer",
+    "electra": "ElectraTokenizer",
+    "distilbert": "DistilBertTokenizer",
     "mpnet": "MPNetTokenizer",
     "roberta": "RobertaTokenizer",
 }
@@ -49,6 +53,8 @@ class ReadTokenizer:
 
     tokenizer: Tokenizer
     notes: tuple[str, ...] = ()
+    has_types: bool = False
+    """Whether its class gives a model the types of tokens, unless a setting says otherwise."""
 
 
 def tokenizer_of_json(path: Path) -> Tokenizer:
@@ -58,7 +64,7 @@ def tokenizer_of_json(path: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:
         # tokenizers raises bare exceptions, of whatever version wrote the file.
-        reason = str(error)[:200]
+        reason = cut(str(error))
         raise ConfigError(
             f"{path}: not a tokenizer that the installed tokenizers {tokenizers.__version__} can "
             f"read ({reason}); upgrade tokenizers, or fetch the file again"
@@ -74,8 +80,9 @@ def folder_tokenizer(folder: Path, settings: Mapping[str, Any]) -> ReadTokenizer
     name = str(named).removesuffix("Fast")
     if (folder / "tokenizer.json").exists():
         tokenizer = tokenizer_of_json(folder / "tokenizer.json")
-        return ReadTokenizer(tokenizer, tuple(_as_its_class(tokenizer, name, settings)))
-    return ReadTokenizer(_of_vocabulary(folder, name, settings))
+        notes = tuple(_as_its_class(tokenizer, name, settings))
+        return ReadTokenizer(tokenizer, notes, name in _TYPED)
+    return ReadTokenizer(_of_vocabulary(folder, name, settings), has_types=name in _TYPED)
 
 
 # -- tokenizer.json and tokenizer_config.json -------------------------------------------------
@@ -195,6 +202,7 @@ def _wordpiece(folder: Path, name: str, settings: Mapping[str, Any]) -> Tokenize
     first, last = (tokens[key].content for key in ("cls_token", "sep_token"))
     tokenizer.post_processor = processors.TemplateProcessing(
         single=[first, "$A", last],
+        pair=[first, "$A", last, *([last, "$B", last] if is_mpnet else ["$B:1", f"{last}:1"])],
         special_tokens=[(token, vocabulary[token]) for token in dict.fromkeys((first, last))],
     )
     return tokenizer
@@ -229,7 +237,7 @@ def _readable(path: Path, read: Any) -> Any:
         reason = error.strerror
     except Exception as error:
         # tokenizers raises bare exceptions.
-        reason = str(error)[:200]
+        reason = cut(str(error))
     raise ConfigError(f"{path}: cannot be read ({reason}); fetch it again")
 
 

@@ -19,7 +19,7 @@ from hybrid.models.sentence_folder import transformer_folder
 from hybrid.models.text_settings import Limit, TextPrompt, read_text_settings
 from hybrid.models.tokenizer_files import folder_tokenizer
 from transport.errors import ConfigError
-from transport.foreign import shown
+from transport.foreign import cut, shown
 
 _NO_PROMPT = TextPrompt(None, "")
 
@@ -64,7 +64,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> int:
     return 1 + max((*ids, *tokenizer.encode("").ids), default=-1)
 
 
-def _checked(text: str) -> str:
+def checked_text(text: str) -> str:
     """The text, once it has words and can be written down."""
     if not text.strip():
         raise ConfigError("text: empty; give at least one word")
@@ -75,11 +75,16 @@ def _checked(text: str) -> str:
     return text
 
 
+def _start(text: str) -> str:
+    """Which text a sentence is about."""
+    return f"text: {shown(text, 30)}"
+
+
 def _too_long(text: str, found: int, limit: Limit, prompt: TextPrompt) -> ConfigError:
     with_prompt = f" with prompt {shown(prompt.name)}" if prompt.text else ""
     raised = "raise model.tokens " if limit.name == "model.tokens" else ""
     return ConfigError(
-        f"text: {text[:30]!r}... has {found} tokens{with_prompt}, {limit.name} is {limit.tokens}; "
+        f"{_start(text)} has {found} tokens{with_prompt}, {limit.name} is {limit.tokens}; "
         f"shorten it, {raised}or pass --truncate"
     )
 
@@ -100,7 +105,7 @@ class FileTokenizer:
         self._tokenizer = read.tokenizer
         names = settings.tokenizer.get("model_input_names")
         # As in transformers, a folder may leave types out.
-        self._has_types = not isinstance(names, list) or "token_type_ids" in names
+        self._has_types = "token_type_ids" in names if isinstance(names, list) else read.has_types
         own = self._tokenizer.truncation or {}
         side = settings.truncation_side or own.get("direction", "right")
         # Padding is this project's own and truncation is the user's decision.
@@ -118,7 +123,14 @@ class FileTokenizer:
                 f"model.pairs: prompt {shown(self.prompt.name)} stands before one text and not "
                 "before two; choose an empty one with model.prompt"
             )
+        special = self._tokenizer.num_special_tokens_to_add
+        if pairs and special(True) < special(False):
+            raise ConfigError(
+                f"model.pairs: the tokenizer of {folder} says how one text is closed, but not two; "
+                "use a model for pairs of texts"
+            )
         self._default_prompt = settings.default_prompt
+        self._includes_prompt = settings.includes_prompt
         self.notes = read.notes
         if settings.tokenizer.get("padding_side") == "left":
             self.notes += (
@@ -149,12 +161,12 @@ class FileTokenizer:
         self, text: str, *, truncate: bool = False, prompt: str | None = None
     ) -> NDArray[np.int64]:
         """Token ids, special tokens included, at most the limit; prompt: instead of the own."""
-        whole = (self.prompt.text if prompt is None else prompt) + _checked(text)
+        whole = (self.prompt.text if prompt is None else prompt) + checked_text(text)
         if self._pairs:
             self._check_pair(text)
         if not self._tokens_of(text, special=False):
             raise ConfigError(
-                f"text: {text[:30]!r} has no tokens, since the model's tokenizer drops all of it; "
+                f"{_start(text)} has no tokens, since the model's tokenizer drops all of it; "
                 "give at least one word"
             )
         ids, types = self._encoded(whole)
@@ -171,11 +183,9 @@ class FileTokenizer:
 
     def _check_pair(self, text: str) -> None:
         parts = text.split("\t")
-        if len(parts) != 2 or not all(
-            self._tokenizer.encode(p, add_special_tokens=False).ids for p in parts
-        ):
+        if len(parts) != 2 or not all(self._tokens_of(p, special=False) for p in parts):
             raise ConfigError(
-                f"text: {text[:30]!r} is no pair, as model.pairs says; give two texts with one tab "
+                f"{_start(text)} is no pair, as model.pairs says; give two texts with one tab "
                 "between"
             )
 
@@ -191,8 +201,8 @@ class FileTokenizer:
         except Exception as error:
             # tokenizers raises bare exceptions.
             raise ConfigError(
-                f"text: {text[:30]!r} is more than the model's tokenizer can say "
-                f"({str(error)[:100]}); use other words"
+                f"{_start(text)} is more than the model's tokenizer can say "
+                f"({cut(str(error))}); use other words"
             ) from None
         types = list(found.type_ids) if self._has_types else [0] * len(found.ids)
         return list(found.ids), types
@@ -202,7 +212,7 @@ class FileTokenizer:
         ids = set(self._tokens_of(text, special=False))
         if len(ids) == 1 and ids == {self._unknown}:
             return (
-                f"text: {text[:30]!r} has only words that the model does not know; its vector says "
+                f"{_start(text)} has only words that the model does not know; its vector says "
                 "no more than their number"
             )
         return None
@@ -223,9 +233,9 @@ class FileTokenizer:
         """Of the tokenizer with all its rules, of lengths and of prompts."""
         limit = None if self._folder_limit is None else self._folder_limit.tokens
         found = {
-            "tokenizer": [self._description, self._side],
+            "tokenizer": [self._description, self._side, self._has_types],
             "length of texts": limit,
-            "prompts": [dict(self.prompts), self._default_prompt],
+            "prompts": [dict(self.prompts), self._default_prompt, self._includes_prompt],
         }
         return {name: _digest(value) for name, value in found.items()}
 
@@ -263,7 +273,7 @@ class WordTokenizer:
         self, text: str, *, truncate: bool = False, prompt: str | None = None
     ) -> NDArray[np.int64]:
         """Token ids, one more at either end, at most the limit."""
-        words = f"{prompt or ''}{_checked(text)}".split()
+        words = f"{prompt or ''}{checked_text(text)}".split()
         tokens = self._limit.tokens
         room = tokens - SPECIAL_TOKENS
         if room < 1:

@@ -140,9 +140,8 @@ class PoolOperator(_Gains, _Opens):
         self._sum_rms = float(node.tokens)
 
     def parameters(self) -> dict[str, float | int | str]:
-        """Bounds and the precision of the opened vector, and its scaling where it has one."""
-        found = {"max_abs": self._bound.max_abs, "output_bits": self.context.output_bits}
-        return {**found, **self.node.constants}
+        """Bounds and the precision of the opened vector."""
+        return {"max_abs": self._bound.max_abs, "output_bits": self.context.output_bits}
 
     def cost(self) -> Cost:
         """Masked sum, one product with the gains, truncation, opening."""
@@ -182,9 +181,8 @@ class GainOperator(_Gains):
     entries = OwnGain
 
     def parameters(self) -> dict[str, float | int | str]:
-        """Bounds on the result, and its scaling where it has one."""
-        found = {"rms": self._bound.rms, "max_abs": self._bound.max_abs}
-        return {**found, **self.node.constants}
+        """Bounds on the result."""
+        return {"rms": self._bound.rms, "max_abs": self._bound.max_abs}
 
     @property
     def _product_bounds(self) -> Bounds:

@@ -15,7 +15,7 @@ from typing import Any
 from he_linear.ckks.parameters import CkksParameters
 from he_linear.exact.ring_parameters import RingParameters
 from hybrid.config.schema import RunConfig
-from hybrid.models.graph import Graph, Node
+from hybrid.models.graph import OUTPUT_SHIFT, Graph, Node
 from hybrid.operators.base import Operator, PlanContext, RingKeySet, WeightedOperator
 from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog
@@ -233,12 +233,18 @@ def _row(step: Step) -> dict[str, Any]:
         "protocol": step.operator.protocol,
         "shape": list(node.shape),
         "phase": ONLINE,
-        "parameters": step.operator.parameters(),
+        "parameters": {**step.operator.parameters(), **_scaling(node)},
         "multiply": step.operator.multiply,
         "predicted": traffic_row(step.cost.traffic),
         "correlations": step.cost.ots.total,
         "failure_probability": step.cost.failure_probability,
     }
+
+
+def _scaling(node: Node) -> dict[str, float]:
+    """By which the client undoes what the server does to an opened edge: both must agree."""
+    bits = node.constants.get(OUTPUT_SHIFT)
+    return {} if bits is None else {OUTPUT_SHIFT: bits}
 
 
 def bind_plan(config: RunConfig, graph: Graph, catalog: Catalog, schedule: Schedule) -> Plan:

@@ -75,7 +75,8 @@ class LocalSession(OpenedHere):
     def ask(self, token_ids: Sequence[NDArray[np.int64]]) -> FloatArray:
         """As `embed`, from token ids."""
         processes, model = self._children(), self.model.public
-        ids = checked_ids(token_ids, model.tokens, model.architecture.vocabulary)
+        vocabulary, pairs = model.architecture.vocabulary, self.config.run.model.pairs
+        ids = checked_ids(token_ids, model.tokens, vocabulary, pairs=pairs)
         try:
             processes.ask(ids)
             answers: FloatArray | str = processes.answer("answers")

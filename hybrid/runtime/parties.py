@@ -1,7 +1,7 @@
 """The two parties of a session: set-up, then one request after the other.
 
-Set-up, in this order: handshake on version and config; the server's public description (model,
-schedule, digest of the public embedding table); comparison of plan hashes; the table, unless the
+Set-up, in this order: handshake on version and config; the server's public description (model
+with its head, schedule, digests of the public embedding table and of what is said of texts); comparison of plan hashes; the table, unless the
 client has it; the client's public keys; base OTs; the server's word that its weights are encoded.
 Everything sent here is counted under the label "setup".
 """
@@ -165,12 +165,17 @@ class ClientSession(_EncoderParts):
         ids = self._model.ids(padded)
         return self._model.family.client_inputs(self._table, ids, mask)
 
+    def checked(self, token_ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+        """Ids that may be asked; `UsageError` for others."""
+        model = self.config.run.model
+        return checked_ids(token_ids, model.tokens, self.vocabulary, pairs=model.pairs)
+
     def query(self, token_ids: Sequence[NDArray[np.int64]]) -> Answer:
         """One private inference of 1 to `model.batch` texts; only its online phase if prepared."""
         model = self.config.run.model
         if not 1 <= len(token_ids) <= model.batch:
             raise UsageError(f"query: {len(token_ids)} texts; give 1 to model.batch, {model.batch}")
-        checked = checked_ids(token_ids, model.tokens, self.vocabulary)
+        checked = self.checked(token_ids)
         padded, counts = _padded(checked, model.batch, model.tokens)
         start = time.perf_counter()
         mask = np.arange(model.tokens) < counts[:, None]

@@ -22,7 +22,7 @@ from hybrid.planning.schedule import Schedule
 from hybrid.runtime.parties import ClientSession, ServerSession
 from hybrid.runtime.records import RequestRecord, SessionRecord, session_record
 from hybrid.runtime.runner import Progress, RequestResult
-from hybrid.runtime.text_checks import checked_ids, encoded, warn_of_folder
+from hybrid.runtime.text_checks import encoded, warn_of_folder
 from transport.channel import Channel
 from transport.curve import CurveKeys, load_client_keys, load_server_keys
 from transport.errors import HybridError, PeerLostError
@@ -92,7 +92,7 @@ class Client:
 
     def checked(self, token_ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
         """Ids that an open session may be asked; `UsageError` for others."""
-        return checked_ids(token_ids, self._config.run.model.tokens, self._session.vocabulary)
+        return self._session.checked(token_ids)
 
     def ask(self, token_ids: Sequence[NDArray[np.int64]]) -> FloatArray:
         """Answers, a row a text; `model.batch` texts a request.

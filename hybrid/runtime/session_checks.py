@@ -34,7 +34,8 @@ def check_rows(rows: FloatArray, edge: str, bound: Bound, place: str) -> None:
     words may exceed all the same. `hybrid run` and `hybrid generate`, which know both sides, do.
     rows: values of the edge as the table has them.
     """
-    if (largest := float(np.abs(rows).max())) > bound.max_abs:
+    largest = float(np.abs(rows).max())
+    if not largest <= bound.max_abs:
         raise RefusedError(
             f"{place}: a token's embedding reaches {largest:g} on edge {edge!r}, the server's "
             f"ranges hold {bound.max_abs:g}, so the answer would be wrong; use other words, or "

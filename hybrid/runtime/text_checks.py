@@ -13,7 +13,7 @@ from hybrid.models.embedding import types_of, words_of
 from hybrid.models.tokenizing import TextEncoder
 from transport.errors import ConfigError, FrameError, UsageError
 
-_SHOWN, _TYPES = 40, 2
+_SHOWN = 40
 
 
 class TextWarning(UserWarning):
@@ -57,18 +57,24 @@ def check_same_texts(encoder: TextEncoder, theirs: object, rows: int) -> None:
 
 
 def checked_ids(
-    token_ids: Sequence[NDArray[Any]], tokens: int, vocabulary: int
+    token_ids: Sequence[NDArray[Any]], tokens: int, vocabulary: int, *, pairs: bool = False
 ) -> list[NDArray[np.int64]]:
-    """Token ids of texts, once each is one row of 1 to `tokens` ids of the model."""
+    """Token ids of texts, once each is one row of 1 to `tokens` ids of the model.
+
+    pairs: whether ids may carry the type of a second text.
+    """
+    types = 2 if pairs else 1
     if isinstance(token_ids, str | bytes) or not isinstance(token_ids, Iterable):
         raise UsageError(f"query: {type(token_ids).__name__}; give a list of texts' token ids")
-    found = [_checked(i + 1, ids, tokens, vocabulary) for i, ids in enumerate(token_ids)]
+    found = [_checked(i + 1, ids, tokens, vocabulary, types) for i, ids in enumerate(token_ids)]
     if not found:
         raise UsageError("query: no text; give at least one")
     return found
 
 
-def _checked(number: int, given: Any, tokens: int, vocabulary: int) -> NDArray[np.int64]:
+def _checked(
+    number: int, given: Any, tokens: int, vocabulary: int, types: int
+) -> NDArray[np.int64]:
     place = f"query: text {number}"
     try:
         ids = np.asarray(given)
@@ -80,7 +86,7 @@ def _checked(number: int, given: Any, tokens: int, vocabulary: int) -> NDArray[n
         raise UsageError(f"{place}: {len(ids)} tokens; give 1 to {tokens}")
     if ids.dtype.kind not in "iu":
         raise UsageError(f"{place}: token ids of type {ids.dtype}; give integers")
-    wrong = foreign_id(ids.astype(np.int64), vocabulary, _TYPES)
+    wrong = foreign_id(ids, vocabulary, types)
     if wrong is not None:
         raise UsageError(f"{place}: token id {wrong}; the model's are 0 to {vocabulary - 1}")
     return ids.astype(np.int64)
@@ -88,6 +94,11 @@ def _checked(number: int, given: Any, tokens: int, vocabulary: int) -> NDArray[n
 
 def foreign_id(ids: NDArray[Any], vocabulary: int, types: int = 1) -> int | None:
     """The first id that is none of the model's; types: how many kinds of tokens there may be."""
+    if ids.dtype.kind == "u":
+        large = ids[ids > np.iinfo(np.int64).max]
+        if len(large):
+            return int(large[0])
+    ids = ids.astype(np.int64)
     words, kinds = words_of(ids), types_of(ids)
     wrong = ids[(words < 0) | (words >= vocabulary) | (kinds < 0) | (kinds >= types)]
     return int(wrong[0]) if len(wrong) else None
