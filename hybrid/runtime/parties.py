@@ -1,8 +1,9 @@
 """The two parties of a session: set-up, then one request after the other.
 
 Set-up, in this order: handshake on version and config; the server's public description (model
-with its head, schedule, digests of the public embedding table and of what is said of texts); comparison of plan hashes; the table, unless the
-client has it; the client's public keys; base OTs; the server's word that its weights are encoded.
+with its head, schedule, digests of the public embedding table and of what is said of texts);
+comparison of plan hashes; the table, unless the client has it; the client's public keys; base OTs;
+the server's word that its weights are encoded.
 Everything sent here is counted under the label "setup".
 """
 
