@@ -88,6 +88,7 @@ def test_checkpoints_with_a_head_are_read(kind, tmp_path):
         ("bert", {"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'; only 'gelu'"),
         ("bert", {"position_embedding_type": "relative_key"}, "only 'absolute'"),
         ("roberta", {"is_decoder": True}, "is_decoder is True; only False"),
+        ("roberta", {"is_causal": True}, "is_causal is True; only False"),
         ("bert", {"add_cross_attention": True}, "add_cross_attention is True"),
         ("electra", {"embedding_size": 8}, "embedding_size is 8; only 30"),
         ("distilbert", {"activation": "relu"}, "activation is 'relu'"),

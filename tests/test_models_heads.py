@@ -339,3 +339,32 @@ def test_parties_agree_on_the_scale_of_what_is_opened(tmp_path):
         other = replace(public, ranges=ranges)
         digests.add(make_plan(config, other, schedule_prices(config.run)).digest())
     assert len(digests) == 3
+
+
+def test_a_normalize_module_of_tokens_is_refused(tmp_path):
+    folder, _ = sentence_folder(tmp_path, normalize=True)
+    path = folder / "2_Normalize" / "config.json"
+    changed(path, module_input_name="sentence_embedding", module_output_name=None)
+    assert load_model(load_config(write_config(tmp_path, folder))).public.head.normalize
+    changed(path, module_input_name="token_embeddings")
+    refused(write_config(tmp_path, folder), "module_input_name is .token_embeddings., which is not")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"include_prompt": None},
+        {"pooling_mode_mean_tokens": 1},
+        {"pooling_mode_cls_token": "False"},
+    ],
+)
+def test_settings_of_a_pooling_are_bools(setting, tmp_path):
+    folder, _ = sentence_folder(tmp_path)
+    changed(folder / "1_Pooling" / "config.json", **setting)
+    refused(write_config(tmp_path, folder), "use true or false")
+
+
+def test_vectors_that_would_be_cut_are_refused(tmp_path):
+    folder, _ = sentence_folder(tmp_path)
+    changed(folder / "config_sentence_transformers.json", truncate_dim=8)
+    refused(write_config(tmp_path, folder), "truncate_dim is 8, which is not done here")

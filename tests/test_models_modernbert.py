@@ -134,9 +134,13 @@ def nested(**changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_activation": "silu"}, "hidden_activation is 'silu'; only 'gelu' is supported"),
+        (
+            {"hidden_activation": "silu"},
+            "hidden_activation is 'silu'; only 'gelu' or",
+        ),
         ({"norm_bias": "yes"}, "norm_bias is 'yes'"),
         ({"is_decoder": True}, "is_decoder is True; only False"),
+        ({"is_causal": True}, "is_causal is True; only False"),
         ({"head_dim": 8}, "head_dim is 8; only 10"),
         ({"sliding_window": 4}, "sliding_window is 4; only 2"),
         ({"local_attention": 0}, "local_attention is 0; expected a positive int"),

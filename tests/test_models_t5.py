@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hybrid.config.loading import load_config
 from hybrid.config.overrides import overrides_of
@@ -104,6 +105,7 @@ def test_encoders_of_whole_models_are_read(proj, tmp_path):
         ({"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"}, "only 'gelu_new'"),
         ({"is_gated_act": True}, "is_gated_act is True; only False"),
         ({"is_decoder": True}, "is_decoder is True; only False"),
+        ({"is_causal": True}, "is_causal is True; only False"),
         ({"relative_attention_num_buckets": 6}, "6 buckets of relative positions are no multiple"),
         ({"relative_attention_max_distance": 2}, "the largest distance 2 leaves no span"),
         ({"d_kv": 0}, "head_size is 0; expected a positive int"),
@@ -192,3 +194,15 @@ def test_folders_of_sentence_t5_are_read(tmp_path):
     head = mine.public.head
     found = np.stack([head.finished(mine.plain(encoder.encode(text))) for text in texts])
     assert np.abs(found - model.encode(texts)).max() < 2e-5
+
+
+def test_two_tables_for_one_are_refused_unless_they_are_the_same(tmp_path):
+    write_t5(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors, twin = load_file(path), "encoder.embed_tokens.weight"
+    same = tensors["shared.weight"].clone()
+    save_file({**tensors, twin: same}, path, metadata={"format": "pt"})
+    assert folder_model(tmp_path, TOKENS).weights.layers
+    save_file({**tensors, twin: same + 1}, path, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="is not shared.weight, which it stands for"):
+        folder_model(tmp_path, TOKENS)

@@ -222,7 +222,7 @@ def test_tokens_that_only_the_settings_have_are_said(tmp_path):
     added = {"64": {"content": "[NEW]", "special": True}, "2": {"content": "[CLS]"}}
     write_folder(tmp_path, wordpiece(), tokenizer_config_json={"added_tokens_decoder": added})
     (note,) = FileTokenizer(tmp_path, 8).notes
-    assert "token '[NEW]' is not in tokenizer.json; not added" in note
+    assert "token '[NEW]' has no id; not added" in note
 
 
 @pytest.mark.parametrize("value", ["yes", 1, []])
@@ -287,3 +287,47 @@ def test_a_template_that_is_no_text_is_one_line(tmp_path):
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="chat_template.jinja: not UTF-8 text"):
         read_tokenizer(tmp_path)
+
+
+NAMED = [
+    {"mask_token": "lo"},
+    {"additional_special_tokens": ["lo"]},
+    {"extra_special_tokens": ["lo"]},
+    {"extra_special_tokens": {"voice_token": "lo"}},
+]
+
+
+@pytest.mark.parametrize("settings", NAMED)
+def test_tokens_that_settings_name_are_found_as_transformers_finds_them(settings, tmp_path):
+    """A word of the vocabulary, once it is named, is found inside other words too."""
+    from transformers import AutoTokenizer
+
+    write_folder(tmp_path, wordpiece())
+    vocabulary = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"]
+    word = max((w for w in vocabulary if w.isalpha() and len(w) > 1), key=len)
+    named = json.loads(json.dumps(settings).replace("lo", word))
+    kinds = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(kinds))
+    reference = AutoTokenizer.from_pretrained(tmp_path)
+    for text in (f"a{word} b", f"{word}{word}", "a b"):
+        assert FileTokenizer(tmp_path, 40).encode(text).tolist() == reference(text)["input_ids"]
+
+
+def test_special_tokens_that_would_be_split_are_refused(tmp_path):
+    write_folder(tmp_path, wordpiece())
+    (tmp_path / "tokenizer_config.json").write_text('{"split_special_tokens": true}')
+    with pytest.raises(ConfigError, match="split_special_tokens is not done here"):
+        FileTokenizer(tmp_path, 8)
+
+
+def test_what_a_class_would_make_anew_is_said_or_refused(tmp_path):
+    write_folder(tmp_path, wordpiece())
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer"}')
+    with pytest.raises(ConfigError, match="RobertaTokenizer is no tokenizer of .*'WordPiece'"):
+        FileTokenizer(tmp_path, 8)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    assert not any("transformers 5" in note for note in FileTokenizer(tmp_path, 8).notes)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": None}))
+    said = " ".join(FileTokenizer(tmp_path, 8).notes)
+    assert "normalizer is [] and holds, where transformers 5 makes ['BertNormalizer']" in said

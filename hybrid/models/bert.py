@@ -113,6 +113,7 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
             names.activation: ("gelu", "gelu_python"),
             "position_embedding_type": ("absolute", None),
             "is_decoder": (False, None),
+            "is_causal": (False, None),
             "add_cross_attention": (False, None),
             # An embedding of another width is projected first, which is one more layer.
             "embedding_size": (raw.get("hidden_size"), None),

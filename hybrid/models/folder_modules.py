@@ -16,7 +16,7 @@ from hybrid.models.checkpoint import Checkpoint, Layout
 from hybrid.models.heads import Dense
 from hybrid.models.model_files import read_json
 from hybrid.models.poolings import POOLINGS
-from hybrid.models.sentence_folder import sentence_modules
+from hybrid.models.sentence_folder import optional_table, sentence_modules
 from hybrid.models.weights import Affine
 from transport.errors import ConfigError
 from transport.foreign import cut, shown
@@ -38,11 +38,11 @@ _ACTIVATIONS = {
     "torch.nn.modules.activation.GELU": "gelu",
     "torch.nn.modules.linear.Identity": "identity",
 }
-_DENSE_KEYS: Mapping[str, tuple[Any, ...]] = {
+_NAMED: Mapping[str, tuple[Any, ...]] = {
     "module_input_name": ("sentence_embedding", None),
     "module_output_name": ("sentence_embedding", None),
-    "use_residual": (False, None),
 }
+_DENSE_KEYS: Mapping[str, tuple[Any, ...]] = {**_NAMED, "use_residual": (False, None)}
 """Keys of N_Dense/config.json besides sizes, and the values under which it is a plain map."""
 _LAYOUT = Layout(marker="linear.weight", second="linear.bias", tied=())
 _ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
@@ -85,6 +85,9 @@ def read_modules(folder: Path) -> Modules | None:
             f"{path}: modules {', '.join(names)}; a Transformer and a Pooling are needed"
         )
     dense = [module.folder for module in listed if module.kind == "Dense"]
+    for module in listed:
+        if module.kind == "Normalize":
+            _check_plain(module.folder / "config.json")
     pooling = listed[1].folder / "config.json"
     return _found(pooling, dense, normalize="Normalize" in names, place=str(path))
 
@@ -106,6 +109,9 @@ def _by_subfolders(folder: Path) -> Modules | None:
         )
     poolings = [sub for _, name, sub in numbered if name == "Pooling"]
     dense = [sub for _, name, sub in numbered if name == "Dense"]
+    for _, name, sub in numbered:
+        if name == "Normalize":
+            _check_plain(sub / "config.json")
     if not poolings and not dense:
         return None
     if len(poolings) != 1:
@@ -113,6 +119,16 @@ def _by_subfolders(folder: Path) -> Modules | None:
     normalize = True if any(name == "Normalize" for _, name, _ in numbered) else None
     place = poolings[0] / "config.json"
     return _found(place, dense, normalize=normalize, place=str(place))
+
+
+def _check_plain(path: Path) -> None:
+    """`ConfigError` where a Normalize module scales something else than the text's vector."""
+    for key, value in optional_table(path).items():
+        if value not in _NAMED.get(key, ()):
+            raise ConfigError(
+                f"{path}: {cut(key)} is {cut(json.dumps(value))}, which is not computed; use a "
+                "model without it"
+            )
 
 
 def _found(pooling: Path, dense: Iterable[Path], *, normalize: bool | None, place: str) -> Modules:
@@ -130,6 +146,9 @@ def _pooling(path: Path) -> str:
             close = difflib.get_close_matches(key, _POOLING_KEYS, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ConfigError(f"{path}: {shown(key)} is a setting that is not computed{hint}")
+    for key in (*_OLD_MODES, "include_prompt"):
+        if type(raw.get(key, False)) is not bool:
+            raise ConfigError(f"{path}: {key} is {shown(raw[key])}; use true or false")
     modes = raw.get("pooling_mode")
     if modes is None:
         modes = [name for key, name in _OLD_MODES.items() if raw.get(key) is True] or ["mean"]

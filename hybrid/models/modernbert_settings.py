@@ -75,6 +75,7 @@ def read_settings(raw: Mapping[str, Any], place: str) -> ModernBertArchitecture:
     for key in BIASES:
         require(raw, place, key, False, True, None)
     require(raw, place, "is_decoder", False, None)
+    require(raw, place, "is_causal", False, None)
     require(raw, place, "quantization_config", None)
     # It is meant for layers of both kinds.
     _check_unscaled(raw.get("rope_scaling") or {}, f"{place}: rope_scaling")

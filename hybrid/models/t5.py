@@ -138,6 +138,7 @@ class T5(Family[T5Architecture, T5Weights, TokenTable]):
         require(raw, place, "dense_act_fn", activation, None)
         require(raw, place, "is_gated_act", gated, None)
         require(raw, place, "is_decoder", False, None)
+        require(raw, place, "is_causal", False, None)
         values["epsilon"] = as_float(values["epsilon"])
         for ours, theirs in (("buckets", "num_buckets"), ("max_distance", "max_distance")):
             values[ours] = raw.get(f"relative_attention_{theirs}", _DEFAULTS[ours])
@@ -181,6 +182,12 @@ class T5(Family[T5Architecture, T5Weights, TokenTable]):
             )
 
         words = file.take("shared.weight", (a.vocabulary, a.hidden))
+        twin = "encoder.embed_tokens.weight"
+        if twin in file and not np.array_equal(file.take(twin, words.shape), words):
+            raise ConfigError(
+                f"{folder}: {twin} is not shared.weight, which it stands for; keep the one that is "
+                "meant"
+            )
         bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         found = T5Weights(
             TokenTable(words),

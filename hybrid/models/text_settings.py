@@ -177,6 +177,11 @@ def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
     """All of them by name, and which is the default."""
     settings = optional_table(path)
     given, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if settings.get("truncate_dim") is not None:
+        raise ConfigError(
+            f"{path}: truncate_dim is {shown(settings['truncate_dim'])}, which is not done here; "
+            "set it to null, and cut the vectors yourself"
+        )
     if not isinstance(given, dict):
         raise ConfigError(f"{path}: prompts is {shown(given)}; expected a table of texts")
     prompts = dict(_EMPTY_PROMPTS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,18 @@ _DEFAULT_CLASS = {
     "roberta": "RobertaTokenizer",
 }
 """By model type, where no file names one."""
+_WHITESPACE, _PIECES = ["Precompiled"], ["WhitespaceSplit", "Metaspace"]
+_BERT_PARTS = ("WordPiece", ["BertNormalizer"], ["BertPreTokenizer"])
+_PARTS: Mapping[str, tuple[str, list[str], list[str]]] = {
+    **dict.fromkeys(_BERT_LIKE, _BERT_PARTS),
+    "RobertaTokenizer": ("BPE", [], ["ByteLevel"]),
+    **dict.fromkeys(
+        ("XLMRobertaTokenizer", "CamembertTokenizer", "T5Tokenizer"),
+        ("Unigram", _WHITESPACE, _PIECES),
+    ),
+}
+"""Model, normalisers and splitters of the classes that transformers 5 makes anew."""
+_NAMED_TOKENS = {f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
 _BERT_RULES = {
     "do_lower_case": ("lowercase", True),
     "strip_accents": ("strip_accents", None),
@@ -75,13 +88,17 @@ def folder_tokenizer(folder: Path, settings: Mapping[str, Any]) -> ReadTokenizer
     """Of a folder in Hugging Face layout; settings: of its `tokenizer_config.json`."""
     config = optional_table(folder / "config.json")
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    is_named = named is not None
     if named is None:
         named = _DEFAULT_CLASS.get(str(config.get("model_type")), "")
     name = str(named).removesuffix("Fast")
     if (folder / "tokenizer.json").exists():
         tokenizer = tokenizer_of_json(folder / "tokenizer.json")
-        notes = tuple(_as_its_class(tokenizer, name, settings))
-        return ReadTokenizer(tokenizer, notes, name in _TYPED)
+        special = optional_table(folder / "special_tokens_map.json")
+        notes = _as_its_class(tokenizer, name, {**special, **settings})
+        # A class that only follows from the model type is a guess.
+        notes += _other_parts(tokenizer, name if is_named else "")
+        return ReadTokenizer(tokenizer, tuple(notes), name in _TYPED)
     return ReadTokenizer(_of_vocabulary(folder, name, settings), has_types=name in _TYPED)
 
 
@@ -90,7 +107,11 @@ def folder_tokenizer(folder: Path, settings: Mapping[str, Any]) -> ReadTokenizer
 
 def _as_its_class(tokenizer: Tokenizer, name: str, settings: Mapping[str, Any]) -> list[str]:
     """Rules that the tokenizer's class takes from its settings instead; a line for each change."""
-    notes = _missing_tokens(tokenizer, settings)
+    if settings.get("split_special_tokens") not in (None, False):
+        raise ConfigError(
+            "tokenizer_config.json: split_special_tokens is not done here; use another model"
+        )
+    notes = _named_tokens(tokenizer, settings)
     if tokenizer.post_processor is None:
         notes.append("tokenizer.json: no post_processor, so no special tokens surround a text")
     if name in _GENERIC:
@@ -103,7 +124,7 @@ def _as_its_class(tokenizer: Tokenizer, name: str, settings: Mapping[str, Any]) 
         changed, more = _changed_rules(rules, settings)
         tokenizer.normalizer = normalizers.BertNormalizer(**changed)
         notes += more
-    space = settings.get("add_prefix_space")
+    space = settings.get("add_prefix_space", False if name == "RobertaTokenizer" else None)
     if (
         isinstance(splitter, pre_tokenizers.ByteLevel)
         and type(space) is bool
@@ -146,16 +167,67 @@ def _overruled(key: str, said: object, rule: str, mine: object) -> str:
     )
 
 
-def _missing_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[str]:
-    """Tokens that transformers would add to the vocabulary when it loads the folder."""
-    added = settings.get("added_tokens_decoder")
-    entries = added.values() if isinstance(added, dict) else ()
-    contents = [entry.get("content") for entry in entries if isinstance(entry, dict)]
+def _named_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[str]:
+    """Let tokens that only settings name be found in texts, as transformers does it.
+
+    A line for each that the vocabulary lacks: it has no id.
+    """
     known = tokenizer.get_vocab(with_added_tokens=True)
-    lost = [c for c in contents if isinstance(c, str) and c not in known]
-    if not lost:
+    held = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    notes, missing = [], []
+    for token in dict.fromkeys(_tokens_in(settings)):
+        if token not in known:
+            notes.append(f"tokenizer_config.json: token {shown(token)} has no id; not added")
+        elif token not in held:
+            missing.append(AddedToken(token, special=True, normalized=False))
+    tokenizer.add_special_tokens(missing)
+    return notes
+
+
+def _tokens_in(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Contents of all tokens that settings name."""
+    more = [settings.get(key) for key in ("additional_special_tokens", "extra_special_tokens")]
+    more.append(settings.get("added_tokens_decoder"))
+    lists = [list(x.values()) if isinstance(x, dict) else x for x in more]
+    named = [value for key, value in settings.items() if key in _NAMED_TOKENS]
+    for value in (*named, *(x for found in lists if isinstance(found, list) for x in found)):
+        content = value.get("content") if isinstance(value, dict) else value
+        if isinstance(content, str):
+            yield content
+
+
+def _other_parts(tokenizer: Tokenizer, name: str) -> list[str]:
+    """What transformers 5 would make anew for this class, and finds otherwise in tokenizer.json."""
+    if name not in _PARTS:
         return []
-    return [f"tokenizer_config.json: token {shown(lost[0])} is not in tokenizer.json; not added"]
+    described = json.loads(tokenizer.to_str())
+    model, normalizer, splitter = _PARTS[name]
+    if described["model"].get("type") != model:
+        raise ConfigError(
+            f"tokenizer_config.json: tokenizer_class {name} is no tokenizer of tokenizer.json's "
+            f"model, {shown(described['model'].get('type'))}; name the one that it was made with"
+        )
+    found: dict[str, tuple[Any, Any]] = {
+        "normalizer": (_kinds(described["normalizer"]), normalizer),
+        "pre_tokenizer": (_kinds(described["pre_tokenizer"]), splitter),
+    }
+    if model == "WordPiece":
+        for key, usual in (("continuing_subword_prefix", "##"), ("max_input_chars_per_word", 100)):
+            found[key] = (described["model"].get(key), usual)
+    return [
+        f"tokenizer.json: {key} is {shown(own)} and holds, where transformers 5 makes "
+        f"{shown(usual)} for {name}"
+        for key, (own, usual) in found.items()
+        if own != usual
+    ]
+
+
+def _kinds(part: Any) -> list[str]:
+    """Types of what a normaliser or a splitter is made of."""
+    if part is None:
+        return []
+    inner = part.get("normalizers", part.get("pretokenizers", [part]))
+    return [str(one.get("type")) for one in inner]
 
 
 # -- vocabularies ------------------------------------------------------------------------------
