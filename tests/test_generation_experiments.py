@@ -204,4 +204,4 @@ def test_wrong_options_are_one_line(tmp_path):
     empty.write_text("\n")
     done = python(BENCHMARKS / "prompts.py", "--prompts", empty)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("no prompts; write one a line")
+    assert done.stderr.splitlines()[-1].endswith("is empty; write one text a line")

@@ -145,7 +145,7 @@ def test_wrong_batches_are_refused(batch, message, tmp_path):
     ("batch", "exact", "limit", "block", "remedy"),
     [
         (2, False, 5e-9, "lift of a ciphertext's coefficients", "ckks.exact: true"),
-        (1, True, 4e-10, "local product with public numbers", "model.tokens: 4"),
+        (1, True, 8e-11, "local product with public numbers", "model.tokens: 4"),
     ],
 )
 def test_too_likely_failures_name_block_and_what_would_help(  # noqa: PLR0913

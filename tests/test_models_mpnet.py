@@ -85,7 +85,7 @@ def test_checkpoints_with_a_head_are_read(tmp_path):
     ("change", "message"),
     [
         ({"relative_attention_num_buckets": 64}, "buckets is 64; only 32 is supported"),
-        ({"relative_attention_num_buckets": "x" * 99}, "buckets is 'x{63}; only 32"),
+        ({"relative_attention_num_buckets": "x" * 999}, r"buckets is 'x+\.\.x+'; only 32"),
         ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'; only 'gelu'"),
         ({"num_attention_heads": 5}, r"bias.weight has shape \(32, 3\), .* implies \(32, 5\)"),
         ({"max_position_embeddings": 309}, r"weight has shape \(310, 30\), .* implies \(309, 30\)"),
@@ -263,13 +263,13 @@ def architecture_with(kind, padding, folder):
     ("padding", "message"),
     [
         (None, "pad_token_id is None; positions count from it"),
-        ("1" * 99, "pad_token_id is '1{63}; positions count from it"),
+        ("1" * 999, r"pad_token_id is '1+\.\.1+'; positions count from it"),
         (True, "pad_token_id is True; positions count from it"),
         (1.0, "pad_token_id is 1.0; positions count from it"),
         (-1, "pad_token_id is -1; positions count from it"),
         (20, "vocab_size is 20, but positions count from the padding id 20, which needs 21"),
         (18, "max_position_embeddings is 19, but .* padding id 18, which needs 20"),
-        (10**200, "padding id 10{63}, which needs 10{63} or more"),
+        (10**200, "padding id an integer of 665 bits, which needs"),
     ],
 )
 def test_padding_ids_that_positions_cannot_count_from_are_refused(kind, padding, message, tmp_path):

@@ -56,7 +56,7 @@ def test_the_first_differing_fact_is_named() -> None:
 def test_another_version_comes_before_other_differences() -> None:
     client, server = memory_pair(timeout_s=GUARD_S)
     send_public(server, {"protocol version": "99", "config": OTHER})
-    with pytest.raises(HandshakeError, match="speaks protocol version 99, this party 2"):
+    with pytest.raises(HandshakeError, match="speaks protocol version 99, this party 3"):
         handshake(client, {"config": ONE})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -28,7 +29,7 @@ class SentenceModule:
 def sentence_modules(folder: Path) -> tuple[SentenceModule, ...]:
     """What `modules.json` names, in its order; nothing where there is no such file."""
     path = folder / "modules.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return ()
     raw = read_json_value(path)
     if not isinstance(raw, list) or not raw:
@@ -89,4 +90,5 @@ def includes_prompt(folder: Path) -> bool:
 
 def optional_table(path: Path) -> Mapping[str, Any]:
     """A table of settings, empty where there is no such file."""
-    return read_json(path) if path.exists() else {}
+    # A broken link is no missing file.
+    return read_json(path) if os.path.lexists(path) else {}

@@ -6,6 +6,7 @@ Names and meanings are those of sentence-transformers and transformers.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ class _Sentence:
 
 
 def _sentence_config(place: Path) -> _Sentence:
-    path = next((p for n in _SENTENCE_CONFIGS if (p := place / n).exists()), None)
+    path = next((p for n in _SENTENCE_CONFIGS if os.path.lexists(p := place / n)), None)
     if path is None:
         return _Sentence(None, False)
     found = optional_table(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def folder_tokenizer(folder: Path, settings: Mapping[str, Any]) -> ReadTokenizer
     if named is None:
         named = _DEFAULT_CLASS.get(str(config.get("model_type")), "")
     name = str(named).removesuffix("Fast")
-    if (folder / "tokenizer.json").exists():
+    if os.path.lexists(folder / "tokenizer.json"):
         tokenizer = tokenizer_of_json(folder / "tokenizer.json")
         special = optional_table(folder / "special_tokens_map.json")
         notes = _as_its_class(tokenizer, name, {**special, **settings})
