@@ -12,7 +12,7 @@ from transport.foreign import shown
 def require(raw: Mapping[str, Any], place: str, key: str, *allowed: Any) -> None:
     """`ConfigError` unless the setting is one of those allowed; None allows a missing one."""
     if raw.get(key) not in allowed:
-        known = " or ".join(repr(value) for value in allowed if value is not None)
+        known = " or ".join(repr(value) for value in allowed if value is not None) or "None"
         raise ConfigError(
             f"{place}: {key} is {shown(raw.get(key))}; only {known} is supported: use a model that "
             "was trained with it"
