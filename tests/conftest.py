@@ -11,6 +11,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
 
 import pytest  # noqa: E402
 
+from tests.text_folders import wordpiece, write_sentence_model  # noqa: E402
 from tests.tiny_model import write_tiny_config, write_tiny_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,3 +109,9 @@ def mpnet() -> Path:
     folder = ROOT / "models" / model.folder
     fetching.fetch(model, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sentence_model(tmp_path_factory):
+    """A small folder saved by sentence-transformers; copy it to change it."""
+    return write_sentence_model(tmp_path_factory.mktemp("saved") / "model", wordpiece())

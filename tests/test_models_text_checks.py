@@ -14,50 +14,16 @@ from hybrid.models.text_settings import read_text_settings
 from hybrid.models.tokenizing import FileTokenizer, WordTokenizer
 from hybrid.runtime.text_checks import TextWarning, check_same_texts, checked_ids, encoded
 from tests.text_folders import (
-    WORDS,
-    wordpiece,
+    change,
     write_folder,
     write_json,
-    write_sentence_model,
 )
 from transport.errors import ConfigError, FrameError, UsageError
 
-LONG = "a b c Hello hello caf\u00e9 query : \u4e2d\u6587 w e ! ' 0 a b"
-
-
-def ids_of(*words):
-    return [WORDS.index(word) for word in words]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """By sentence-transformers; copy it to change it."""
-    return write_sentence_model(tmp_path_factory.mktemp("saved") / "model", wordpiece())
-
 
 @pytest.fixture
-def folder(saved, tmp_path):
-    return shutil.copytree(saved, tmp_path / "model")
-
-
-def change(path, **values):
-    """Keys of a JSON file."""
-    found = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, found | values)
-
-
-def theirs(folder, texts, **options):
-    """Token ids of texts, one by one, as SentenceTransformer.encode gives them to its model."""
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(folder), device="cpu")
-    prompt = model._resolve_prompt(None, options.get("prompt"))
-    return [model.preprocess([text], prompt=prompt)["input_ids"][0].tolist() for text in texts]
-
-
-def ours(folder, texts, tokens=16, prompt=None):
-    tokenizer = FileTokenizer(folder, tokens, prompt)
-    return [tokenizer.encode(text, truncate=True).tolist() for text in texts]
+def folder(sentence_model, tmp_path):
+    return shutil.copytree(sentence_model, tmp_path / "model")
 
 
 PROMPTS = {"search": "search_query: ", "document": "document:", "none": ""}

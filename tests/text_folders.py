@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from hybrid.models.tokenizing import FileTokenizer
+
 WORDS = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "Hello", "hello", "caf", "##e",
     "##\u00e9", "query", ":", "\u4e2d", "\u6587", "w", "##x", "##y", "e", "\u00e9", "!", "'", "##s",
@@ -77,3 +79,30 @@ def write_sentence_model(folder: Path, tokenizer: Tokenizer, **settings: object)
     parts = [Transformer(str(bare), **settings), Pooling(24)]
     SentenceTransformer(modules=parts).save(str(folder))
     return folder
+
+
+LONG = "a b c Hello hello caf\u00e9 query : \u4e2d\u6587 w e ! ' 0 a b"
+
+
+def ids_of(*words):
+    return [WORDS.index(word) for word in words]
+
+
+def change(path, **values):
+    """Keys of a JSON file."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, found | values)
+
+
+def theirs(folder, texts, **options):
+    """Token ids of texts, one by one, as SentenceTransformer.encode gives them to its model."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    prompt = model._resolve_prompt(None, options.get("prompt"))
+    return [model.preprocess([text], prompt=prompt)["input_ids"][0].tolist() for text in texts]
+
+
+def ours(folder, texts, tokens=16, prompt=None):
+    tokenizer = FileTokenizer(folder, tokens, prompt)
+    return [tokenizer.encode(text, truncate=True).tolist() for text in texts]

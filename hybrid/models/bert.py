@@ -169,13 +169,6 @@ class Bert(Family[BertArchitecture, BertWeights, EmbeddingTable]):
         first = Dense(architecture.hidden, architecture.hidden, activation)
         return (inner, first), (outer, Dense(architecture.hidden, labels))
 
-    def read_classifier(
-        self, folder: Path, raw: Mapping[str, Any], parts: Sequence[tuple[str, Dense]]
-    ) -> tuple[Affine, ...]:
-        """Below the encoder's prefix or beside it."""
-        file = Checkpoint(folder, LAYOUT, tied=bool(raw.get("tie_word_embeddings", True)))
-        return tuple(file.linear(name, part.width_in, part.width_out) for name, part in parts)
-
     @staticmethod
     def _layer_weights(
         file: Checkpoint, names: Names, index: int, a: BertArchitecture

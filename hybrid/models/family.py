@@ -92,9 +92,9 @@ class Family(ABC, Generic[A, W, T]):
     def read_classifier(
         self, folder: Path, raw: Mapping[str, Any], parts: Sequence[tuple[str, Dense]]
     ) -> tuple[Affine, ...]:
-        """The tensors that `classifier` names; overridden together with it."""
-        del folder, raw
-        raise NotImplementedError(f"{self.name}: reads no {[name for name, _ in parts]}")
+        """The linear maps that `classifier` names, below the encoder's prefix or beside it."""
+        file = Checkpoint(folder, self.layout, tied=bool(raw.get("tie_word_embeddings", True)))
+        return tuple(file.linear(name, part.width_in, part.width_out) for name, part in parts)
 
     def unread(self, folder: Path, taken: Iterable[str]) -> tuple[str, ...]:
         """Names, as they are stored, of tensors beside the encoder; taken: by a head."""

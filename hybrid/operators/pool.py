@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hybrid.models.folding import FloatArray
 from hybrid.models.graph import Node
-from hybrid.operators.base import Choice, Operator, PlanContext, RunState
+from hybrid.operators.base import Choice, MultiplyingOperator, Operator, PlanContext, RunState
 from hybrid.operators.slot_products import CheapestProducts
 from mpc_nonlinear.blocks.compare import Width
 from mpc_nonlinear.blocks.extrema import maximum, maximum_cost
@@ -90,11 +90,8 @@ class _Opens(Operator):
         return np.zeros(x.shape, np.uint64) if opened is None else opened
 
 
-class _Gains(Operator):
+class _Gains(MultiplyingOperator):
     """An operator that multiplies by the server's gain and adds its bias."""
-
-    engine = "mpc_nonlinear"
-    takes_multiply = True
 
     @classmethod
     def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
@@ -102,16 +99,8 @@ class _Gains(Operator):
         del products
         yield Choice(entry.name, CheapestProducts.name)
 
-    @classmethod
-    def named_choice(cls, entry: Any, multiply: str, prepared: bool) -> Choice:
-        """With the engine that the config names."""
-        del prepared
-        return Choice(entry.name, multiply)
-
     def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
         super().__init__(node, entry, choice, context)
-        self.multiply = choice.multiply
-        self._mpc = context.mpc(choice.multiply)
         self._bound = node.bounds["output"]
 
     def _own(self, state: RunState) -> tuple[FloatArray, FloatArray]:
@@ -159,7 +148,7 @@ class PoolOperator(_Gains, _Opens):
 
         Server: zeros. Inputs: rows, and the choice of rows that only the client has.
         """
-        session = state.session.with_products(state.products[self.multiply])
+        session = self._multiplying(state)
         node, hidden = self.node, self._hidden
         gain = np.zeros(hidden, np.uint64)
         bias = np.zeros(node.shape, np.uint64)
@@ -196,7 +185,7 @@ class GainOperator(_Gains):
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """(rows, columns) to the same shape."""
-        session = state.session.with_products(state.products[self.multiply])
+        session = self._multiplying(state)
         x, columns = np.ascontiguousarray(inputs[0]), self.node.shape[1]
         gain, bias = np.zeros(columns, np.uint64), np.zeros(columns, np.uint64)
         if not state.is_client:
