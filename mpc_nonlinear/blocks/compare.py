@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpc_nonlinear.blocks.bit_triples import ands, ands_cost
+from mpc_nonlinear.blocks.bit_triples import and_bits, ands, ands_cost
 from mpc_nonlinear.blocks.digits import (
     comparison_groups,
     digits_of,
@@ -21,8 +21,17 @@ from mpc_nonlinear.blocks.digits import (
     sender_leaves,
 )
 from mpc_nonlinear.blocks.session import Session
+from mpc_nonlinear.blocks.wide_digits import (
+    LARGEST_DIGIT_BITS,
+    equal_tables,
+    less_tables,
+    wide_leaves_cost,
+    wide_receivers,
+    wide_senders,
+)
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RING_BITS, BitArray, RingArray
+from transport.bitpack import low_mask
 from transport.errors import UsageError
 from transport.traffic import Party
 
@@ -41,12 +50,22 @@ class Width:
 
     bits: int
     dropped: int
+    digits: int = 0
+    """How many the bits below the sign are cut into, 1 or 2 of up to 8 bits, with longer messages
+    and fewer rounds; 0: digits of up to 4 bits, the fewest bytes."""
 
     def __post_init__(self) -> None:
         if self.bits < 2 or self.dropped < 0 or self.bits + self.dropped > RING_BITS:
             raise UsageError(
                 f"comparison of {self.bits} bits above {self.dropped}: use 2 bits or more, "
                 f"{RING_BITS} with the dropped ones at most; is a bound too large?"
+            )
+        if self.digits and not (
+            self.digits in (1, 2) and self.bits - 1 <= self.digits * LARGEST_DIGIT_BITS
+        ):
+            raise UsageError(
+                f"comparison of {self.bits} bits in {self.digits} digits: use 1 or 2 of up to "
+                f"{LARGEST_DIGIT_BITS} bits, or 0 for short ones"
             )
 
     @property
@@ -71,7 +90,9 @@ class Width:
         return cls(bits, 0)
 
     @classmethod
-    def covering(cls, max_abs_units: float, bits: int, max_slack: float = math.inf) -> Width:
+    def covering(
+        cls, max_abs_units: float, bits: int, max_slack: float = math.inf, digits: int = 0
+    ) -> Width:
         """`bits` bits placed just high enough for |y| <= max_abs_units.
 
         Four bits more at a time while the slack would exceed `max_slack` units.
@@ -84,15 +105,15 @@ class Width:
         dropped = 0
         while max_abs_units + (1 << dropped) > 1 << (bits + dropped - 1):
             dropped += 1
-        width = cls(bits, dropped)
+        width = cls(bits, dropped, digits)
         if width.slack > max_slack:
-            return cls.covering(max_abs_units, bits + DIGIT_BITS, max_slack)
+            return cls.covering(max_abs_units, bits + DIGIT_BITS, max_slack, digits)
         return width
 
 
 def less_than_constants_cost(count: int, thresholds: int, width: Width) -> Cost:
     """Cost of comparing `count` numbers with `thresholds` constants each."""
-    return _carries_cost(count, thresholds, width.bits - 1)
+    return _carries_cost(count, thresholds, width.bits - 1, width.digits)
 
 
 def less_than_constants(
@@ -102,7 +123,8 @@ def less_than_constants(
 
     Exact for dropped = 0, otherwise within `width.slack` units of the threshold. One pass of
     1-of-16 or 1-of-8 OTs serves all thresholds, since only the sender's tables depend on them.
-    2 + ceil(log2((bits - 1) / 4)) rounds. [Rathee20] eprint 2020/1002, Algorithm 1, Section 3.2.
+    2 + ceil(log2((bits - 1) / 4)) rounds, 2 of one digit, 3 of two. [Rathee20] eprint 2020/1002,
+    Algorithm 1, Section 3.2.
     """
     flat = x.reshape(-1)
     shape = (len(thresholds), *x.shape)
@@ -120,7 +142,7 @@ def less_than_constants(
     kept = values >> np.uint64(width.dropped)
     sign = (kept >> np.uint64(width.bits - 1)).astype(np.uint8) & np.uint8(1)
     # The sign of the sum is the exclusive or of both signs and the carry, for every threshold.
-    carries = _carries(kept, len(thresholds), width.bits - 1, session)
+    carries = _carries(kept, len(thresholds), width.bits - 1, session, width.digits)
     return (sign ^ carries).reshape(shape)
 
 
@@ -151,33 +173,71 @@ def carry(x: RingArray, bits: int, session: Session) -> BitArray:
     return _carries(x.reshape(1, -1), 1, bits, session).reshape(x.shape)
 
 
-def _carries_cost(count: int, rows: int, bits: int) -> Cost:
+def _carries_cost(count: int, rows: int, bits: int, digits: int = 0) -> Cost:
     if not count:
         return NO_COST
+    if digits:
+        low, high = _wide_sizes(bits, digits)
+        leaves = [(low, rows), (high, 2 * rows)][:digits]
+        cost = wide_leaves_cost(count, leaves, Party.SERVER)
+        return cost + ands_cost(rows * count, 0) if high else cost
     groups = comparison_groups(bits)
     cost = leaves_cost(count, rows, groups, Party.SERVER)
-    digits = digits_of(groups)
-    while digits > 1:
-        digits //= 2
+    count_of = digits_of(groups)
+    while count_of > 1:
+        count_of //= 2
         # The lowest pair needs no "equal": that one is never read again.
-        cost += ands_cost(rows * count, rows * count * (digits - 1))
+        cost += ands_cost(rows * count, rows * count * (count_of - 1))
     return cost
 
 
-def _carries(values: RingArray, rows: int, bits: int, session: Session) -> BitArray:
+def _wide_sizes(bits: int, digits: int) -> tuple[int, int]:
+    """Bits of the low and of the high digit; 0 where there is none."""
+    return (bits, 0) if digits == 1 else (bits // 2, bits - bits // 2)
+
+
+def _carries(
+    values: RingArray, rows: int, bits: int, session: Session, digits: int = 0
+) -> BitArray:
     """Carries out of the low `bits` bits, (rows, n).
 
     The server's values are (rows, n), the client's (1, n). A carry is
     [2^bits - 1 - the server's bits < the client's bits].
     """
-    groups = comparison_groups(bits)
     session.channel.next_round()
+    if digits:
+        return _wide_carries(values, rows, _wide_sizes(bits, digits), session)
+    groups = comparison_groups(bits)
     if session.party is Party.SERVER:
-        digits = sender_leaves(values, groups, session)
+        leaves = sender_leaves(values, groups, session)
     else:
-        digits = receiver_leaves(values.reshape(-1), rows, groups, session)
-    less: BitArray = _combine(digits, session)[:, 0] & np.uint8(1)
+        leaves = receiver_leaves(values.reshape(-1), rows, groups, session)
+    less: BitArray = _combine(leaves, session)[:, 0] & np.uint8(1)
     return less
+
+
+def _wide_carries(
+    values: RingArray, rows: int, sizes: tuple[int, int], session: Session
+) -> BitArray:
+    """The same of one digit or two; the tables of both in one round."""
+    low, high = sizes
+    parts = [values & low_mask(low), values >> np.uint64(low) & low_mask(max(1, high))]
+    kept = [(part, size) for part, size in zip(parts, sizes, strict=True) if size]
+    if session.party is Party.SERVER:
+        tables = [less_tables(kept[0][0].T, low)]
+        if high:
+            top = kept[1][0].T
+            tables.append(np.concatenate([less_tables(top, high), equal_tables(top, high)], 1))
+        found = wide_senders(tables, [size for _, size in kept], session)
+    else:
+        digits = [(part.reshape(-1).astype(np.uint8), size) for part, size in kept]
+        found = wide_receivers(digits, [rows, 2 * rows][: len(digits)], session)
+    less = np.ascontiguousarray(found[0].T)
+    if not high:
+        return less
+    above, equal = found[1][:, :rows].T, found[1][:, rows:].T
+    both: BitArray = above ^ and_bits(np.ascontiguousarray(equal), less, session)
+    return both
 
 
 def _combine(digits: BitArray, session: Session) -> BitArray:

@@ -114,20 +114,37 @@ def table_receiver(ots: OtReceiver, kind: Kind) -> tuple[NDArray[np.uint8], NDAr
 
 
 def leaf_sender(ots: OtSender, kind: Kind) -> tuple[NDArray[Any]]:
-    """Words (n, width) of 2^m slots of `bits` bits, lowest first; higher bits are arbitrary."""
-    dtype = narrowest(kind.bits << kind.choice_bits)
+    """Words (n, width) of 2^m slots of `bits` bits, lowest first; higher bits are arbitrary.
+
+    Where the slots fill several words of 64 bits: (n, width * words).
+    """
     combined = _combined_sender(ots, kind.choice_bits, kind.bits, kind.width)
-    return (combined.view(dtype)[:, : kind.width].copy(),)
+    row_bits = kind.bits << kind.choice_bits
+    if row_bits > WORD_BITS:
+        return (combined,)
+    return (combined.view(narrowest(row_bits))[:, : kind.width].copy(),)
 
 
 def leaf_receiver(ots: OtReceiver, kind: Kind) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Random index (n,) and the slots there, (n, width)."""
-    dtype = narrowest(kind.bits << kind.choice_bits)
     index, combined = _combined_receiver(ots, kind.choice_bits, kind.bits, kind.width)
-    words = combined.view(dtype)[:, : kind.width]
+    row_bits = kind.bits << kind.choice_bits
+    if row_bits > WORD_BITS:
+        return index, _long_slots_at(combined, index, kind)
+    words = combined.view(narrowest(row_bits))[:, : kind.width]
     out = np.empty(words.shape, np.uint8)
     _slots_at(words, index, np.uint64(kind.bits), low_mask(kind.bits), out)
     return index, out
+
+
+def _long_slots_at(combined: Words, index: NDArray[np.uint8], kind: Kind) -> NDArray[np.uint8]:
+    """Slots (n, width) of rows of several words each."""
+    rows = combined.reshape(len(index), kind.width, -1)
+    first = index.astype(np.uint64) * np.uint64(kind.bits)
+    place = (first // np.uint64(WORD_BITS)).astype(np.intp)[:, None, None]
+    words = np.take_along_axis(rows, place, 2)[:, :, 0]
+    found = words >> (first % np.uint64(WORD_BITS))[:, None] & low_mask(kind.bits)
+    return found.astype(np.uint8)
 
 
 def _layout(choice_bits: int, slot_bits: int, width: int) -> tuple[int, Words]:

@@ -1,0 +1,185 @@
+"""Largest numbers of shared rows in few rounds: groups of up to nine meet at once.
+
+Everybody is compared with everybody of a group, in one pass; who has beaten all others is found by
+one table, and selected. Fewer levels than pairs take, for more comparisons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_nonlinear.blocks.compare import Width, less_than_zero, less_than_zero_cost
+from mpc_nonlinear.blocks.select import select, select_cost
+from mpc_nonlinear.blocks.session import Session
+from mpc_nonlinear.blocks.wide_digits import (
+    LARGEST_DIGIT_BITS,
+    equal_tables,
+    wide_leaves_cost,
+    wide_receivers,
+    wide_senders,
+)
+from mpc_nonlinear.cost import NO_COST, Cost
+from mpc_nonlinear.fixed_point import BitArray, RingArray
+from transport.errors import UsageError
+from transport.traffic import Party
+
+LARGEST_GROUP = LARGEST_DIGIT_BITS + 1
+"""Members of a group: as many results as one table's index has bits, and one more."""
+
+_Indices = NDArray[np.intp]
+
+
+def even_groups(longest: int) -> list[int]:
+    """Sizes of the groups of each level, as few levels as can be, as even as can be."""
+    levels = 0
+    while LARGEST_GROUP**levels < longest:
+        levels += 1
+    sizes = []
+    for left in range(levels, 0, -1):
+        size = 2
+        while size**left < longest:
+            size += 1
+        sizes.append(size)
+        longest = ceil(longest / size)
+    return sizes
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Groups of one level: members are columns of (rows, columns)."""
+
+    size: int
+    lengths: _Indices
+    """Of each row, before the level."""
+
+    @property
+    def left(self) -> _Indices:
+        """Groups of each row."""
+        found: _Indices = -(-self.lengths // self.size)
+        return found
+
+    @property
+    def members(self) -> tuple[_Indices, _Indices]:
+        """Row of each group, and how many members it has."""
+        row = np.repeat(np.arange(len(self.lengths)), self.left)
+        place = np.concatenate([np.arange(n) for n in self.left])
+        return row, np.minimum(self.size, self.lengths[row] - place * self.size)
+
+    @property
+    def pairs(self) -> int:
+        """Comparisons."""
+        counts = self.members[1]
+        return int((counts * (counts - 1) // 2).sum())
+
+    @property
+    def others(self) -> int:
+        """Members that are not their group's first."""
+        return int((self.members[1] - 1).sum())
+
+    def cost(self, width: Width, bits: int) -> Cost:
+        """Of `run`."""
+        cost = less_than_zero_cost(self.pairs, width)
+        if self.size > 2:
+            cost += wide_leaves_cost(self.others, [(self.size - 1, 1)], Party.SERVER)
+        return cost + select_cost(self.others, bits)
+
+    def run(self, values: RingArray, width: Width, bits: int, session: Session) -> RingArray:
+        """The largest of each group, (rows, groups)."""
+        row, counts = self.members
+        starts = np.concatenate([np.arange(n) for n in self.left]) * self.size
+        columns = np.minimum(starts[:, None] + np.arange(self.size), values.shape[1] - 1)
+        groups = values[row[:, None], columns]
+        first, second = np.triu_indices(self.size, 1)
+        meets = np.nonzero(second < counts[:, None])
+        i, j = first[meets[1]], second[meets[1]]
+        smaller = less_than_zero(groups[meets[0], i] - groups[meets[0], j], width, session)
+        group, member = np.nonzero((np.arange(self.size) < counts[:, None])[:, 1:])
+        wins = self._wins(smaller, (meets[0], i, j), len(groups), session)[group, member + 1]
+        if self.size > 2:
+            won = _all_set(wins, session)
+        else:
+            won = np.ascontiguousarray(wins[:, 0])
+        # The first, or who has beaten all others instead.
+        differences = groups[group, member + 1] - groups[group, 0]
+        gained = np.zeros(groups.shape, np.uint64)
+        gained[group, member + 1] = select(won, differences, session, bits)
+        best = groups[:, 0] + gained.sum(axis=1, dtype=np.uint64)
+        out = np.zeros((len(self.lengths), int(self.left.max())), np.uint64)
+        out[row, starts // self.size] = best
+        return out
+
+    def _wins(
+        self, smaller: BitArray, meets: tuple[_Indices, ...], groups: int, session: Session
+    ) -> BitArray:
+        """Shares of who beats whom (groups, members, others), one where there is nobody."""
+        one = np.uint8(session.party is Party.SERVER)
+        wins = np.full((groups, self.size, self.size), one, np.uint8)
+        group, i, j = meets
+        wins[group, j, i] = smaller
+        wins[group, i, j] = smaller ^ one
+        others = ~np.eye(self.size, dtype=bool)
+        return wins[:, others].reshape(groups, self.size, self.size - 1)
+
+
+def _all_set(bits: BitArray, session: Session) -> BitArray:
+    """Shares of the conjunction of all bits (n, m) of a row, (n,). 2 rounds."""
+    count = bits.shape[1]
+    digits = (bits.astype(np.uint64) << np.arange(count, dtype=np.uint64)).sum(1, dtype=np.uint64)
+    session.channel.next_round()
+    if session.party is Party.SERVER:
+        # All are set where the client's digit is the complement of ours.
+        tables = equal_tables(digits, count)[:, None]
+        (found,) = wide_senders([tables], [count], session)
+    else:
+        (found,) = wide_receivers([(digits.astype(np.uint8), count)], [1], session)
+    return np.ascontiguousarray(found[:, 0])
+
+
+def _levels(lengths: _Indices, sizes: list[int]) -> Iterator[_Level]:
+    for size in sizes:
+        if not 2 <= size <= LARGEST_GROUP:
+            raise UsageError(f"tournament in groups of {size}; use 2 to {LARGEST_GROUP}")
+        level = _Level(size, lengths)
+        yield level
+        lengths = level.left
+    if lengths.size and lengths.max() > 1:
+        raise UsageError(f"tournament: groups of {sizes} leave {lengths.max()} numbers in a row")
+
+
+def group_tournament_cost(
+    lengths: _Indices, sizes: list[int], width: Width, luggage_bits: int = 0
+) -> Cost:
+    """Cost of `group_tournament` for rows of these lengths."""
+    if not lengths.size:
+        return NO_COST
+    bits = width.ring_bits + luggage_bits
+    return sum((level.cost(width, bits) for level in _levels(lengths, sizes)), NO_COST)
+
+
+def group_tournament(
+    values: RingArray,
+    lengths: _Indices,
+    sizes: list[int],
+    width: Width,
+    session: Session,
+    luggage_bits: int = 0,
+) -> RingArray:
+    """Shares of the largest of the first `lengths` of each row, of equal ones the first.
+
+    values (rows, columns), result (rows,) modulo 2^(width.ring_bits + luggage_bits), the numbers in
+    the low width.ring_bits, as of `extrema.tournament`. `width` covers differences and drops
+    nothing: with inexact comparisons a group might have no winner. sizes: of groups, level by
+    level. A level takes a comparison, a table and a selection: 2 rounds of one digit, 2 and 1.
+    """
+    if width.dropped:
+        raise UsageError("tournament in groups: comparisons must be exact; drop bits before")
+    bits = width.ring_bits + luggage_bits
+    for level in _levels(lengths, sizes):
+        values = level.run(values, width, bits, session)
+    first: RingArray = values[:, 0]
+    return first
