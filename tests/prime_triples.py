@@ -3,14 +3,14 @@
 import numpy as np
 
 from he_linear.exact.slot_parameters import SLOT_SETS
+from hybrid.testing.local_parties import clear_products
 from mpc_nonlinear.blocks.prime_products import PrimeProducts
 from mpc_nonlinear.blocks.session import Context, Session
-from mpc_nonlinear.cost import Form, OtCount
+from mpc_nonlinear.cost import OtCount
 from mpc_nonlinear.fixed_point import FixedPoint
 from tests.ot_sources import InsecureLocalSource, stocked
 from transport.local import run_both
 from transport.randomness import SEED_BYTES, SecureRandom
-from transport.traffic import Party
 
 T = SLOT_SETS["n8192_t44"].plain_prime
 
@@ -19,16 +19,8 @@ def store_clear(prepared, demand, party, seed):
     """True triples from a seed that both parties know."""
     stream = SecureRandom(seed, domain="clear triples")
     for kind, count in demand.counts:
-        if not kind.form.is_stored:
-            continue
-        t = kind.shape[0]
-        size = 1 if kind.form is Form.PRIME_SQUARE else 2
-        draw = (stream.uint64((size + 1, 2, count)) % np.uint64(t)).astype(object)
-        first, second = draw[0].sum(0), draw[size - 1].sum(0)
-        client = [*draw[:size, 0], draw[size, 0]]
-        server = [*draw[:size, 1], (first * second - draw[size, 0]) % t]
-        own = client if party is Party.CLIENT else server
-        prepared.store(kind, tuple(part.astype(np.uint64) for part in own))
+        if kind.form.is_stored:
+            prepared.store(kind, clear_products(stream, kind, count, party))
 
 
 def run_products(function, cost, *values, fraction_bits=16, products=None, shares=None):

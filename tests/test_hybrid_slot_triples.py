@@ -13,7 +13,12 @@ from hybrid.planning.binding import _products
 from mpc_nonlinear.blocks.prime_products import PrimeProducts
 from mpc_nonlinear.blocks.products import Bounds
 from mpc_nonlinear.correlations import SoftSpokenSource
-from mpc_nonlinear.correlations.dealt import element_kind, prime_square_kind, prime_triple_kind
+from mpc_nonlinear.correlations.dealt import (
+    element_kind,
+    prime_cross_kind,
+    prime_square_kind,
+    prime_triple_kind,
+)
 from mpc_nonlinear.correlations.preprocessing import Prepared
 from mpc_nonlinear.cost import NO_COST, Demand, OtCount
 from mpc_nonlinear.fixed_point import FixedPoint
@@ -66,6 +71,18 @@ def test_triples_are_true_for_any_amount(triples, squares):
     assert {kind.form: len(own[0]) for kind, own in client.items()} == {
         kind.form: n for kind, n in ((TRIPLE, triples), (SQUARE, squares)) if n
     }
+    require_true(client, server)
+
+
+@pytest.mark.parametrize("count", [1, N, N + 3])
+def test_products_of_each_partys_own_numbers_are_true(count):
+    kind = prime_cross_kind(T)
+    client, server = made(Demand.of(kind, count) + Demand.of(SQUARE, 2))
+    (u, first), (v, second) = client.pop(kind), server.pop(kind)
+    assert len(u) == count
+    assert np.array_equal((first + second) % np.uint64(T), (u.astype(object) * v % T))
+    for numbers in (u, v, first, second):
+        assert count < 100 or looks_uniform((numbers << np.uint64(20)) | numbers >> np.uint64(24))
     require_true(client, server)
 
 

@@ -29,6 +29,8 @@ from transport.randomness import SecureRandom
 class ElementTriplesPacking(SlotPacking):
     """Cross terms of `count` products of shared numbers modulo t; with `squares`, of squares.
 
+    With `crossed`, products a_c b_s of a number of each party's own.
+
     Not for a config to name: a way to make correlations, see `hybrid.operators.slot_triples`.
     """
 
@@ -40,10 +42,18 @@ class ElementTriplesPacking(SlotPacking):
     )
     levels: ClassVar[int] = 1
 
-    def __init__(self, parameters: SlotParameters, count: int, *, squares: bool = False) -> None:
+    def __init__(
+        self,
+        parameters: SlotParameters,
+        count: int,
+        *,
+        squares: bool = False,
+        crossed: bool = False,
+    ) -> None:
         check_sizes(count=count)
         self.parameters, self.count = parameters, count
-        self.operands = 1 if squares else 2
+        self.operands = 1 if squares or crossed else 2
+        self._doubled, self.crossed = squares, crossed
         self.output_ciphertexts = -(-count // parameters.poly_degree)
         self.input_ciphertexts = self.operands * self.output_ciphertexts
 
@@ -109,7 +119,7 @@ class ElementTriplesPacking(SlotPacking):
         """
         t = self.parameters.plain_prime
         words = polynomials.astype(np.int64)
-        if self.operands == 1:
+        if self._doubled:
             words = 2 * words % t
         return transform(
             reduce_words(np.where(words > t // 2, words - t, words), self.parameters.primes),

@@ -53,10 +53,11 @@ def _frames(
                 f"triples modulo {kind.shape[0]}: the keys are for {parameters.plain_prime}; give "
                 "products by triples the plain prime of the keys' parameters"
             )
-        squares = kind.form is Form.PRIME_SQUARE
+        forms = {"squares": Form.PRIME_SQUARE, "crossed": Form.PRIME_CROSS}
+        chosen = {name: kind.form is form for name, form in forms.items()}
         for start in range(0, count, size):
             part = min(size, count - start)
-            yield kind, ElementTriplesPacking(parameters, part, squares=squares)
+            yield kind, ElementTriplesPacking(parameters, part, **chosen)
 
 
 def triples_cost(demand: Demand, parameters: SlotParameters = TRIPLE_PARAMETERS) -> Cost:
@@ -141,6 +142,8 @@ def _completed(
     packing: ElementTriplesPacking, operands: list[Residues], cross: Residues
 ) -> tuple[Residues, ...]:
     """This party's shares of the operands and of their product, (count,) each."""
+    if packing.crossed:
+        return np.ascontiguousarray(operands[0]), packing.numbers(cross)
     product = multiply_add(
         operands[0], operands[-1], packing.numbers(cross), packing.parameters.plain_prime
     )

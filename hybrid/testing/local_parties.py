@@ -61,21 +61,31 @@ class RecordingStock(Prepared):
     def _make(self, kind: Kind, count: int) -> tuple[NDArray[Any], ...]:
         if self._clear is None or kind.form not in _CLEAR:
             return super()._make(kind, count)
-        return _clear_products(self._clear, kind, count, self._party)
+        return clear_products(self._clear, kind, count, self._party)
 
     def _take(self, kind: Kind, count: int) -> tuple[NDArray[Any], ...]:
         self.asked += Demand.of(kind, count)
         return super()._take(kind, count)
 
 
-_CLEAR = (Form.ELEMENT_TRIPLE, Form.SQUARE_PAIR, Form.PRIME_TRIPLE, Form.PRIME_SQUARE)
+_CLEAR = (
+    Form.ELEMENT_TRIPLE,
+    Form.SQUARE_PAIR,
+    Form.PRIME_TRIPLE,
+    Form.PRIME_SQUARE,
+    Form.PRIME_CROSS,
+)
 
 
-def _clear_products(
+def clear_products(
     stream: SecureRandom, kind: Kind, count: int, party: Party
 ) -> tuple[NDArray[Any], ...]:
     """This party's shares of operands and their product: true, and known to both."""
     modulus = kind.shape[0] if kind.shape else 1 << RING_BITS
+    if kind.form is Form.PRIME_CROSS:
+        own = stream.uint64((3, count)).astype(object) % modulus
+        shares = own[2], (own[0] * own[1] - own[2]) % modulus
+        return tuple(part.astype(np.uint64) for part in (own[int(party)], shares[int(party)]))
     is_square = kind.form in (Form.SQUARE_PAIR, Form.PRIME_SQUARE)
     drawn = (stream.uint64((2 if is_square else 3, 2, count)).astype(object)) % modulus
     first, second = drawn[0].sum(0), drawn[-2].sum(0)

@@ -61,6 +61,11 @@ def prime_square_kind(modulus: int) -> Kind:
     return Kind(Form.PRIME_SQUARE, modulus.bit_length(), shape=(modulus,))
 
 
+def prime_cross_kind(modulus: int) -> Kind:
+    """A number of each party's own and shares of their product modulo a prime, from no dealer."""
+    return Kind(Form.PRIME_CROSS, modulus.bit_length(), shape=(modulus,))
+
+
 def describe(kind: Kind) -> bytes:
     """The second frame of a request."""
     return _KIND.pack(int(kind.form), *(kind.shape or (0,) * 4))
