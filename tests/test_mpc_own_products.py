@@ -32,9 +32,7 @@ def crossed(own):
     """Their product modulo t, of what either party holds."""
     x, y = (np.array(part, np.uint64) for part in own)
     cost = own_product_cost(x.size, T)
-    client, server = run_products(
-        lambda s, held: own_product(held, T, s), cost, x + y, shares=[x]
-    )
+    client, server = run_products(lambda s, held: own_product(held, T, s), cost, x + y, shares=[x])
     return list((client.astype(object) + server.astype(object)) % T)
 
 

@@ -7,7 +7,7 @@ one table, and selected. Fewer levels than pairs take, for more comparisons.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -28,6 +28,8 @@ from mpc_nonlinear.fixed_point import BitArray, RingArray
 from transport.errors import UsageError
 from transport.traffic import Party
 
+_FEW = 512
+"""Comparisons of a level, at most, that take one digit: 16 kB for two rounds."""
 LARGEST_GROUP = LARGEST_DIGIT_BITS + 1
 """Members of a group: as many results as one table's index has bits, and one more."""
 
@@ -83,7 +85,7 @@ class _Level:
 
     def cost(self, width: Width, bits: int) -> Cost:
         """Of `run`."""
-        cost = less_than_zero_cost(self.pairs, width)
+        cost = less_than_zero_cost(self.pairs, self._compared(width))
         if self.size > 2:
             cost += wide_leaves_cost(self.others, [(self.size - 1, 1)], Party.SERVER)
         return cost + select_cost(self.others, bits)
@@ -97,13 +99,11 @@ class _Level:
         first, second = np.triu_indices(self.size, 1)
         meets = np.nonzero(second < counts[:, None])
         i, j = first[meets[1]], second[meets[1]]
-        smaller = less_than_zero(groups[meets[0], i] - groups[meets[0], j], width, session)
+        differences = groups[meets[0], i] - groups[meets[0], j]
+        smaller = less_than_zero(differences, self._compared(width), session)
         group, member = np.nonzero((np.arange(self.size) < counts[:, None])[:, 1:])
         wins = self._wins(smaller, (meets[0], i, j), len(groups), session)[group, member + 1]
-        if self.size > 2:
-            won = _all_set(wins, session)
-        else:
-            won = np.ascontiguousarray(wins[:, 0])
+        won = _all_set(wins, session) if self.size > 2 else np.ascontiguousarray(wins[:, 0])
         # The first, or who has beaten all others instead.
         differences = groups[group, member + 1] - groups[group, 0]
         gained = np.zeros(groups.shape, np.uint64)
@@ -112,6 +112,11 @@ class _Level:
         out = np.zeros((len(self.lengths), int(self.left.max())), np.uint64)
         out[row, starts // self.size] = best
         return out
+
+    def _compared(self, width: Width) -> Width:
+        """In one digit where few are compared and one holds all: fewer rounds for more bytes."""
+        short = width.digits or width.bits - 1 > LARGEST_DIGIT_BITS or self.pairs > _FEW
+        return width if short else replace(width, digits=1)
 
     def _wins(
         self, smaller: BitArray, meets: tuple[_Indices, ...], groups: int, session: Session
@@ -174,7 +179,7 @@ def group_tournament(
     values (rows, columns), result (rows,) modulo 2^(width.ring_bits + luggage_bits), the numbers in
     the low width.ring_bits, as of `extrema.tournament`. `width` covers differences and drops
     nothing: with inexact comparisons a group might have no winner. sizes: of groups, level by
-    level. A level takes a comparison, a table and a selection: 2 rounds of one digit, 2 and 1.
+    level. A level takes a comparison, a table of 2 rounds and a selection.
     """
     if width.dropped:
         raise UsageError("tournament in groups: comparisons must be exact; drop bits before")

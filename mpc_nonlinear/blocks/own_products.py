@@ -12,6 +12,7 @@ from functools import lru_cache
 from math import ceil, log2
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpc_nonlinear.blocks.local import scale, scale_cost
 from mpc_nonlinear.blocks.prime_arithmetic import multiply_add
@@ -64,8 +65,8 @@ def power_of_two(
 ) -> RingArray:
     """Shares modulo t of 2^(factor x + 2 kept_bits), same shape, for x shared modulo 2^64.
 
-    For exponents factor x of at least 1 + 2^-8, since those of both shares' whole parts together may
-    be one less, and results below t / 4; beyond these a residue that means nothing. x has
+    For exponents factor x of at least 1 + 2^-8, since both shares' whole parts together may be one
+    less, and results below t / 4; beyond these a residue that means nothing. x has
     `fraction_bits`. Relative error below 2^-kept_bits, since each party rounds its own power to as
     many bits, and of 2 factor units of x for its rounded exponent. Wrong where the lift of x is. 1
     round.
@@ -82,7 +83,7 @@ def power_of_two(
     return own_product(_times_power(mantissa, whole, modulus), modulus, session)
 
 
-def _times_power(x: RingArray, exponents: RingArray, modulus: int) -> RingArray:
+def _times_power(x: RingArray, exponents: NDArray[np.int64], modulus: int) -> RingArray:
     """X 2^exponent modulo t, same shape; exponents are signed."""
     left = np.mod(exponents, modulus - 1).astype(np.uint64)
     zero = np.zeros_like(x)

@@ -20,13 +20,13 @@ from mpc_nonlinear.blocks.prime_shares import (
     to_prime,
 )
 from mpc_nonlinear.blocks.products import Bounds, FactoredPolynomial, ProductErrors
-from mpc_nonlinear.blocks.session import Products, Session
+from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.correlations.dealt import prime_square_kind, prime_triple_kind
 from mpc_nonlinear.cost import NO_COST, Cost, Demand
 from mpc_nonlinear.fixed_point import RING_BITS, FloatArray, RingArray
 from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.computing import NO_WORK, Work, units
-from transport.errors import FrameError, ParameterError
+from transport.errors import ConfigError, FrameError, ParameterError
 from transport.traffic import Party, Traffic
 
 _MAX_LOSS_BITS = 16
@@ -64,6 +64,11 @@ class PrimeProducts(Products):
         self._fraction_bits, self._modulus = fraction_bits, modulus
         self._units = 2.0**fraction_bits
         self._triple, self._pair = prime_triple_kind(modulus), prime_square_kind(modulus)
+
+    @property
+    def modulus(self) -> int:
+        """The prime t."""
+        return self._modulus
 
     # -- products ------------------------------------------------------------------------------
 
@@ -319,3 +324,14 @@ class PrimeProducts(Products):
             f"2^{_MAX_LOSS_BITS} times that with operands cut; declare a smaller Bounds.largest, "
             "use fewer fraction bits, or multiply by another engine"
         )
+
+
+def prime_modulus(context: Context, place: str) -> int:
+    """The prime of products by triples; `ConfigError` where they go by another engine."""
+    if isinstance(context.products, PrimeProducts):
+        return context.products.modulus
+    raise ConfigError(
+        f"{place}: works modulo the prime of products {PrimeProducts.name}, those here are "
+        f"{context.products.name}; set protocols.multiply to {PrimeProducts.name}, or choose "
+        "another protocol of this operation"
+    )
