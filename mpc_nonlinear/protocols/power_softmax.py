@@ -15,7 +15,7 @@ from mpc_nonlinear.blocks.group_tournament import (
     group_tournament_cost,
 )
 from mpc_nonlinear.blocks.own_products import power_cost, power_of_two
-from mpc_nonlinear.blocks.prime_products import prime_modulus
+from mpc_nonlinear.blocks.prime_products import PrimeProducts, prime_modulus
 from mpc_nonlinear.blocks.prime_shares import (
     SCALED_ERROR_UNITS,
     from_prime_cost,
@@ -66,6 +66,8 @@ class PowerSoftmax(NonlinearProtocol):
     # A power's rounding in what is divided and in the sum, the lines of the reciprocal.
     max_error = 2.0**-8
     approximation_error = 2.0**-10
+
+    product_engines = (PrimeProducts.name,)
 
     bound: float
     """Largest |x| of positions that count; masked ones lie down to -(3 * bound + 16)."""
