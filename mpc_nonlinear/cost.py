@@ -241,6 +241,16 @@ class Cost:
         named = ((block, probability),) if probability else ()
         return cls(failure_probability=probability, work=work, failures=named)
 
+    def beside(self, other: Cost) -> Cost:
+        """Cost of both at once: messages share rounds, everything else adds up."""
+        rounds = max(self.traffic.rounds, other.traffic.rounds)
+        both = self + other
+        traffic = replace(both.traffic, rounds=rounds)
+        sizes = traffic.client_sent_bytes, traffic.server_sent_bytes
+        return replace(
+            both, traffic=traffic, work=Work.together(both.work.counted(), rounds, max(sizes))
+        )
+
     def inside(self, block: str) -> Cost:
         """The same, its failures under the name of the block that it is part of."""
         if not self.failures:

@@ -1,7 +1,5 @@
 """Products by triples modulo a prime, with triples made in the clear: quick, and not secret."""
 
-import numpy as np
-
 from he_linear.exact.slot_parameters import SLOT_SETS
 from hybrid.testing.local_parties import clear_products
 from mpc_nonlinear.blocks.prime_products import PrimeProducts

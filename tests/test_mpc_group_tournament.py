@@ -14,8 +14,15 @@ from mpc_nonlinear.blocks.group_tournament import (
     group_tournament,
     group_tournament_cost,
 )
-from tests.test_mpc_extrema import client_share, draw, few_examples, ring, run, signed
-from tests.test_mpc_extrema import run_on_chosen_shares
+from tests.test_mpc_extrema import (
+    client_share,
+    draw,
+    few_examples,
+    ring,
+    run,
+    run_on_chosen_shares,
+    signed,
+)
 from transport.errors import UsageError
 
 

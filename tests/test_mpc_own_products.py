@@ -110,10 +110,10 @@ def test_words_above_the_prime_are_refused():
         session.prepared.store(kind, (np.ones(3, np.uint64), np.ones(3, np.uint64)))
         if channel.party is Party.CLIENT:
             channel.exchange(pack_bits(np.full(3, T, np.uint64), kind.bits))
-            return None
+            return
         with pytest.raises(FrameError, match="exceeds the prime"):
             own_product(np.ones(3, np.uint64), T, session)
-        return None
+        return
 
     run_both(role)
 

@@ -61,6 +61,29 @@ class Channel(ABC):
 
     def recv(self, expected_bytes: int | None = None) -> bytes:
         """Block until the peer's next payload; it must have `expected_bytes` if given."""
+        frame = self.next_frame()
+        if frame.branch:
+            raise FrameError(
+                f"{self._place()}: {self._peer_name()} runs several protocols at once where one is "
+                "due; are both parties the same version?"
+            )
+        if expected_bytes is not None and len(frame.payload) != expected_bytes:
+            raise FrameError(
+                f"{self._place()}: {self._peer_name()} sent {len(frame.payload)} bytes where "
+                f"{expected_bytes} were expected; are both parties the same version?"
+            )
+        if frame.round > self._round + 1 or frame.round < 1:
+            raise FrameError(f"{self._place()}: round {frame.round} is out of order")
+        rounds = max(0, frame.round - self._round)
+        if frame.round >= self._round:
+            # What we send next depends on a message of the current round.
+            self._round = frame.round
+            self._round_is_open = False
+        self._count(self.party.peer, len(frame.payload), rounds)
+        return bytes(frame.payload)
+
+    def next_frame(self) -> Frame:
+        """Block until the peer's next frame, of whatever branch; for `recv` and `overlapped`."""
         frame = self._get()
         if frame.kind is FrameKind.ABORT:
             self.close()
@@ -70,23 +93,22 @@ class Channel(ABC):
                 f"{self._place()}: frame {frame.sequence} from {self._peer_name()} arrived "
                 f"where {self._received_frames} was due; restart both parties"
             )
-        if expected_bytes is not None and len(frame.payload) != expected_bytes:
-            raise FrameError(
-                f"{self._place()}: {self._peer_name()} sent {len(frame.payload)} bytes where "
-                f"{expected_bytes} were expected; are both parties the same version?"
-            )
-        if frame.round > self._round + 1 or frame.round < 1:
-            raise FrameError(f"{self._place()}: round {frame.round} is out of order")
         self._received_frames += 1
         if self._link:
             self._link.wait(frame)
-        rounds = max(0, frame.round - self._round)
-        if frame.round >= self._round:
-            # What we send next depends on a message of the current round.
-            self._round = frame.round
-            self._round_is_open = False
-        self._count(self.party.peer, len(frame.payload), rounds)
-        return bytes(frame.payload)
+        return frame
+
+    def put_frames(self, frames: list[Frame]) -> None:
+        """Send what branches have made, each frame in its own round; for `overlapped`."""
+        for frame in frames:
+            self._put(replace(frame, sequence=self._sent_frames))
+            self._sent_frames += 1
+
+    def absorb(self, moved: Traffic) -> None:
+        """Count what branches have moved; sends from here on open a new round."""
+        self._round += moved.rounds
+        self._round_is_open = False
+        self._traffic[self._label] = self.traffic(self._label) + moved
 
     def exchange(self, payload: bytes | memoryview, expected_bytes: int | None = None) -> bytes:
         """Send `payload` and receive the peer's, in one round."""
@@ -146,6 +168,21 @@ class Channel(ABC):
         neighbouring protocols overlap on the wire, the count is an upper bound.
         """
         self._round_is_open = False
+
+    @property
+    def is_branch(self) -> bool:
+        """Whether this is one of several protocols' view of a channel."""
+        return False
+
+    @property
+    def label(self) -> str:
+        """Of the step that runs."""
+        return self._label
+
+    @property
+    def current_round(self) -> int:
+        """Number of the last round that this party has sent or received in."""
+        return self._round
 
     def traffic(self, label: str) -> Traffic:
         """What was counted under `label`, both directions."""

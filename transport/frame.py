@@ -12,9 +12,9 @@ from transport.errors import FrameError
 from transport.traffic import FRAME_HEADER_BYTES
 
 _EXTENSION_TYPE = 0x48
-_FIELDS = struct.Struct("<4sHHIIQQ13x")
+_FIELDS = struct.Struct("<4sHHIIQQB12x")
 _MAGIC = b"HYBR"
-FRAME_VERSION = 1
+FRAME_VERSION = 2
 MAX_PAYLOAD_BYTES = 1 << 31
 """Larger payloads are refused."""
 
@@ -38,6 +38,8 @@ class Frame:
     sent_at_ns: int
     """Sender's monotonic clock; only the link model of one machine reads it."""
     payload: bytes | memoryview
+    branch: int = 0
+    """Which of several protocols that run at once it belongs to."""
 
     def header(self) -> bytes:
         """The 48 bytes that travel before the payload."""
@@ -49,6 +51,7 @@ class Frame:
             self.round,
             len(self.payload),
             self.sent_at_ns,
+            self.branch,
         )
         packed: bytes = msgpack.packb(msgpack.ExtType(_EXTENSION_TYPE, fields))
         assert len(packed) == FRAME_HEADER_BYTES
@@ -67,11 +70,13 @@ def parse_frame(header: bytes, payload: bytes | memoryview) -> Frame:
         raise FrameError("frame header is not this protocol's; is the peer this program?")
     if len(extension.data) != _FIELDS.size:
         raise FrameError("frame header has the wrong fields; is the peer this version?")
-    magic, version, kind, sequence, round_, size, sent_at_ns = _FIELDS.unpack(extension.data)
+    magic, version, kind, sequence, round_, size, sent_at_ns, branch = _FIELDS.unpack(
+        extension.data
+    )
     if magic != _MAGIC or version != FRAME_VERSION:
         raise FrameError(f"frame version {version} is not {FRAME_VERSION}; update the older party")
     if size > MAX_PAYLOAD_BYTES or size != len(payload):
         raise FrameError(f"frame announces {size} bytes and carries {len(payload)}")
     if kind not in (FrameKind.DATA, FrameKind.ABORT):
         raise FrameError(f"frame kind {kind} is unknown")
-    return Frame(FrameKind(kind), sequence, round_, sent_at_ns, payload)
+    return Frame(FrameKind(kind), sequence, round_, sent_at_ns, payload, branch)

@@ -11,6 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_nonlinear.blocks.compare import Width, less_than_zero, less_than_zero_cost
+from mpc_nonlinear.blocks.group_tournament import (
+    group_tournament,
+    group_tournament_cost,
+    pairs_then_groups,
+)
 from mpc_nonlinear.blocks.lookup import split, split_cost
 from mpc_nonlinear.blocks.select import select, select_cost
 from mpc_nonlinear.blocks.session import Session
@@ -129,7 +134,8 @@ class _Placed:
     def cost(self, rows: int) -> Cost:
         """Cost of `argmax`."""
         lengths, bits = np.full(rows, self.columns), self.width.bits
-        tree = tournament_cost(lengths, self.width, self.luggage_bits)
+        sizes = pairs_then_groups(rows, self.columns)
+        tree = group_tournament_cost(lengths, sizes, self.width, self.luggage_bits)
         places = widened_cost(rows, self.luggage_bits)
         return tree + widened_cost(rows, self.ring_bits) + split_cost(rows, bits) + places
 
@@ -139,7 +145,8 @@ class _Placed:
         if session.party is Party.SERVER:
             places = np.arange(self.columns, dtype=np.uint64) << np.uint64(bits)
             x = x + places + np.uint64(self.max_abs_units)
-        best = tournament(x, lengths, self.width, session, self.luggage_bits)
+        sizes = pairs_then_groups(len(x), self.columns)
+        best = group_tournament(x, lengths, sizes, self.width, session, self.luggage_bits)
         whole = widened(best, self.ring_bits, session)
         place, value = split(whole, bits, session)
         if session.party is Party.SERVER:
@@ -158,7 +165,7 @@ def argmax(x: RingArray, max_abs_units: int, session: Session) -> tuple[RingArra
     """Shares of the largest number along the last axis and of its place, (...,) each.
 
     For |x| <= max_abs_units. Exact; of equal numbers the first, as numpy does. Places are
-    integers, not fixed-point. ceil(log2(columns)) comparisons and selections one after the other.
+    integers, not fixed-point. See `group_tournament`.
     """
     columns = x.shape[-1]
     if columns == 1 or not x.size:

@@ -33,7 +33,19 @@ _FEW = 512
 LARGEST_GROUP = LARGEST_DIGIT_BITS + 1
 """Members of a group: as many results as one table's index has bits, and one more."""
 
+_MANY = LARGEST_GROUP**4
+"""Numbers of a level, above which they meet in pairs."""
+
 _Indices = NDArray[np.intp]
+
+
+def pairs_then_groups(rows: int, longest: int) -> list[int]:
+    """Sizes of the groups of each level: pairs while numbers are many, which send the least."""
+    pairs = []
+    while rows * longest > _MANY and longest > LARGEST_GROUP:
+        pairs.append(2)
+        longest = ceil(longest / 2)
+    return pairs + even_groups(longest)
 
 
 def even_groups(longest: int) -> list[int]:

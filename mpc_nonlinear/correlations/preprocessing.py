@@ -103,6 +103,16 @@ class Prepared:
             )
         self._stock.setdefault(kind, deque()).append(arrays)
 
+    def reserve(self, demand: Demand) -> Prepared:
+        """A stock of its own for a protocol that runs beside others: exactly `demand` of this one.
+
+        Both parties reserve the same demands in the same order. More than that it refuses to give.
+        """
+        reserved = _Reserved(self._source)
+        for kind, count in demand.counts:
+            reserved._stock.setdefault(kind, deque()).append(self._take(kind, count))
+        return reserved
+
     def stock(self) -> Demand:
         """What is left."""
         counts = ((k, sum(len(s[0]) for s in segments)) for k, segments in self._stock.items())
@@ -187,6 +197,18 @@ class Prepared:
         if kind.sender is self._source.party:
             return _SENDERS[kind.form](self._source.take_sender(raw), kind)
         return _RECEIVERS[kind.form](self._source.take_receiver(raw), kind)
+
+
+class _Reserved(Prepared):
+    """Of one protocol among several that run at once."""
+
+    def _require(self, raw: OtCount) -> None:
+        """Nothing is made of other protocols' oblivious transfers."""
+        if raw.total:
+            raise UsageError(
+                f"correlations: {raw.total} oblivious transfers more than were reserved for one of "
+                "several protocols at once; declare what it takes"
+            )
 
 
 def _joined(segments: list[_Arrays]) -> _Arrays:

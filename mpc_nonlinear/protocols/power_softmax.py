@@ -26,6 +26,7 @@ from mpc_nonlinear.blocks.products import Bounds
 from mpc_nonlinear.blocks.row_pieces import RowPieces, row_pieces, row_pieces_cost
 from mpc_nonlinear.blocks.select import select, select_cost
 from mpc_nonlinear.blocks.session import Context, Session
+from mpc_nonlinear.blocks.side_by_side import side_by_side
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
 from mpc_nonlinear.protocols.base import NonlinearProtocol
@@ -169,15 +170,19 @@ class PowerSoftmax(NonlinearProtocol):
         modulus = prime_modulus(context, f"{self.op}/{self.name}")
         self._kept_bits(context)
         pieces = self._inverse(rows.columns, self._above(unit))
+        kept, powers = self._term_costs(n, modulus, unit)
         return (
             self._maximum_cost(rows, unit)
-            + less_than_zero_cost(n, self._kept_width(n, unit))
-            + power_cost(n, _CLIP / unit, modulus)
-            + from_prime_cost(n)
+            + kept.beside(powers)
             + select_cost(n)
             + row_pieces_cost(count, pieces, rows.columns / unit)
             + context.products.multiply_cost(n, self._last(count / n))
         )
+
+    def _term_costs(self, count: int, modulus: int, unit: float) -> tuple[Cost, Cost]:
+        """Of saying what is kept, and of the powers."""
+        kept = less_than_zero_cost(count, self._kept_width(count, unit))
+        return kept, power_cost(count, _CLIP / unit, modulus) + from_prime_cost(count)
 
     @staticmethod
     def _last(fresh: float) -> Bounds:
@@ -194,8 +199,16 @@ class PowerSoftmax(NonlinearProtocol):
         # 2. e^z of what is not clipped
         own = session.party is Party.CLIENT
         raised = packed + session.fixed_point.encode(_CLIP if own else 0.0)
-        outside = less_than_zero(raised, self._kept_width(rows.count, unit), session)
-        e = select(outside ^ np.uint8(own), self._powers(raised, modulus, session), session)
+        width = self._kept_width(rows.count, unit)
+        kept, powers = self._term_costs(rows.count, modulus, unit)
+        outside, e = side_by_side(
+            [
+                (kept, lambda branch: less_than_zero(raised, width, branch)),
+                (powers, lambda branch: self._powers(raised, modulus, branch)),
+            ],
+            session,
+        )
+        e = select(outside ^ np.uint8(own), e, session)
         # 3. one reciprocal a row, one product an element
         pieces = self._inverse(rows.columns, self._above(unit))
         inverse = row_pieces(rows.sums(e), pieces, session)
