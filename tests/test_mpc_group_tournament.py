@@ -26,7 +26,7 @@ from tests.test_mpc_extrema import (
 from transport.errors import UsageError
 
 
-@pytest.mark.parametrize(("bits", "digits"), [(2, 1), (5, 1), (9, 1), (3, 2), (12, 2), (17, 2)])
+@pytest.mark.parametrize(("bits", "digits"), [(2, 1), (5, 1), (9, 1), (3, 2), (12, 2), (17, 2), (5, 3), (20, 3), (25, 3)])
 def test_comparisons_in_long_digits_are_exact_and_short(bits, digits):
     width = Width(bits, 0, digits)
     high = 2 ** (bits - 1)
@@ -108,7 +108,6 @@ def test_what_a_tournament_in_groups_refuses():
         group_tournament_cost(np.array([10]), [10], Width(9, 0))
     with pytest.raises(UsageError, match="leave 2"):
         group_tournament_cost(np.array([4]), [2], Width(9, 0))
-    with pytest.raises(UsageError, match="1 or 2"):
-        Width(10, 0, 1)
-    with pytest.raises(UsageError, match="1 or 2"):
-        Width(10, 0, 3)
+    for bits, digits in ((10, 1), (18, 2), (26, 3), (10, 4)):
+        with pytest.raises(UsageError, match="1 to 3"):
+            Width(bits, 0, digits)

@@ -51,8 +51,8 @@ class Width:
     bits: int
     dropped: int
     digits: int = 0
-    """How many the bits below the sign are cut into, 1 or 2 of up to 8 bits, with longer messages
-    and fewer rounds; 0: digits of up to 4 bits, the fewest bytes."""
+    """How many the bits below the sign are cut into, 1 to 3 of up to 8 bits, with longer messages
+    and fewer rounds and oblivious transfers; 0: digits of up to 4 bits, the fewest bytes."""
 
     def __post_init__(self) -> None:
         if self.bits < 2 or self.dropped < 0 or self.bits + self.dropped > RING_BITS:
@@ -61,10 +61,10 @@ class Width:
                 f"{RING_BITS} with the dropped ones at most; is a bound too large?"
             )
         if self.digits and not (
-            self.digits in (1, 2) and self.bits - 1 <= self.digits * LARGEST_DIGIT_BITS
+            self.digits in range(1, 4) and self.bits - 1 <= self.digits * LARGEST_DIGIT_BITS
         ):
             raise UsageError(
-                f"comparison of {self.bits} bits in {self.digits} digits: use 1 or 2 of up to "
+                f"comparison of {self.bits} bits in {self.digits} digits: use 1 to 3 of up to "
                 f"{LARGEST_DIGIT_BITS} bits, or 0 for short ones"
             )
 
@@ -123,7 +123,7 @@ def less_than_constants(
 
     Exact for dropped = 0, otherwise within `width.slack` units of the threshold. One pass of
     1-of-16 or 1-of-8 OTs serves all thresholds, since only the sender's tables depend on them.
-    2 + ceil(log2((bits - 1) / 4)) rounds, 2 of one digit, 3 of two. [Rathee20] eprint 2020/1002,
+    2 + ceil(log2((bits - 1) / 4)) rounds, as many as `digits` and 1. [Rathee20] eprint 2020/1002,
     Algorithm 1, Section 3.2.
     """
     flat = x.reshape(-1)
@@ -177,10 +177,10 @@ def _carries_cost(count: int, rows: int, bits: int, digits: int = 0) -> Cost:
     if not count:
         return NO_COST
     if digits:
-        low, high = _wide_sizes(bits, digits)
-        leaves = [(low, rows), (high, 2 * rows)][:digits]
+        lowest, *above = _wide_sizes(bits, digits)
+        leaves = [(lowest, rows), *((size, 2 * rows) for size in above)]
         cost = wide_leaves_cost(count, leaves, Party.SERVER)
-        return cost + ands_cost(rows * count, 0) if high else cost
+        return cost + ands_cost(rows * count, 0) * len(above)
     groups = comparison_groups(bits)
     cost = leaves_cost(count, rows, groups, Party.SERVER)
     count_of = digits_of(groups)
@@ -191,9 +191,10 @@ def _carries_cost(count: int, rows: int, bits: int, digits: int = 0) -> Cost:
     return cost
 
 
-def _wide_sizes(bits: int, digits: int) -> tuple[int, int]:
-    """Bits of the low and of the high digit; 0 where there is none."""
-    return (bits, 0) if digits == 1 else (bits // 2, bits - bits // 2)
+def _wide_sizes(bits: int, digits: int) -> list[int]:
+    """Bits of each digit, lowest first."""
+    size, longer = divmod(bits, digits)
+    return [size] * (digits - longer) + [size + 1] * longer
 
 
 def _carries(
@@ -216,28 +217,28 @@ def _carries(
     return less
 
 
-def _wide_carries(
-    values: RingArray, rows: int, sizes: tuple[int, int], session: Session
-) -> BitArray:
-    """The same of one digit or two; the tables of both in one round."""
-    low, high = sizes
-    parts = [values & low_mask(low), values >> np.uint64(low) & low_mask(max(1, high))]
-    kept = [(part, size) for part, size in zip(parts, sizes, strict=True) if size]
+def _wide_carries(values: RingArray, rows: int, sizes: list[int], session: Session) -> BitArray:
+    """The same of a few digits; the tables of all in one round, then one after the other."""
+    starts = np.cumsum([0, *sizes[:-1]])
+    parts = [
+        values >> np.uint64(start) & low_mask(size)
+        for start, size in zip(starts, sizes, strict=True)
+    ]
     if session.party is Party.SERVER:
-        tables = [less_tables(kept[0][0].T, low)]
-        if high:
-            top = kept[1][0].T
-            tables.append(np.concatenate([less_tables(top, high), equal_tables(top, high)], 1))
-        found = wide_senders(tables, [size for _, size in kept], session)
+        tables = [less_tables(parts[0].T, sizes[0])]
+        for part, size in zip(parts[1:], sizes[1:], strict=True):
+            both = less_tables(part.T, size), equal_tables(part.T, size)
+            tables.append(np.concatenate(both, axis=1))
+        found = wide_senders(tables, sizes, session)
     else:
-        digits = [(part.reshape(-1).astype(np.uint8), size) for part, size in kept]
-        found = wide_receivers(digits, [rows, 2 * rows][: len(digits)], session)
+        digits = [part.reshape(-1).astype(np.uint8) for part in parts]
+        widths = [rows, *[2 * rows] * (len(sizes) - 1)]
+        found = wide_receivers(list(zip(digits, sizes, strict=True)), widths, session)
     less = np.ascontiguousarray(found[0].T)
-    if not high:
-        return less
-    above, equal = found[1][:, :rows].T, found[1][:, rows:].T
-    both: BitArray = above ^ and_bits(np.ascontiguousarray(equal), less, session)
-    return both
+    for pair in found[1:]:
+        above, equal = pair[:, :rows].T, pair[:, rows:].T
+        less = above ^ and_bits(np.ascontiguousarray(equal), less, session)
+    return less
 
 
 def _combine(digits: BitArray, session: Session) -> BitArray:
