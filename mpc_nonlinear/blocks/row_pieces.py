@@ -1,0 +1,185 @@
+"""A power of one positive number a row by lines: every octave cut alike, all ends compared at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from mpc_nonlinear.blocks.compare import (
+    MAX_THRESHOLDS,
+    Width,
+    less_than_constants,
+    less_than_constants_cost,
+)
+from mpc_nonlinear.blocks.local import scale, scale_cost
+from mpc_nonlinear.blocks.select import select, select_cost
+from mpc_nonlinear.blocks.session import Session
+from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.fixed_point import BitArray, FloatArray, RingArray
+from transport.computing import Work, units
+from transport.errors import UsageError
+from transport.traffic import Party
+
+_COMPARED_BITS = 9
+"""Of a number scaled into its octave."""
+_ROOM_BITS = 1
+"""Comparisons are right up to this many octaves above the last."""
+_MARGIN = 2.0**-8
+"""Relative, by which lines hold beyond the ends of their pieces. What is compared is off by a unit
+of scaling, ends by half a unit: 3/4 of this of an octave's start."""
+RESULT_ERROR_UNITS = 1.5
+"""Of what `row_pieces` returns, beside the lines' error: the product's, the constant's."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowPieces:
+    """factor s^power for low <= s < low 2^octaves by lines, as many to an octave as `pieces`.
+
+    Each goes from one power of 2^(1 / pieces) times `low` to the next, so that all have one
+    relative error, `error`. Smaller numbers get the first line, down to factor low^power
+    (1 - power) at zero; numbers up to twice `high` the last one, which falls below the power; what
+    is larger is compared wrongly.
+    """
+
+    power: float
+    """-1 or -1/2."""
+    low: float
+    octaves: int
+    factor: float = 1.0
+    pieces: int = 12
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.power < 0 or not self.low > 0 or self.octaves < 1:
+            raise UsageError(
+                f"row pieces: power {self.power:g} from {self.low:g} over {self.octaves} octaves; "
+                "use a power from -1 to below 0, a positive start and one octave or more"
+            )
+        if not 2 <= self.pieces <= MAX_THRESHOLDS:
+            raise UsageError(
+                f"row pieces: {self.pieces} pieces an octave; use 2 to {MAX_THRESHOLDS}, which "
+                "one comparison takes"
+            )
+
+    @property
+    def high(self) -> float:
+        """Where the last octave ends."""
+        return self.low * 2.0**self.octaves
+
+    @property
+    def count(self) -> int:
+        """Pieces in all."""
+        return self.octaves * self.pieces
+
+    @property
+    def error(self) -> float:
+        """Largest relative distance of the right line from the power, `_MARGIN` beyond its ends."""
+        return _line(self.power, self.pieces).error
+
+    @property
+    def growth(self) -> float:
+        """Largest relative change of a line's value by that of its argument: about |power|."""
+        line, end = _line(self.power, self.pieces), 2.0 ** (1 / self.pieces) * (1 + _MARGIN)
+        return -line.slope * end / (line.constant + line.slope * end)
+
+    @property
+    def lines(self) -> tuple[FloatArray, FloatArray]:
+        """Constants and slopes, (count,): value = constant + slope s."""
+        line, starts = _line(self.power, self.pieces), self._starts
+        sizes = self.factor * starts**self.power
+        return line.constant * sizes, line.slope * sizes / starts
+
+    def __call__(self, s: FloatArray) -> FloatArray:
+        """In the clear, float64."""
+        place = np.floor(np.log2(np.maximum(s, self.low) / self.low) * self.pieces)
+        index = np.minimum(place, self.count - 1).astype(int)
+        constants, slopes = self.lines
+        value: FloatArray = constants[index] + slopes[index] * s
+        return value
+
+    @property
+    def _starts(self) -> FloatArray:
+        starts: FloatArray = self.low * 2.0 ** (np.arange(self.count) / self.pieces)
+        return starts
+
+    @property
+    def _thresholds(self) -> list[int]:
+        """Starts of an octave's pieces, in compared units."""
+        return [round(2.0 ** (_COMPARED_BITS + j / self.pieces)) for j in range(self.pieces)]
+
+    @property
+    def _width(self) -> Width:
+        """Of the lowest octave, where the largest numbers are 2^octaves times its own."""
+        return Width.exact(1 << (_COMPARED_BITS + self.octaves + _ROOM_BITS))
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """constant + slope s near s^power, for s from 1 to the end of the first piece."""
+
+    constant: float
+    slope: float
+    error: float
+
+
+@lru_cache
+def _line(power: float, pieces: int) -> _Line:
+    """The chord over the piece and its margins, lowered until it is off alike above and below."""
+    a, b = 1 - _MARGIN, 2.0 ** (1 / pieces) * (1 + _MARGIN)
+    slope = (b**power - a**power) / (b - a)
+    constant = a**power - slope * a
+    # The chord is furthest above the power, relative to it, where their slopes' ratio is theirs.
+    at = power * constant / (slope * (1 - power))
+    above = (constant + slope * at) * at**-power
+    lowered = 2 / (1 + above)
+    return _Line(constant * lowered, slope * lowered, 1 - lowered)
+
+
+def row_pieces_cost(rows: int, pieces: RowPieces, mean_units: float) -> Cost:
+    """Cost of `row_pieces` for numbers of this mean, in ring units.
+
+    All multiples of a number come from one lift of its shares: they fail together.
+    """
+    others = rows * (pieces.octaves + pieces.count - 1)
+    return (
+        scale_cost(rows, mean_units)
+        + Cost(work=Work.together(units(scaled=others)))
+        + less_than_constants_cost(rows * pieces.octaves, pieces.pieces, pieces._width)
+        + select_cost(rows * pieces.count)
+    )
+
+
+def row_pieces(s: RingArray, pieces: RowPieces, session: Session) -> RingArray:
+    """Shares of the function at shares of s, same shape; its line's error and 1.5 units.
+
+    One comparison, whose ends may be off by the lines' margin, and a selection among all lines'
+    values, which are local: rounds of `less_than_constants` and 1. After the splines of [Liu17]
+    MiniONN, eprint 2017/452, Section 5.3, with ends repeated in every octave.
+    """
+    fixed, own = session.fixed_point, session.party is Party.CLIENT
+    chosen = _pieces_of(s, pieces, session)
+    values = np.empty((pieces.count, *s.shape), np.uint64)
+    for value, constant, slope in zip(values, *pieces.lines, strict=True):
+        value[...] = scale(s, float(slope))
+        if own:
+            value += fixed.encode(float(constant))
+    total: RingArray = select(chosen, values, session).sum(axis=0, dtype=np.uint64)
+    return total
+
+
+def _pieces_of(s: RingArray, pieces: RowPieces, session: Session) -> BitArray:
+    """Boolean shares (count, *shape) of which piece a number is in: one bit of a column is set.
+
+    Ends are further apart than comparisons are off, so their bits ascend: neighbours' differences
+    are those of one place.
+    """
+    start = 2.0**_COMPARED_BITS * session.fixed_point.unit / pieces.low
+    scaled = np.stack([scale(s, start * 2.0**-octave) for octave in range(pieces.octaves)])
+    below = less_than_constants(scaled, pieces._thresholds, pieces._width, session)
+    # (pieces, octaves, ...) to ascending ends; nothing asks for the first.
+    ends = np.swapaxes(below, 0, 1).reshape(pieces.count, *s.shape)[1:]
+    ones = np.full((1, *s.shape), int(session.party is Party.CLIENT), np.uint8)
+    ends = np.concatenate([ends, ones])
+    found: BitArray = ends ^ np.concatenate([np.zeros_like(ones), ends[:-1]])
+    return found
