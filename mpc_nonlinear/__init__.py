@@ -12,6 +12,7 @@ from mpc_nonlinear.protocols.causal_softmax import SquaredPolynomialCausalSoftma
 from mpc_nonlinear.protocols.gelu import EvenPolynomialGelu
 from mpc_nonlinear.protocols.gelu_tanh import EvenPolynomialGeluTanh
 from mpc_nonlinear.protocols.layernorm import OctavePolynomialLayerNorm
+from mpc_nonlinear.protocols.pieces import PiecesLayerNorm, PiecesRmsNorm
 from mpc_nonlinear.protocols.relu import ExactRelu
 from mpc_nonlinear.protocols.rmsnorm import OctavePolynomialRmsNorm
 from mpc_nonlinear.protocols.silu import MagnitudePolynomialSilu
@@ -32,6 +33,8 @@ PROTOCOLS = (
     MagnitudePolynomialSilu,
     MagnitudePolynomialTanh,
     OctavePolynomialRmsNorm,
+    PiecesRmsNorm,
+    PiecesLayerNorm,
 )
 
 __all__ = ["PROTOCOLS"]

@@ -22,6 +22,9 @@ def store_clear(prepared, demand, party, seed):
         if not kind.form.is_stored:
             continue
         t = kind.shape[0]
+        if kind.form is Form.PRIME_SCALED_ROW:
+            prepared.store(kind, _clear_rows(stream, kind, count, party))
+            continue
         size = 1 if kind.form is Form.PRIME_SQUARE else 2
         draw = (stream.uint64((size + 1, 2, count)) % np.uint64(t)).astype(object)
         first, second = draw[0].sum(0), draw[size - 1].sum(0)
@@ -29,6 +32,16 @@ def store_clear(prepared, demand, party, seed):
         server = [*draw[:size, 1], (first * second - draw[size, 0]) % t]
         own = client if party is Party.CLIENT else server
         prepared.store(kind, tuple(part.astype(np.uint64) for part in own))
+
+
+def _clear_rows(stream, kind, count, party):
+    """True rows with one factor each: a, b, a b and the sums of a^2."""
+    t = kind.shape[0]
+    sizes = (count, kind.width), (count,), (count, kind.width), (count,)
+    a, b, product, squares = (stream.uint64((2, *size)).astype(object) % t for size in sizes)
+    product[1] = (a.sum(0) * b.sum(0)[:, None] - product[0]) % t
+    squares[1] = ((a.sum(0) ** 2).sum(-1) - squares[0]) % t
+    return tuple(part[party].astype(np.uint64) for part in (a, b, product, squares))
 
 
 def run_products(function, cost, *values, fraction_bits=16, products=None, shares=None):

@@ -1,8 +1,8 @@
 """Rows times one number each, and their squares, modulo a prime t, 8192 numbers a ciphertext.
 
-As element triples with one b for a whole row. The server repeats its part of b itself; an encryption
-holds what comes out of it, so the client sends the difference from its own part beside it, in the
-clear: a uniform number less a pseudorandom one for every number of a row.
+As element triples with one b for a whole row. The server repeats its part of b itself. What an
+encryption holds is not chosen, so the client sends the difference from its own part of b beside it,
+in the clear: a pseudorandom number for every number of a row.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class ScaledRowsPacking(ElementTriplesPacking):
 
     def draw_factors(self, rng: SecureRandom) -> Residues:
         """This party's part of b, uniform modulo t, (rows,)."""
-        return uniform_residues(rng, 1, (self.parameters.plain_prime,), self.rows)[0, 0]
+        drawn: Residues = uniform_residues(rng, 1, (self.parameters.plain_prime,), self.rows)
+        return drawn[0, 0].copy()
 
     def spread(self, factors: Residues) -> Residues:
         """B of every number of a row, (rows, width)."""

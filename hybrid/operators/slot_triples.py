@@ -83,7 +83,9 @@ def triples_cost(demand: Demand, parameters: SlotParameters = TRIPLE_PARAMETERS)
     inputs = sum(p.input_ciphertexts for p in packings)
     outputs = sum(p.output_ciphertexts for p in packings)
     named = packings[0].unit
-    own = units(prime_multiply_add=sum(p.count * p.output_ciphertexts // p.blocks for p in packings))
+    own = units(
+        prime_multiply_add=sum(p.count * p.output_ciphertexts // p.blocks for p in packings)
+    )
     trip = Trip(
         units({named("slot_encrypt"): inputs}),
         (),

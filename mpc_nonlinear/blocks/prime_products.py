@@ -126,9 +126,9 @@ class PrimeProducts(Products):
     def _squared(self, x: RingArray, session: Session) -> RingArray:
         """x^2 = c + d (2 a + d) modulo t for opened d = x - a; same shape."""
         a, c = session.prepared.dealt(self._pair, x.size)
+        t = self._modulus
         (d,) = opened([(x.reshape(-1), a)], t, session)
         factor = a + a + d if session.party is Party.SERVER else a + a
-        t = self._modulus
         return multiply_add(d, factor % np.uint64(t), c, t).reshape(x.shape)
 
     # -- polynomials ---------------------------------------------------------------------------

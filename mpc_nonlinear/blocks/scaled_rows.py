@@ -1,4 +1,4 @@
-"""Rows squared and multiplied by one number each, modulo a prime, from one opening of their numbers."""
+"""Rows squared and multiplied by one number each, modulo a prime, from one opening."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ own half of the raw OTs, and both take them in the same order. Forms:
 - ELEMENT_TRIPLE, SQUARE_PAIR, MATRIX_TRIPLE, WEIGHT_PRODUCT: whole products from a dealer, see
   `mpc_nonlinear.correlations.dealt`.
 - PRIME_TRIPLE, PRIME_SQUARE: elementwise products modulo a prime, which a protocol of its own makes
-  in bulk and stores here; PRIME_SCALED_ROW: the same of rows by one number each, with their squares'
-  sums.
+  in bulk and stores here.
+- PRIME_SCALED_ROW: the same of rows by one number each, and the sums of their squares.
 - TRIPLE: shares of a * b for a random bit a and `bits` random bits b. [Asharov13] eprint
   2013/552.
 """
