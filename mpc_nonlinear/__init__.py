@@ -12,6 +12,7 @@ from mpc_nonlinear.protocols.causal_softmax import SquaredPolynomialCausalSoftma
 from mpc_nonlinear.protocols.gelu import EvenPolynomialGelu
 from mpc_nonlinear.protocols.gelu_tanh import EvenPolynomialGeluTanh
 from mpc_nonlinear.protocols.layernorm import OctavePolynomialLayerNorm
+from mpc_nonlinear.protocols.pieces import PiecesLayerNorm, PiecesRmsNorm
 from mpc_nonlinear.protocols.power_softmax import CausalPowerSoftmax, PowerSoftmax
 from mpc_nonlinear.protocols.relu import ExactRelu
 from mpc_nonlinear.protocols.rmsnorm import OctavePolynomialRmsNorm
@@ -35,6 +36,8 @@ PROTOCOLS = (
     OctavePolynomialRmsNorm,
     PowerSoftmax,
     CausalPowerSoftmax,
+    PiecesRmsNorm,
+    PiecesLayerNorm,
 )
 
 __all__ = ["PROTOCOLS"]

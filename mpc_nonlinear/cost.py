@@ -59,6 +59,7 @@ class Form(IntEnum):
     WEIGHT_PRODUCT = 7
     PRIME_TRIPLE = 8
     PRIME_SQUARE = 9
+    PRIME_SCALED_ROW = 10
     PRIME_CROSS = 11
 
     @property
@@ -92,7 +93,7 @@ class Kind:
     choice_bits: int = 1
     """Raw OTs of an instance in each direction; the receiver's index has as many bits."""
     width: int = 1
-    """Values under one index."""
+    """Values under one index; numbers of a row."""
     shape: tuple[int, ...] = ()
     """Of a dealt product: (batch, m, k, n) of matrices, (layer, m, k, n) of weights; of products
     modulo a prime, and of pads modulo a number: (modulus,)."""
@@ -146,7 +147,7 @@ class Kind:
     def products(self) -> int:
         """Multiplications of numbers that one dealt instance stands for."""
         if self.form.is_stored:
-            return 1
+            return self.width
         sizes = self.shape[1:] if self.form is Form.WEIGHT_PRODUCT else self.shape
         return prod(sizes)
 

@@ -20,7 +20,7 @@ from transport.local import memory_pair
 
 DECODERS = Path(__file__).resolve().parent / "data" / "decoders"
 _NONLINEAR = {
-    "llama": {"rmsnorm": "octave_polynomial", "silu": "magnitude_polynomial"},
+    "llama": {"rmsnorm": "pieces", "silu": "magnitude_polynomial"},
     "gpt2": {"layernorm": "octave_polynomial", "gelu_tanh": "even_polynomial"},
 }
 
@@ -36,6 +36,8 @@ def generation_content(family="llama", *, dealer=False, **settings):
         "multiply": "dealer" if dealer else "slot_triples",
         **_NONLINEAR[family],
     }
+    if dealer and family == "llama":
+        protocols["rmsnorm"] = "octave_polynomial"
     tables = {
         "name": f"tiny-{family}",
         "model": {"path": str(DECODERS / family), "embedding": "private"},

@@ -6,6 +6,7 @@ import pytest
 from he_linear.exact.slot_encryption import slot_encrypt, slot_mask_for_client, slot_parse
 from he_linear.packings.element_triples import ElementTriplesPacking
 from he_linear.packings.exact_rows import Room
+from he_linear.packings.scaled_rows import ScaledRowsPacking
 from hybrid.operators import slot_triples
 from hybrid.operators.exact_rows import RowsClient, RowsServer
 from hybrid.operators.slot_triples import make_triples, stored_part, triples_cost
@@ -16,6 +17,7 @@ from mpc_nonlinear.correlations import SoftSpokenSource
 from mpc_nonlinear.correlations.dealt import (
     element_kind,
     prime_cross_kind,
+    prime_scaled_row_kind,
     prime_square_kind,
     prime_triple_kind,
 )
@@ -86,6 +88,37 @@ def test_products_of_each_partys_own_numbers_are_true(count):
     require_true(client, server)
 
 
+def require_true_rows(client, server):
+    for kind, own in client.items():
+        a, b, product, squares = (
+            (x.astype(object) + y) % T for x, y in zip(own, server[kind], strict=True)
+        )
+        assert a.shape == product.shape == (len(b), kind.width)
+        assert (product == a * b[:, None] % T).all()
+        assert (squares == (a**2).sum(-1) % T).all()
+
+
+@pytest.mark.parametrize("rows,width", [(1, 1), (3, 7), (1, N + 1), (15, 576)])
+def test_scaled_rows_are_true_for_any_amount(rows, width):
+    require_true_rows(*made(Demand.of(prime_scaled_row_kind(T, width), rows)))
+
+
+def test_scaled_rows_of_two_widths_go_in_frames_of_whole_rows(monkeypatch):
+    monkeypatch.setattr(slot_triples, "_BLOCKS", 1)
+    wide, narrow = (prime_scaled_row_kind(T, width) for width in (N - 1, 9))
+    demand = Demand.of(wide, 2) + Demand.of(narrow, 2)
+    traffic = triples_cost(demand).traffic
+    assert (traffic.client_frames, traffic.server_frames, traffic.rounds) == (3, 3, 2)
+    require_true_rows(*made(demand))
+
+
+def test_scaled_rows_take_less_than_triples_and_squares_for_the_same():
+    rows = triples_cost(Demand.of(prime_scaled_row_kind(T, 576), 113))
+    others = triples_cost(Demand.of(TRIPLE, 113 * 576) + Demand.of(SQUARE, 113 * 576))
+    assert rows.traffic.sent_bytes < 0.9 * others.traffic.sent_bytes
+    assert rows.failure_probability == pytest.approx(others.failure_probability, 1e-6)
+
+
 def test_many_go_in_frames(monkeypatch):
     monkeypatch.setattr(slot_triples, "_BLOCKS", 1)
     demand = Demand.of(TRIPLE, 2 * N + 5) + Demand.of(SQUARE, 3)
@@ -154,6 +187,29 @@ def test_extreme_operands_are_exact():
         assert len(answer) == packing.download_bytes
 
 
+def test_noise_of_scaled_rows_is_within_what_is_declared():
+    packing = ScaledRowsPacking(P, 15, 576)
+    client, _ = made_keys(())
+    message, drawn = slot_encrypt(packing.input_ciphertexts, client, SecureRandom())
+    mine = packing.operands_of(drawn)
+    assert len(message) + packing.difference_bytes == packing.upload_bytes
+    ciphertexts = slot_parse(message, packing.input_ciphertexts, P)
+    own = packing.draw(SecureRandom())
+    values, noise = messages_and_noise(
+        np.concatenate(list(packing.stream(ciphertexts, own))), client
+    )
+    assert noise[: packing.blocks].std() < 1.1 * packing.noise_std
+    # Squares have one operand.
+    assert 0.6 < noise[packing.blocks :].std() / packing.noise_std < 0.8
+    theirs = packing.operands_of(own)
+    rows = theirs[1].reshape(15, 576)
+    assert (rows == rows[:, :1]).all() and len(set(rows[:, 0].tolist())) == 15
+    products, squares = packing.numbers_of_both(values)
+    exact = mine[0].astype(object) * theirs[1] + mine[1].astype(object) * theirs[0]
+    assert (products.astype(object) == exact % T).all()
+    assert (squares.astype(object) == 2 * mine[0].astype(object) * theirs[0] % T).all()
+
+
 def test_declared_probability_covers_every_ciphertext():
     small, large = ElementTriplesPacking(P, N), ElementTriplesPacking(P, 3 * N + 1)
     assert small.wrong_probability < 2.0**-37
@@ -179,6 +235,34 @@ def test_every_share_is_uniform_and_fresh():
             for part, again in zip(parts, second[role][kind], strict=True):
                 assert uniform(part)
                 assert uniform((part + np.uint64(T) - again) % np.uint64(T))
+
+
+def test_shares_of_scaled_rows_and_differences_are_uniform_and_fresh():
+    kind = prime_scaled_row_kind(T, 64)
+    first, second = made(Demand.of(kind, 200)), made(Demand.of(kind, 200))
+    for role in Party:
+        for part, again in zip(first[role][kind], second[role][kind], strict=True):
+            assert not np.isin(part, again).any()
+            if part.ndim == 2:
+                assert uniform(part.reshape(-1))
+    packing, (client, _) = ScaledRowsPacking(P, 200, 64), made_keys(())
+    factors = packing.draw_factors(SecureRandom())
+    sent = []
+    for _ in range(2):
+        _, drawn = slot_encrypt(packing.input_ciphertexts, client, SecureRandom())
+        data = packing.differences(factors, packing.operands_of(drawn)[1])
+        sent.append(packing.parse_differences(data))
+    # Even of one and the same factor.
+    assert all(uniform(part) for part in (*sent, (sent[0] + np.uint64(T) - sent[1]) % np.uint64(T)))
+    assert not (sent[0] == sent[1]).any()
+
+
+def test_differences_that_are_none_are_refused():
+    packing = ScaledRowsPacking(P, 2, 3)
+    with pytest.raises(FrameError, match=r"scaled rows: got 1 bytes, expected 33"):
+        packing.parse_differences(b"x")
+    with pytest.raises(FrameError, match="a word exceeds the prime"):
+        packing.parse_differences(b"\xff" * packing.difference_bytes)
 
 
 def test_answers_differ_for_the_same_question():

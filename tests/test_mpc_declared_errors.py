@@ -20,13 +20,15 @@ from mpc_nonlinear.blocks.session import Context
 from mpc_nonlinear.protocols.bolt import BoltSoftmax
 from mpc_nonlinear.protocols.gelu import EvenPolynomialGelu
 from mpc_nonlinear.protocols.layernorm import OctavePolynomialLayerNorm
+from mpc_nonlinear.protocols.pieces import PiecesLayerNorm, PiecesRmsNorm
 from mpc_nonlinear.protocols.relu import ExactRelu
 from mpc_nonlinear.protocols.rmsnorm import OctavePolynomialRmsNorm
 from transport.errors import UsageError
 
 ENGINES = ("ot", "ckks", "slot_triples", "dealer")
 NORMS = (OctavePolynomialLayerNorm, OctavePolynomialRmsNorm)
-OTHERS = tuple(p for p in PROTOCOLS if p not in NORMS)
+BY_PIECES = (PiecesLayerNorm, PiecesRmsNorm)
+OTHERS = tuple(p for p in PROTOCOLS if p not in NORMS + BY_PIECES)
 SOFTMAXES = tuple(p for p in PROTOCOLS if p.op in ("softmax", "causal_softmax"))
 
 
@@ -94,6 +96,24 @@ def test_normalised_rows_are_within_what_is_declared_for_their_range(
     spread = min(spread, 12) if cls.op == "rmsnorm" else spread
     x = rows(cls, 2.0**high, spread, width, seed)
     holds(norm(cls, 2.0**high, spread, x), x, engine)
+
+
+@pytest.mark.parametrize("cls", BY_PIECES, ids=named)
+@settings(max_examples=12, deadline=None)
+@given(
+    high=st.integers(-6, 13),
+    spread=st.integers(0, 12),
+    width=st.sampled_from([1, 2, 37, 300, 576]),
+    seed=st.integers(0, 99),
+)
+def test_rows_by_pieces_are_within_what_is_declared_for_their_range(cls, high, spread, width, seed):
+    width = max(width, 2) if cls.op == "layernorm" else width
+    x = rows(cls, 2.0**high, spread, width, seed)
+    protocol = norm(cls, 2.0**high, spread, x)
+    holds(protocol, x, "slot_triples")
+    # Rows of means of squares that 16 bits can tell have few errors.
+    if high - spread >= -4:
+        assert protocol.error(width, parties("slot_triples").context) < 2.0**-6
 
 
 def test_a_layernorm_of_variances_far_apart_is_lost_in_slots_and_right_by_transfers():

@@ -26,7 +26,9 @@ from tests.test_mpc_extrema import (
 from transport.errors import UsageError
 
 
-@pytest.mark.parametrize(("bits", "digits"), [(2, 1), (5, 1), (9, 1), (3, 2), (12, 2), (17, 2), (5, 3), (20, 3), (25, 3)])
+@pytest.mark.parametrize(
+    ("bits", "digits"), [(2, 1), (5, 1), (9, 1), (3, 2), (12, 2), (17, 2), (5, 3), (20, 3), (25, 3)]
+)
 def test_comparisons_in_long_digits_are_exact_and_short(bits, digits):
     width = Width(bits, 0, digits)
     high = 2 ** (bits - 1)

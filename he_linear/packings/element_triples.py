@@ -53,9 +53,9 @@ class ElementTriplesPacking(SlotPacking):
         check_sizes(count=count)
         self.parameters, self.count = parameters, count
         self.operands = 1 if squares or crossed else 2
-        self._doubled, self.crossed = squares, crossed
-        self.output_ciphertexts = -(-count // parameters.poly_degree)
-        self.input_ciphertexts = self.operands * self.output_ciphertexts
+        self.crossed = crossed
+        self.blocks = self.output_ciphertexts = -(-count // parameters.poly_degree)
+        self.input_ciphertexts = self.operands * self.blocks
 
     # -- what it declares -------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class ElementTriplesPacking(SlotPacking):
 
     def operands_of(self, coefficients: Residues) -> list[Residues]:
         """This party's operands, (count,) each, of its polynomials (inputs, N)."""
-        blocks = coefficients.reshape(self.operands, self.output_ciphertexts, -1)
+        blocks = coefficients.reshape(self.operands, self.blocks, -1)
         return [self.numbers(block) for block in blocks]
 
     def numbers(self, coefficients: Residues) -> Residues:
@@ -102,24 +102,27 @@ class ElementTriplesPacking(SlotPacking):
 
         One result (1, 2, primes, N) at a time; centred, NTT form.
         """
-        primes, outputs = self.parameters.primes, self.output_ciphertexts
-        for block in range(outputs):
-            chosen = slice(block, None, outputs)
+        for block in range(self.blocks):
+            chosen = slice(block, None, self.blocks)
             # a_c meets b_s and b_c meets a_s; of squares, a_c meets 2 a_s.
-            plains = self._encoded(own[chosen][::-1])
-            inputs = np.ascontiguousarray(ciphertexts[chosen].transpose(2, 0, 1, 3))
-            out = np.zeros((len(primes), 2, self.parameters.poly_degree))
-            multiply_sum(inputs, plains, primes, out)
-            yield np.ascontiguousarray(out.transpose(1, 0, 2))[None]
+            yield self._cross(ciphertexts[chosen], own[chosen][::-1])
+
+    def _cross(self, ciphertexts: Floats, own: Residues) -> Floats:
+        """The sum of the ciphertexts, each times its polynomial; twice one alone."""
+        primes = self.parameters.primes
+        inputs = np.ascontiguousarray(ciphertexts.transpose(2, 0, 1, 3))
+        out = np.zeros((len(primes), 2, self.parameters.poly_degree))
+        multiply_sum(inputs, self._encoded(own), primes, out)
+        return np.ascontiguousarray(out.transpose(1, 0, 2))[None]
 
     def _encoded(self, polynomials: Residues) -> Floats:
-        """Polynomials (operands, N), twice that for squares, as (primes, operands, N) NTTs.
+        """Polynomials (operands, N), twice that of one alone, as (primes, operands, N) NTTs.
 
         Centred modulo t: then products with a noise are smallest.
         """
         t = self.parameters.plain_prime
         words = polynomials.astype(np.int64)
-        if self._doubled:
+        if len(polynomials) == 1 and not self.crossed:
             words = 2 * words % t
         return transform(
             reduce_words(np.where(words > t // 2, words - t, words), self.parameters.primes),

@@ -21,6 +21,7 @@ from he_linear.exact.slot_encryption import (
 from he_linear.exact.slot_parameters import SLOT_SETS, SlotParameters
 from he_linear.kernels.scalars import Residues
 from he_linear.packings.element_triples import ElementTriplesPacking
+from he_linear.packings.scaled_rows import ScaledRowsPacking
 from hybrid.operators.exact_rows import RowsClient, RowsParty, RowsServer
 from mpc_nonlinear.blocks.prime_arithmetic import multiply_add
 from mpc_nonlinear.correlations.preprocessing import Prepared
@@ -45,7 +46,10 @@ def stored_part(demand: Demand) -> Demand:
 def _frames(
     demand: Demand, parameters: SlotParameters
 ) -> Iterator[tuple[Kind, ElementTriplesPacking]]:
-    """Every kind in turn, in parts of whole ciphertexts but for the last of its kind."""
+    """Every kind in turn, in parts of whole ciphertexts but for the last of its kind.
+
+    Of scaled rows in parts of whole rows, with ciphertexts of their own.
+    """
     size = _BLOCKS * parameters.poly_degree
     for kind, count in stored_part(demand).counts:
         if kind.shape != (parameters.plain_prime,):
@@ -53,6 +57,12 @@ def _frames(
                 f"triples modulo {kind.shape[0]}: the keys are for {parameters.plain_prime}; give "
                 "products by triples the plain prime of the keys' parameters"
             )
+        if kind.form is Form.PRIME_SCALED_ROW:
+            rows = max(1, size // kind.width)
+            for start in range(0, count, rows):
+                part = min(rows, count - start)
+                yield kind, ScaledRowsPacking(parameters, part, kind.width)
+            continue
         forms = {"squares": Form.PRIME_SQUARE, "crossed": Form.PRIME_CROSS}
         chosen = {name: kind.form is form for name, form in forms.items()}
         for start in range(0, count, size):
@@ -74,7 +84,9 @@ def triples_cost(demand: Demand, parameters: SlotParameters = TRIPLE_PARAMETERS)
     inputs = sum(p.input_ciphertexts for p in packings)
     outputs = sum(p.output_ciphertexts for p in packings)
     named = packings[0].unit
-    own = units(prime_multiply_add=sum(p.count for p in packings))
+    own = units(
+        prime_multiply_add=sum(p.count * p.output_ciphertexts // p.blocks for p in packings)
+    )
     trip = Trip(
         units({named("slot_encrypt"): inputs}),
         (),
@@ -118,33 +130,55 @@ def _client(frames: _Frames, party: RowsClient, channel: Channel) -> _Made:
     drawn = []
     for _, packing in frames:
         message, uniform = slot_encrypt(packing.input_ciphertexts, party.keys, party.randomness)
+        operands = packing.operands_of(uniform)
+        if isinstance(packing, ScaledRowsPacking):
+            factors = packing.draw_factors(party.randomness)
+            message += packing.differences(factors, operands[1])
+            operands[1] = packing.spread(factors).reshape(-1)
         channel.send(message)
-        drawn.append(packing.operands_of(uniform))
+        drawn.append(operands)
     for (kind, packing), operands in zip(frames, drawn, strict=True):
         answer = channel.recv(packing.download_bytes)
         cross = slot_unmask(answer, packing.output_ciphertexts, party.keys)
-        yield kind, _completed(packing, operands, cross)
+        yield kind, _completed(packing, operands, operands[-1], cross)
 
 
 def _server(frames: _Frames, party: RowsServer, channel: Channel) -> _Made:
     """Answer each frame as it comes."""
     for kind, packing in frames:
         upload = channel.recv(packing.upload_bytes)
+        moved: Residues | int = 0
+        if isinstance(packing, ScaledRowsPacking):
+            end = len(upload) - packing.difference_bytes
+            upload, moved = upload[:end], packing.parse_differences(upload[end:])
         ciphertexts = slot_parse(upload, packing.input_ciphertexts, packing.parameters)
         own = packing.draw(party.randomness)
         results = packing.stream(ciphertexts, own)
         answer, cross = slot_mask_for_client(results, party.keys, party.randomness)
         channel.send(answer)
-        yield kind, _completed(packing, packing.operands_of(own), cross)
+        operands = packing.operands_of(own)
+        # What is encrypted is the client's part of b less the difference it sent.
+        factor = (operands[-1] + np.uint64(moved)) % np.uint64(packing.parameters.plain_prime)
+        yield kind, _completed(packing, operands, factor, cross)
 
 
 def _completed(
-    packing: ElementTriplesPacking, operands: list[Residues], cross: Residues
+    packing: ElementTriplesPacking, operands: list[Residues], factor: Residues, cross: Residues
 ) -> tuple[Residues, ...]:
-    """This party's shares of the operands and of their product, (count,) each."""
-    if packing.crossed:
+    """This party's shares of the operands and of their product, (count,) each; or of scaled rows.
+
+    factor: what its first operand takes for the product.
+    """
+    if isinstance(packing, ElementTriplesPacking) and packing.crossed:
         return np.ascontiguousarray(operands[0]), packing.numbers(cross)
-    product = multiply_add(
-        operands[0], operands[-1], packing.numbers(cross), packing.parameters.plain_prime
-    )
-    return (*(np.ascontiguousarray(part) for part in operands), product)
+    t = packing.parameters.plain_prime
+    if not isinstance(packing, ScaledRowsPacking):
+        product = multiply_add(operands[0], factor, packing.numbers(cross), t)
+        return (*(np.ascontiguousarray(part) for part in operands), product)
+    a, b = (part.reshape(packing.rows, packing.width) for part in operands)
+    of_products, of_squares = packing.numbers_of_both(cross)
+    product = multiply_add(operands[0], factor, of_products, t)
+    squares = multiply_add(operands[0], operands[0], of_squares, t).reshape(a.shape)
+    total = squares.sum(axis=-1, dtype=np.uint64) % np.uint64(t)
+    copies = np.ascontiguousarray(a), np.ascontiguousarray(b[:, 0])
+    return (*copies, product.reshape(a.shape), total)

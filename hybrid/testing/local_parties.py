@@ -74,6 +74,7 @@ _CLEAR = (
     Form.PRIME_TRIPLE,
     Form.PRIME_SQUARE,
     Form.PRIME_CROSS,
+    Form.PRIME_SCALED_ROW,
 )
 
 
@@ -81,6 +82,8 @@ def clear_products(
     stream: SecureRandom, kind: Kind, count: int, party: Party
 ) -> tuple[NDArray[Any], ...]:
     """This party's shares of operands and their product: true, and known to both."""
+    if kind.form is Form.PRIME_SCALED_ROW:
+        return _clear_rows(stream, kind, count, party)
     modulus = kind.shape[0] if kind.shape else 1 << RING_BITS
     if kind.form is Form.PRIME_CROSS:
         own = stream.uint64((3, count)).astype(object) % modulus
@@ -91,6 +94,23 @@ def clear_products(
     first, second = drawn[0].sum(0), drawn[-2].sum(0)
     drawn[-1, 1] = (first * second - drawn[-1, 0]) % modulus
     return tuple(part.astype(np.uint64) for part in drawn[:, int(party)])
+
+
+def _clear_rows(
+    stream: SecureRandom, kind: Kind, count: int, party: Party
+) -> tuple[NDArray[Any], ...]:
+    """The same of scaled rows: a, b, a b and the sums of a^2."""
+    modulus = kind.shape[0]
+
+    def drawn(*shape: int) -> NDArray[Any]:
+        return stream.uint64((2, *shape)).astype(object) % modulus
+
+    a, b = drawn(count, kind.width), drawn(count)
+    product, squares = drawn(count, kind.width), drawn(count)
+    product[1] = (a.sum(0) * b.sum(0)[:, None] - product[0]) % modulus
+    squares[1] = ((a.sum(0) ** 2).sum(-1) - squares[0]) % modulus
+    parts = a, b, product, squares
+    return tuple(part[int(party)].astype(np.uint64) for part in parts)
 
 
 class InsecureLocalParties:

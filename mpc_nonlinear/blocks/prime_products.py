@@ -9,6 +9,7 @@ import numpy as np
 from mpc_nonlinear.blocks.factor_tree import FactorTree, Operand
 from mpc_nonlinear.blocks.local import scale
 from mpc_nonlinear.blocks.prime_arithmetic import multiply_add
+from mpc_nonlinear.blocks.prime_opening import opened, opened_cost
 from mpc_nonlinear.blocks.prime_shares import (
     from_prime,
     from_prime_cost,
@@ -24,10 +25,9 @@ from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.correlations.dealt import prime_square_kind, prime_triple_kind
 from mpc_nonlinear.cost import NO_COST, Cost, Demand
 from mpc_nonlinear.fixed_point import RING_BITS, FloatArray, RingArray
-from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.computing import NO_WORK, Work, units
-from transport.errors import ConfigError, FrameError, ParameterError
-from transport.traffic import Party, Traffic
+from transport.errors import ConfigError, ParameterError
+from transport.traffic import Party
 
 _MAX_LOSS_BITS = 16
 """By which both operands together are cut where their product does not fit."""
@@ -118,7 +118,7 @@ class PrimeProducts(Products):
         """X y = c + d b + e a + d e modulo t for opened d = x - a, e = y - b; same shape."""
         t = self._modulus
         a, b, c = session.prepared.dealt(self._triple, x.size)
-        d, e = self._opened([(x.reshape(-1), a), (y.reshape(-1), b)], session)
+        d, e = opened([(x.reshape(-1), a), (y.reshape(-1), b)], t, session)
         if session.party is Party.SERVER:
             b = (b + e) % np.uint64(t)
         return multiply_add(e, a, multiply_add(d, b, c, t), t).reshape(x.shape)
@@ -126,9 +126,9 @@ class PrimeProducts(Products):
     def _squared(self, x: RingArray, session: Session) -> RingArray:
         """x^2 = c + d (2 a + d) modulo t for opened d = x - a; same shape."""
         a, c = session.prepared.dealt(self._pair, x.size)
-        (d,) = self._opened([(x.reshape(-1), a)], session)
-        factor = a + a + d if session.party is Party.SERVER else a + a
         t = self._modulus
+        (d,) = opened([(x.reshape(-1), a)], t, session)
+        factor = a + a + d if session.party is Party.SERVER else a + a
         return multiply_add(d, factor % np.uint64(t), c, t).reshape(x.shape)
 
     # -- polynomials ---------------------------------------------------------------------------
@@ -269,22 +269,7 @@ class PrimeProducts(Products):
 
     def _opened_cost(self, count: int, operands: int) -> Cost:
         kind = self._pair if operands == 1 else self._triple
-        size = packed_bytes(operands * count, kind.bits)
-        counts = units(prime_multiply_add=operands * count)
-        return Cost.of(Traffic.exchange(size, size), Demand.of(kind, count), counts)
-
-    def _opened(
-        self, pairs: list[tuple[RingArray, RingArray]], session: Session
-    ) -> list[RingArray]:
-        """Operands minus masks modulo t, to both parties. 1 round."""
-        t, bits = np.uint64(self._modulus), self._pair.bits
-        own = np.concatenate([(x + t - mask) % t for x, mask in pairs])
-        message = pack_bits(own, bits)
-        session.channel.next_round()
-        theirs = unpack_bits(session.channel.exchange(message, len(message)), own.size, bits)
-        if theirs.max(initial=0) >= t:
-            raise FrameError("products: a word exceeds the prime; the frame is corrupt")
-        return np.split((own + theirs) % t, len(pairs))
+        return opened_cost(operands * count, self._modulus, Demand.of(kind, count))
 
     def _shift(self, bounds: Bounds, loss: int) -> int:
         """Bits by which a product of cut operands is too large."""

@@ -1,4 +1,4 @@
-"""A power of one positive number a row by lines: every octave cut alike, all ends compared at once."""
+"""A power of one positive number a row by lines: octaves cut alike, all ends compared at once."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class RowPieces:
     def growth(self) -> float:
         """Largest relative change of a line's value by that of its argument: about |power|."""
         line, end = _line(self.power, self.pieces), 2.0 ** (1 / self.pieces) * (1 + _MARGIN)
-        return -line.slope * end / (line.constant + line.slope * end)
+        return float(-line.slope * end / (line.constant + line.slope * end))
 
     @property
     def lines(self) -> tuple[FloatArray, FloatArray]:

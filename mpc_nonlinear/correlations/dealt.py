@@ -66,6 +66,12 @@ def prime_cross_kind(modulus: int) -> Kind:
     return Kind(Form.PRIME_CROSS, modulus.bit_length(), shape=(modulus,))
 
 
+def prime_scaled_row_kind(modulus: int, width: int) -> Kind:
+    """Rows a of this width, b, a b and the sum of a^2 modulo a prime. No dealer gives it."""
+    bits = modulus.bit_length()
+    return Kind(Form.PRIME_SCALED_ROW, bits, width=width, shape=(modulus,))
+
+
 def describe(kind: Kind) -> bytes:
     """The second frame of a request."""
     return _KIND.pack(int(kind.form), *(kind.shape or (0,) * 4))

@@ -11,6 +11,7 @@ own half of the raw OTs, and both take them in the same order. Forms:
   `mpc_nonlinear.correlations.dealt`.
 - PRIME_TRIPLE, PRIME_SQUARE, PRIME_CROSS: elementwise products modulo a prime, which a protocol of
   its own makes in bulk and stores here.
+- PRIME_SCALED_ROW: the same of rows by one number each, and the sums of their squares.
 - TRIPLE: shares of a * b for a random bit a and `bits` random bits b. [Asharov13] eprint
   2013/552.
 """
@@ -186,6 +187,9 @@ class Prepared:
                 f"correlations: {count} {name} modulo {kind.shape[0]} are missing in stock; make "
                 "them before the products that take them, as the plan's demand says"
             )
+        if kind.form is Form.PRIME_SCALED_ROW:
+            row, one = np.empty((0, kind.width), np.uint64), np.empty(0, np.uint64)
+            return row, one, row, one
         return (np.empty(0, np.uint64),) * _PARTS[kind.form]
 
     def _make_batch(self, kind: Kind, count: int) -> _Arrays:
