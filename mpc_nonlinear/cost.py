@@ -59,6 +59,7 @@ class Form(IntEnum):
     WEIGHT_PRODUCT = 7
     PRIME_TRIPLE = 8
     PRIME_SQUARE = 9
+    PRIME_CUBE = 12
 
     @property
     def is_dealt(self) -> bool:

@@ -2,6 +2,7 @@
 
 The client sends encryptions of uniform numbers a_c, b_c; the server multiplies by its own a_s, b_s,
 re-randomises, masks and returns; both hold shares of the cross terms and add their own product.
+Cubes take the same road, see `hybrid.operators.slot_cubes`.
 docs/security.md, "Why a body modulo Q / t hides the rows".
 """
 
@@ -19,9 +20,11 @@ from he_linear.exact.slot_encryption import (
     slot_unmask,
 )
 from he_linear.exact.slot_parameters import SLOT_SETS, SlotParameters
-from he_linear.kernels.scalars import Residues
+from he_linear.kernels.scalars import Floats, Residues
+from he_linear.packings.element_cubes import ElementCubesPacking
 from he_linear.packings.element_triples import ElementTriplesPacking
 from hybrid.operators.exact_rows import RowsClient, RowsParty, RowsServer
+from hybrid.operators.slot_cubes import cube_question, cube_results, cube_shares
 from mpc_nonlinear.blocks.prime_arithmetic import multiply_add
 from mpc_nonlinear.correlations.preprocessing import Prepared
 from mpc_nonlinear.cost import NO_COST, Cost, Demand, Form, Kind
@@ -42,21 +45,28 @@ def stored_part(demand: Demand) -> Demand:
     return Demand(tuple((kind, count) for kind, count in demand.counts if kind.form.is_stored))
 
 
-def _frames(
-    demand: Demand, parameters: SlotParameters
-) -> Iterator[tuple[Kind, ElementTriplesPacking]]:
+_Packing = ElementTriplesPacking | ElementCubesPacking
+
+
+def _frames(demand: Demand, parameters: SlotParameters) -> Iterator[tuple[Kind, _Packing]]:
     """Every kind in turn, in parts of whole ciphertexts but for the last of its kind."""
-    size = _BLOCKS * parameters.poly_degree
     for kind, count in stored_part(demand).counts:
         if kind.shape != (parameters.plain_prime,):
             raise ParameterError(
                 f"triples modulo {kind.shape[0]}: the keys are for {parameters.plain_prime}; give "
                 "products by triples the plain prime of the keys' parameters"
             )
-        squares = kind.form is Form.PRIME_SQUARE
+        results = 2 if kind.form is Form.PRIME_CUBE else 1
+        size = max(1, _BLOCKS // results) * parameters.poly_degree
         for start in range(0, count, size):
-            part = min(size, count - start)
-            yield kind, ElementTriplesPacking(parameters, part, squares=squares)
+            yield kind, _packing(kind, parameters, min(size, count - start))
+
+
+def _packing(kind: Kind, parameters: SlotParameters, count: int) -> _Packing:
+    if kind.form is Form.PRIME_CUBE:
+        return ElementCubesPacking(parameters, count)
+    squares = kind.form is Form.PRIME_SQUARE
+    return ElementTriplesPacking(parameters, count, squares=squares)
 
 
 def triples_cost(demand: Demand, parameters: SlotParameters = TRIPLE_PARAMETERS) -> Cost:
@@ -73,7 +83,7 @@ def triples_cost(demand: Demand, parameters: SlotParameters = TRIPLE_PARAMETERS)
     inputs = sum(p.input_ciphertexts for p in packings)
     outputs = sum(p.output_ciphertexts for p in packings)
     named = packings[0].unit
-    own = units(prime_multiply_add=sum(p.count for p in packings))
+    own = units(prime_multiply_add=sum(p.local_products * p.count for p in packings))
     trip = Trip(
         units({named("slot_encrypt"): inputs}),
         (),
@@ -108,7 +118,7 @@ def make_triples(demand: Demand, party: RowsParty, channel: Channel, prepared: P
         prepared.store(kind, arrays)
 
 
-_Frames = list[tuple[Kind, ElementTriplesPacking]]
+_Frames = list[tuple[Kind, _Packing]]
 _Made = Iterator[tuple[Kind, tuple[Residues, ...]]]
 
 
@@ -117,24 +127,42 @@ def _client(frames: _Frames, party: RowsClient, channel: Channel) -> _Made:
     drawn = []
     for _, packing in frames:
         message, uniform = slot_encrypt(packing.input_ciphertexts, party.keys, party.randomness)
-        channel.send(message)
-        drawn.append(packing.operands_of(uniform))
+        if isinstance(packing, ElementCubesPacking):
+            own, clear = cube_question(packing, uniform)
+            channel.send(message + clear)
+            drawn.append([own])
+        else:
+            channel.send(message)
+            drawn.append(packing.operands_of(uniform))
     for (kind, packing), operands in zip(frames, drawn, strict=True):
         answer = channel.recv(packing.download_bytes)
         cross = slot_unmask(answer, packing.output_ciphertexts, party.keys)
-        yield kind, _completed(packing, operands, cross)
+        if isinstance(packing, ElementCubesPacking):
+            yield kind, cube_shares(packing, operands[0], cross)
+        else:
+            yield kind, _completed(packing, operands, cross)
 
 
 def _server(frames: _Frames, party: RowsServer, channel: Channel) -> _Made:
     """Answer each frame as it comes."""
     for kind, packing in frames:
         upload = channel.recv(packing.upload_bytes)
-        ciphertexts = slot_parse(upload, packing.input_ciphertexts, packing.parameters)
-        own = packing.draw(party.randomness)
-        results = packing.stream(ciphertexts, own)
-        answer, cross = slot_mask_for_client(results, party.keys, party.randomness)
-        channel.send(answer)
-        yield kind, _completed(packing, packing.operands_of(own), cross)
+        if isinstance(packing, ElementCubesPacking):
+            results, number, clear = cube_results(packing, upload, party.randomness)
+            cross = _answered(results, party, channel)
+            yield kind, cube_shares(packing, number, cross, clear)
+        else:
+            ciphertexts = slot_parse(upload, packing.input_ciphertexts, packing.parameters)
+            own = packing.draw(party.randomness)
+            cross = _answered(packing.stream(ciphertexts, own), party, channel)
+            yield kind, _completed(packing, packing.operands_of(own), cross)
+
+
+def _answered(results: Iterator[Floats], party: RowsServer, channel: Channel) -> Residues:
+    """Send the results, masked; the server's share of them."""
+    answer, share = slot_mask_for_client(results, party.keys, party.randomness)
+    channel.send(answer)
+    return share
 
 
 def _completed(

@@ -68,7 +68,13 @@ class RecordingStock(Prepared):
         return super()._take(kind, count)
 
 
-_CLEAR = (Form.ELEMENT_TRIPLE, Form.SQUARE_PAIR, Form.PRIME_TRIPLE, Form.PRIME_SQUARE)
+_CLEAR = (
+    Form.ELEMENT_TRIPLE,
+    Form.SQUARE_PAIR,
+    Form.PRIME_TRIPLE,
+    Form.PRIME_SQUARE,
+    Form.PRIME_CUBE,
+)
 
 
 def _clear_products(
@@ -76,6 +82,11 @@ def _clear_products(
 ) -> tuple[NDArray[Any], ...]:
     """This party's shares of operands and their product: true, and known to both."""
     modulus = kind.shape[0] if kind.shape else 1 << RING_BITS
+    if kind.form is Form.PRIME_CUBE:
+        drawn = stream.uint64((3, 2, count)).astype(object) % modulus
+        for power in (1, 2):
+            drawn[power, 1] = (drawn[0].sum(0) ** (power + 1) - drawn[power, 0]) % modulus
+        return tuple(part.astype(np.uint64) for part in drawn[:, int(party)])
     is_square = kind.form in (Form.SQUARE_PAIR, Form.PRIME_SQUARE)
     drawn = (stream.uint64((2 if is_square else 3, 2, count)).astype(object)) % modulus
     first, second = drawn[0].sum(0), drawn[-2].sum(0)

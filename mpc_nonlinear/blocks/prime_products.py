@@ -65,6 +65,11 @@ class PrimeProducts(Products):
         self._units = 2.0**fraction_bits
         self._triple, self._pair = prime_triple_kind(modulus), prime_square_kind(modulus)
 
+    @property
+    def modulus(self) -> int:
+        """The prime t."""
+        return self._modulus
+
     # -- products ------------------------------------------------------------------------------
 
     def multiply_cost(self, count: int, bounds: Bounds) -> Cost:
