@@ -22,6 +22,9 @@ def store_clear(prepared, demand, party, seed):
         if not kind.form.is_stored:
             continue
         t = kind.shape[0]
+        if kind.form is Form.PRIME_CUBE:
+            prepared.store(kind, clear_cubes(stream, count, party, t))
+            continue
         size = 1 if kind.form is Form.PRIME_SQUARE else 2
         draw = (stream.uint64((size + 1, 2, count)) % np.uint64(t)).astype(object)
         first, second = draw[0].sum(0), draw[size - 1].sum(0)
@@ -29,6 +32,13 @@ def store_clear(prepared, demand, party, seed):
         server = [*draw[:size, 1], (first * second - draw[size, 0]) % t]
         own = client if party is Party.CLIENT else server
         prepared.store(kind, tuple(part.astype(np.uint64) for part in own))
+
+
+def clear_cubes(stream, count, party, t):
+    draw = (stream.uint64((3, 2, count)) % np.uint64(t)).astype(object)
+    for power in (1, 2):
+        draw[power, 1] = (draw[0].sum(0) ** (power + 1) - draw[power, 0]) % t
+    return tuple(part.astype(np.uint64) for part in draw[:, party])
 
 
 def run_products(function, cost, *values, fraction_bits=16, products=None, shares=None):
