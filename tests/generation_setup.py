@@ -20,9 +20,11 @@ from transport.local import memory_pair
 
 DECODERS = Path(__file__).resolve().parent / "data" / "decoders"
 _NONLINEAR = {
-    "llama": {"rmsnorm": "octave_polynomial", "silu": "magnitude_polynomial"},
-    "gpt2": {"layernorm": "octave_polynomial", "gelu_tanh": "even_polynomial"},
+    "llama": {"rmsnorm": "octave_polynomial", "silu": "cubic_pieces"},
+    "gpt2": {"layernorm": "octave_polynomial", "gelu_tanh": "cubic_pieces"},
 }
+_DEALT = {"silu": "magnitude_polynomial", "gelu_tanh": "even_polynomial"}
+"""Instead, where products are dealt."""
 
 
 def generation_content(family="llama", *, dealer=False, **settings):
@@ -36,6 +38,8 @@ def generation_content(family="llama", *, dealer=False, **settings):
         "multiply": "dealer" if dealer else "slot_triples",
         **_NONLINEAR[family],
     }
+    if dealer:
+        protocols |= {op: _DEALT[op] for op in protocols if op in _DEALT}
     tables = {
         "name": f"tiny-{family}",
         "model": {"path": str(DECODERS / family), "embedding": "private"},

@@ -51,8 +51,11 @@ def made(cls, bound=8.0):
 # -- what is built in ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("multiply", ["ot", "ckks"])
-@pytest.mark.parametrize("cls", PROTOCOLS, ids=lambda cls: f"{cls.op}-{cls.name}")
+@pytest.mark.parametrize(
+    ("cls", "multiply"),
+    [(cls, m) for cls in PROTOCOLS for m in cls.product_engines or ("ot", "ckks")],
+    ids=lambda value: value if isinstance(value, str) else f"{value.op}-{value.name}",
+)
 def test_built_in_protocols_keep_their_contract_in_every_case(cls, multiply):
     check = check_protocol(made(cls), parties=InsecureLocalParties(multiply))
     assert check.remark == ""

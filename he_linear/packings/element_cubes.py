@@ -43,7 +43,7 @@ class ElementCubesPacking(SlotPacking):
         "this project; as element_triples, [Rathee19] eprint 2019/577 and [Smart14] eprint 2011/133"
     )
     levels: ClassVar[int] = 1
-    local_products: ClassVar[int] = 5
+    local_products: ClassVar[int] = 3
     """Of a number, by each party on what it holds."""
 
     def __init__(self, parameters: SlotParameters, count: int) -> None:
