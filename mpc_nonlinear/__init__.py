@@ -10,13 +10,13 @@ from mpc_nonlinear.protocols.bolt import BoltGelu, BoltSoftmax
 from mpc_nonlinear.protocols.bumblebee import BumbleBeeGelu, BumbleBeeSoftmax
 from mpc_nonlinear.protocols.causal_softmax import SquaredPolynomialCausalSoftmax
 from mpc_nonlinear.protocols.gelu import EvenPolynomialGelu
-from mpc_nonlinear.protocols.gelu_tanh import EvenPolynomialGeluTanh
+from mpc_nonlinear.protocols.gelu_tanh import CubicPiecesGeluTanh, EvenPolynomialGeluTanh
 from mpc_nonlinear.protocols.layernorm import OctavePolynomialLayerNorm
 from mpc_nonlinear.protocols.pieces import PiecesLayerNorm, PiecesRmsNorm
 from mpc_nonlinear.protocols.power_softmax import CausalPowerSoftmax, PowerSoftmax
 from mpc_nonlinear.protocols.relu import ExactRelu
 from mpc_nonlinear.protocols.rmsnorm import OctavePolynomialRmsNorm
-from mpc_nonlinear.protocols.silu import MagnitudePolynomialSilu
+from mpc_nonlinear.protocols.silu import CubicPiecesSilu, MagnitudePolynomialSilu
 from mpc_nonlinear.protocols.softmax import SquaredPolynomialSoftmax
 from mpc_nonlinear.protocols.tanh import MagnitudePolynomialTanh
 
@@ -38,6 +38,8 @@ PROTOCOLS = (
     CausalPowerSoftmax,
     PiecesRmsNorm,
     PiecesLayerNorm,
+    CubicPiecesSilu,
+    CubicPiecesGeluTanh,
 )
 
 __all__ = ["PROTOCOLS"]

@@ -61,6 +61,7 @@ class Form(IntEnum):
     PRIME_SQUARE = 9
     PRIME_SCALED_ROW = 10
     PRIME_CROSS = 11
+    PRIME_CUBE = 12
 
     @property
     def is_dealt(self) -> bool:

@@ -20,9 +20,16 @@ from transport.local import memory_pair
 
 DECODERS = Path(__file__).resolve().parent / "data" / "decoders"
 _NONLINEAR = {
-    "llama": {"rmsnorm": "pieces", "silu": "magnitude_polynomial"},
-    "gpt2": {"layernorm": "octave_polynomial", "gelu_tanh": "even_polynomial"},
+    "llama": {"rmsnorm": "pieces", "silu": "cubic_pieces"},
+    "gpt2": {"layernorm": "octave_polynomial", "gelu_tanh": "cubic_pieces"},
 }
+_DEALT = {
+    "causal_softmax": "squared_polynomial",
+    "rmsnorm": "octave_polynomial",
+    "silu": "magnitude_polynomial",
+    "gelu_tanh": "even_polynomial",
+}
+"""Instead, where products are dealt."""
 
 
 def generation_content(family="llama", *, dealer=False, **settings):
@@ -32,12 +39,12 @@ def generation_content(family="llama", *, dealer=False, **settings):
         "embedding": linear,
         "linear": linear,
         "cached_attention": "beaver" if dealer else "matrix_correlations",
-        "causal_softmax": "squared_polynomial",
+        "causal_softmax": "own_powers",
         "multiply": "dealer" if dealer else "slot_triples",
         **_NONLINEAR[family],
     }
-    if dealer and family == "llama":
-        protocols["rmsnorm"] = "octave_polynomial"
+    if dealer:
+        protocols |= {op: _DEALT[op] for op in protocols if op in _DEALT}
     tables = {
         "name": f"tiny-{family}",
         "model": {"path": str(DECODERS / family), "embedding": "private"},

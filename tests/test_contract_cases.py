@@ -51,14 +51,9 @@ def made(cls, bound=8.0):
 # -- what is built in ----------------------------------------------------------------------
 
 
-def engines(cls):
-    """Some need a prime."""
-    return ["slot_triples"] if cls.name == "pieces" else ["ot", "ckks"]
-
-
 @pytest.mark.parametrize(
     ("cls", "multiply"),
-    [(cls, multiply) for cls in PROTOCOLS for multiply in engines(cls)],
+    [(cls, m) for cls in PROTOCOLS for m in cls.product_engines or ("ot", "ckks")],
     ids=lambda value: value if isinstance(value, str) else f"{value.op}-{value.name}",
 )
 def test_built_in_protocols_keep_their_contract_in_every_case(cls, multiply):

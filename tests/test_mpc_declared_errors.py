@@ -149,8 +149,11 @@ def test_variances_below_every_octave_run_and_say_what_they_miss():
 # -- softmax and activations ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("cls", OTHERS, ids=named)
+@pytest.mark.parametrize(
+    ("cls", "engine"),
+    [(cls, engine) for cls in OTHERS for engine in cls.product_engines or ENGINES],
+    ids=lambda value: value if isinstance(value, str) else named(value),
+)
 @settings(max_examples=2, deadline=None)
 @given(exponent=st.sampled_from([0, 3, 9, 18]), length=st.sampled_from([2, 33, 512]))
 def test_others_are_within_what_they_declare_whatever_the_bound(cls, engine, exponent, length):

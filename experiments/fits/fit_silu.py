@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from fit_cubics import pieces, show
 from fit_magnitude import fitted
 from minimax import Array
 
 THRESHOLD, SLACK, DEGREE, INPUT_SHIFT = 10.0, 2.0**-6, 9, 2
+KNOTS, STEPS = (2.4, 8.4), 1010.0
+"""Of cubic pieces; with these steps the outer cube's best coefficient is 12 of its units."""
 
 
 def silu_below(a: Array) -> Array:
@@ -20,8 +23,14 @@ def factors() -> tuple[Array, float, float]:
     return fitted(silu_below, -SLACK, THRESHOLD + SLACK, DEGREE, INPUT_SHIFT)
 
 
+def cubics() -> tuple[Array, list[float]]:
+    """Rows of coefficients of silu(-a) between the knots, and their errors."""
+    return pieces(silu_below, KNOTS, SLACK, STEPS)
+
+
 if __name__ == "__main__":
     rows, leading, error = factors()
     print("factors", ", ".join(f"({s:.12g}, {o:.12g})" for s, o in rows), f"leading {leading:.12g}")
     tail = -float(silu_below(np.array(THRESHOLD)))
     print(f"error inside {error:.2e}, of max(x, 0) at the threshold {tail:.2e}")
+    show(*cubics(), float(silu_below(np.array(KNOTS[-1] - SLACK))))

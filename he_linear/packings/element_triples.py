@@ -41,6 +41,8 @@ class ElementTriplesPacking(SlotPacking):
         "[Smart14] eprint 2011/133"
     )
     levels: ClassVar[int] = 1
+    local_products: ClassVar[int] = 1
+    """Of a number, by each party on what it holds."""
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class ScaledRowsPacking(ElementTriplesPacking):
 
     op: ClassVar[str] = "correlations"
     name: ClassVar[str] = "scaled_rows"
+    local_products: ClassVar[int] = 2
 
     def __init__(self, parameters: SlotParameters, rows: int, width: int) -> None:
         check_sizes(rows=rows, width=width)

@@ -49,7 +49,8 @@ def check(module: str, config: Path | None) -> bool:
     console = make_console()
     loaded = None if config is None else load_config(config)
     registered = _entries(module)
-    all_parties = {name: InsecureLocalParties(name) for name in MULTIPLY}
+    names = dict.fromkeys((*MULTIPLY, *(name for e in registered for name in _engines(e))))
+    all_parties = {name: InsecureLocalParties(name) for name in names}
     try:
         for entry in registered:
             for line in _lines(entry, loaded, all_parties):
@@ -96,14 +97,19 @@ def _lines(
             f"check: {shown(entry)} is no class; PROTOCOLS and PACKINGS list classes, not instances"
         )
     if issubclass(entry, NonlinearProtocol):
-        for name, parties in all_parties.items():
-            yield from _protocol_lines(entry, config, name, parties)
+        for name in _engines(entry) or MULTIPLY:
+            yield from _protocol_lines(entry, config, name, all_parties[name])
         if remark := remark_of(entry.op):
             yield f"{_name(entry)}: {remark}"
     elif issubclass(entry, LinearPacking):
         yield from _packing_lines(entry, config, all_parties[MULTIPLY[0]])
     else:
         yield f"{_name(entry)}: skipped, there is no contract for its kind; see docs/extending.md"
+
+
+def _engines(entry: Any) -> tuple[str, ...]:
+    """Of products that an entry works with, where it names some."""
+    return tuple(getattr(entry, "product_engines", ()))
 
 
 def _name(entry: Any) -> str:

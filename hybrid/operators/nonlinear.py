@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from hybrid.models.graph import WINDOW, Node
 from hybrid.models.windows import visible, within
 from hybrid.operators.base import Choice, MultiplyingOperator, PlanContext, RunState
-from mpc_nonlinear.blocks.session import Context
+from mpc_nonlinear.blocks.session import Context, Products
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from mpc_nonlinear.protocols.base import NonlinearProtocol
 from mpc_nonlinear.protocols.row_softmax import MASK_GAP
+from transport.errors import ConfigError
+from transport.foreign import shown
 
 
 class NonlinearOperator(MultiplyingOperator):
@@ -29,12 +33,25 @@ class NonlinearOperator(MultiplyingOperator):
     def __init__(
         self, node: Node, entry: type[NonlinearProtocol], choice: Choice, context: PlanContext
     ) -> None:
+        allowed = entry.product_engines
+        if allowed and choice.multiply not in allowed:
+            raise ConfigError(
+                f"{node.name}: {entry.op}/{entry.name} works with products by "
+                f"{' or '.join(allowed)}, not by {shown(choice.multiply)}; name those as multiply, "
+                f"or another {entry.op}"
+            )
         super().__init__(node, entry, choice, context)
         self._protocol = entry.for_operation(node.shape[-1], node.bounds, node.constants)
         self._window = int(node.constants.get(WINDOW, node.shape[-1]))
         """Positions to each side that a row of scores sees."""
         hides = WINDOW in node.constants
         self._near = within(node.shape[-1], self._window) if hides else None
+
+    @classmethod
+    def choices(cls, entry: Any, products: Mapping[str, Products]) -> Iterator[Choice]:
+        """With every engine of products that the protocol works with."""
+        allowed = entry.product_engines or tuple(products)
+        yield from (c for c in super().choices(entry, products) if c.multiply in allowed)
 
     def parameters(self) -> dict[str, float | int | str]:
         """The protocol's public fields, and a window."""

@@ -2,6 +2,7 @@
 
 The client sends encryptions of uniform numbers a_c, b_c; the server multiplies by its own a_s, b_s,
 re-randomises, masks and returns; both hold shares of the cross terms and add their own product.
+Cubes take the same road, see `hybrid.operators.slot_cubes`.
 docs/security.md, "Why a body modulo Q / t hides the rows".
 """
 
@@ -19,10 +20,13 @@ from he_linear.exact.slot_encryption import (
     slot_unmask,
 )
 from he_linear.exact.slot_parameters import SLOT_SETS, SlotParameters
-from he_linear.kernels.scalars import Residues
+from he_linear.kernels.scalars import Floats, Residues
+from he_linear.packings.element_cubes import ElementCubesPacking
 from he_linear.packings.element_triples import ElementTriplesPacking
 from he_linear.packings.scaled_rows import ScaledRowsPacking
 from hybrid.operators.exact_rows import RowsClient, RowsParty, RowsServer
+from hybrid.operators.slot_cubes import cube_question, cube_results, cube_shares
+from hybrid.operators.slot_rows import rows_question, rows_results, rows_shares
 from mpc_nonlinear.blocks.prime_arithmetic import multiply_add
 from mpc_nonlinear.correlations.preprocessing import Prepared
 from mpc_nonlinear.cost import NO_COST, Cost, Demand, Form, Kind
@@ -43,31 +47,38 @@ def stored_part(demand: Demand) -> Demand:
     return Demand(tuple((kind, count) for kind, count in demand.counts if kind.form.is_stored))
 
 
-def _frames(
-    demand: Demand, parameters: SlotParameters
-) -> Iterator[tuple[Kind, ElementTriplesPacking]]:
-    """Every kind in turn, in parts of whole ciphertexts but for the last of its kind.
+_Packing = ElementTriplesPacking | ElementCubesPacking
 
-    Of scaled rows in parts of whole rows, with ciphertexts of their own.
-    """
-    size = _BLOCKS * parameters.poly_degree
+
+def _frames(demand: Demand, parameters: SlotParameters) -> Iterator[tuple[Kind, _Packing]]:
+    """Every kind in turn, in parts of whole ciphertexts but for the last of its kind."""
     for kind, count in stored_part(demand).counts:
         if kind.shape != (parameters.plain_prime,):
             raise ParameterError(
                 f"triples modulo {kind.shape[0]}: the keys are for {parameters.plain_prime}; give "
                 "products by triples the plain prime of the keys' parameters"
             )
-        if kind.form is Form.PRIME_SCALED_ROW:
-            rows = max(1, size // kind.width)
-            for start in range(0, count, rows):
-                part = min(rows, count - start)
-                yield kind, ScaledRowsPacking(parameters, part, kind.width)
-            continue
-        forms = {"squares": Form.PRIME_SQUARE, "crossed": Form.PRIME_CROSS}
-        chosen = {name: kind.form is form for name, form in forms.items()}
-        for start in range(0, count, size):
-            part = min(size, count - start)
-            yield kind, ElementTriplesPacking(parameters, part, **chosen)
+        for start in range(0, count, _most(kind, parameters)):
+            part = min(_most(kind, parameters), count - start)
+            yield kind, _packing(kind, parameters, part)
+
+
+def _most(kind: Kind, parameters: SlotParameters) -> int:
+    """Instances of a frame: of rows, whole ones, with ciphertexts of their own."""
+    size = _BLOCKS * parameters.poly_degree
+    if kind.form is Form.PRIME_SCALED_ROW:
+        return max(1, size // kind.width)
+    return max(1, _BLOCKS // 2) * parameters.poly_degree if kind.form is Form.PRIME_CUBE else size
+
+
+def _packing(kind: Kind, parameters: SlotParameters, count: int) -> _Packing:
+    if kind.form is Form.PRIME_CUBE:
+        return ElementCubesPacking(parameters, count)
+    if kind.form is Form.PRIME_SCALED_ROW:
+        return ScaledRowsPacking(parameters, count, kind.width)
+    forms = {"squares": Form.PRIME_SQUARE, "crossed": Form.PRIME_CROSS}
+    chosen = {name: kind.form is form for name, form in forms.items()}
+    return ElementTriplesPacking(parameters, count, **chosen)
 
 
 def triples_cost(demand: Demand, parameters: SlotParameters = TRIPLE_PARAMETERS) -> Cost:
@@ -84,9 +95,7 @@ def triples_cost(demand: Demand, parameters: SlotParameters = TRIPLE_PARAMETERS)
     inputs = sum(p.input_ciphertexts for p in packings)
     outputs = sum(p.output_ciphertexts for p in packings)
     named = packings[0].unit
-    own = units(
-        prime_multiply_add=sum(p.count * p.output_ciphertexts // p.blocks for p in packings)
-    )
+    own = units(prime_multiply_add=sum(p.local_products * p.count for p in packings))
     trip = Trip(
         units({named("slot_encrypt"): inputs}),
         (),
@@ -121,64 +130,69 @@ def make_triples(demand: Demand, party: RowsParty, channel: Channel, prepared: P
         prepared.store(kind, arrays)
 
 
-_Frames = list[tuple[Kind, ElementTriplesPacking]]
+_Frames = list[tuple[Kind, _Packing]]
 _Made = Iterator[tuple[Kind, tuple[Residues, ...]]]
 
 
 def _client(frames: _Frames, party: RowsClient, channel: Channel) -> _Made:
     """Ask for everything, then read the answers."""
-    drawn = []
+    drawn: list[list[Residues]] = []
     for _, packing in frames:
         message, uniform = slot_encrypt(packing.input_ciphertexts, party.keys, party.randomness)
-        operands = packing.operands_of(uniform)
-        if isinstance(packing, ScaledRowsPacking):
-            factors = packing.draw_factors(party.randomness)
-            message += packing.differences(factors, operands[1])
-            operands[1] = packing.spread(factors).reshape(-1)
-        channel.send(message)
-        drawn.append(operands)
-    for (kind, packing), operands in zip(frames, drawn, strict=True):
+        clear = b""
+        if isinstance(packing, ElementCubesPacking):
+            number, clear = cube_question(packing, uniform)
+            drawn.append([number])
+        elif isinstance(packing, ScaledRowsPacking):
+            operands, clear = rows_question(packing, uniform, party.randomness)
+            drawn.append(operands)
+        else:
+            drawn.append(packing.operands_of(uniform))
+        channel.send(message + clear)
+    for (kind, packing), own in zip(frames, drawn, strict=True):
         answer = channel.recv(packing.download_bytes)
         cross = slot_unmask(answer, packing.output_ciphertexts, party.keys)
-        yield kind, _completed(packing, operands, operands[-1], cross)
+        if isinstance(packing, ElementCubesPacking):
+            yield kind, cube_shares(packing, own[0], cross)
+        elif isinstance(packing, ScaledRowsPacking):
+            yield kind, rows_shares(packing, own, own[1], cross)
+        else:
+            yield kind, _completed(packing, own, cross)
 
 
 def _server(frames: _Frames, party: RowsServer, channel: Channel) -> _Made:
     """Answer each frame as it comes."""
     for kind, packing in frames:
         upload = channel.recv(packing.upload_bytes)
-        moved: Residues | int = 0
-        if isinstance(packing, ScaledRowsPacking):
-            end = len(upload) - packing.difference_bytes
-            upload, moved = upload[:end], packing.parse_differences(upload[end:])
-        ciphertexts = slot_parse(upload, packing.input_ciphertexts, packing.parameters)
-        own = packing.draw(party.randomness)
-        results = packing.stream(ciphertexts, own)
-        answer, cross = slot_mask_for_client(results, party.keys, party.randomness)
-        channel.send(answer)
-        operands = packing.operands_of(own)
-        # What is encrypted is the client's part of b less the difference it sent.
-        factor = (operands[-1] + np.uint64(moved)) % np.uint64(packing.parameters.plain_prime)
-        yield kind, _completed(packing, operands, factor, cross)
+        if isinstance(packing, ElementCubesPacking):
+            results, number, clear = cube_results(packing, upload, party.randomness)
+            yield kind, cube_shares(packing, number, _answered(results, party, channel), clear)
+        elif isinstance(packing, ScaledRowsPacking):
+            results, own, factor = rows_results(packing, upload, party.randomness)
+            yield kind, rows_shares(packing, own, factor, _answered(results, party, channel))
+        else:
+            ciphertexts = slot_parse(upload, packing.input_ciphertexts, packing.parameters)
+            drawn = packing.draw(party.randomness)
+            cross = _answered(packing.stream(ciphertexts, drawn), party, channel)
+            yield kind, _completed(packing, packing.operands_of(drawn), cross)
+
+
+def _answered(results: Iterator[Floats], party: RowsServer, channel: Channel) -> Residues:
+    """Send the results, masked; the server's share of them."""
+    answer, share = slot_mask_for_client(results, party.keys, party.randomness)
+    channel.send(answer)
+    return share
 
 
 def _completed(
-    packing: ElementTriplesPacking, operands: list[Residues], factor: Residues, cross: Residues
+    packing: ElementTriplesPacking, operands: list[Residues], cross: Residues
 ) -> tuple[Residues, ...]:
-    """This party's shares of the operands and of their product, (count,) each; or of scaled rows.
+    """This party's shares of the operands and of their product, (count,) each.
 
-    factor: what its first operand takes for the product.
+    Of numbers of each party's own: its number and its share of the product.
     """
-    if isinstance(packing, ElementTriplesPacking) and packing.crossed:
+    if packing.crossed:
         return np.ascontiguousarray(operands[0]), packing.numbers(cross)
     t = packing.parameters.plain_prime
-    if not isinstance(packing, ScaledRowsPacking):
-        product = multiply_add(operands[0], factor, packing.numbers(cross), t)
-        return (*(np.ascontiguousarray(part) for part in operands), product)
-    a, b = (part.reshape(packing.rows, packing.width) for part in operands)
-    of_products, of_squares = packing.numbers_of_both(cross)
-    product = multiply_add(operands[0], factor, of_products, t)
-    squares = multiply_add(operands[0], operands[0], of_squares, t).reshape(a.shape)
-    total = squares.sum(axis=-1, dtype=np.uint64) % np.uint64(t)
-    copies = np.ascontiguousarray(a), np.ascontiguousarray(b[:, 0])
-    return (*copies, product.reshape(a.shape), total)
+    product = multiply_add(operands[0], operands[-1], packing.numbers(cross), t)
+    return (*(np.ascontiguousarray(part) for part in operands), product)

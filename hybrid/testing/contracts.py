@@ -183,8 +183,18 @@ def checked_cases(
             for found, domain in protocols_of_config(protocol, config)
         ]
     for made, cases in every:
+        _require_engine(made, parties)
         for case in cases:
             yield _check_case(made, case, parties)
+
+
+def _require_engine(protocol: NonlinearProtocol, parties: InsecureLocalParties) -> None:
+    allowed, given = protocol.product_engines, parties.context.products.name
+    if allowed and given not in allowed:
+        raise MisuseError(
+            f"{protocol.op}/{protocol.name}: works with products by {' or '.join(allowed)}, not by "
+            f"{shown(given)}; give parties=InsecureLocalParties({allowed[0]!r})"
+        )
 
 
 def _instance(protocol: object) -> NonlinearProtocol:

@@ -75,6 +75,7 @@ _CLEAR = (
     Form.PRIME_SQUARE,
     Form.PRIME_CROSS,
     Form.PRIME_SCALED_ROW,
+    Form.PRIME_CUBE,
 )
 
 
@@ -89,6 +90,11 @@ def clear_products(
         own = stream.uint64((3, count)).astype(object) % modulus
         shares = own[2], (own[0] * own[1] - own[2]) % modulus
         return tuple(part.astype(np.uint64) for part in (own[int(party)], shares[int(party)]))
+    if kind.form is Form.PRIME_CUBE:
+        drawn = stream.uint64((3, 2, count)).astype(object) % modulus
+        for power in (1, 2):
+            drawn[power, 1] = (drawn[0].sum(0) ** (power + 1) - drawn[power, 0]) % modulus
+        return tuple(part.astype(np.uint64) for part in drawn[:, int(party)])
     is_square = kind.form in (Form.SQUARE_PAIR, Form.PRIME_SQUARE)
     drawn = (stream.uint64((2 if is_square else 3, 2, count)).astype(object)) % modulus
     first, second = drawn[0].sum(0), drawn[-2].sum(0)

@@ -72,6 +72,11 @@ def prime_scaled_row_kind(modulus: int, width: int) -> Kind:
     return Kind(Form.PRIME_SCALED_ROW, bits, width=width, shape=(modulus,))
 
 
+def prime_cube_kind(modulus: int) -> Kind:
+    """A, a^2 and a^3 modulo a prime. No dealer gives it."""
+    return Kind(Form.PRIME_CUBE, modulus.bit_length(), shape=(modulus,))
+
+
 def describe(kind: Kind) -> bytes:
     """The second frame of a request."""
     return _KIND.pack(int(kind.form), *(kind.shape or (0,) * 4))

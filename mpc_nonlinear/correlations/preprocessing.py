@@ -9,8 +9,8 @@ own half of the raw OTs, and both take them in the same order. Forms:
 - LEAF: the same with masks of one or two bits, packed into words, `width` words under one index.
 - ELEMENT_TRIPLE, SQUARE_PAIR, MATRIX_TRIPLE, WEIGHT_PRODUCT: whole products from a dealer, see
   `mpc_nonlinear.correlations.dealt`.
-- PRIME_TRIPLE, PRIME_SQUARE, PRIME_CROSS: elementwise products modulo a prime, which a protocol of
-  its own makes in bulk and stores here.
+- PRIME_TRIPLE, PRIME_SQUARE, PRIME_CROSS, PRIME_CUBE: elementwise products and powers modulo a
+  prime, which a protocol of its own makes in bulk and stores here.
 - PRIME_SCALED_ROW: the same of rows by one number each, and the sums of their squares.
 - TRIPLE: shares of a * b for a random bit a and `bits` random bits b. [Asharov13] eprint
   2013/552.
@@ -221,7 +221,7 @@ def _joined(segments: list[_Arrays]) -> _Arrays:
     return tuple(np.concatenate(parts) for parts in zip(*segments, strict=True))
 
 
-_PARTS = {Form.PRIME_TRIPLE: 3, Form.PRIME_SQUARE: 2, Form.PRIME_CROSS: 2}
+_PARTS = {Form.PRIME_TRIPLE: 3, Form.PRIME_SQUARE: 2, Form.PRIME_CROSS: 2, Form.PRIME_CUBE: 3}
 """Arrays of one kind."""
 _SENDERS: dict[Form, Callable[..., _Arrays]] = {
     Form.PRODUCT: product_sender,

@@ -52,6 +52,9 @@ class NonlinearProtocol(ABC):
     """Largest distance from the true function, where it is less than the sum of the two."""
     breakpoints: ClassVar[tuple[float, ...]] = ()
     """Of an elementwise operation: where its pieces meet. The contract tests around each."""
+    product_engines: ClassVar[tuple[str, ...]] = ()
+    """Names of the engines of products that it works with; empty: any. Plans and contract tests
+    give it no other."""
     takes_mask: ClassVar[bool] = False
     """Whether a masked operation calls `run_masked`. Otherwise masked numbers arrive in `run`
     lowered so far that their exponential is clipped; see `row_softmax.MASK_GAP`."""
