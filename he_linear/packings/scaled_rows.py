@@ -76,8 +76,9 @@ class ScaledRowsPacking(ElementTriplesPacking):
 
     def draw_factors(self, rng: SecureRandom) -> Residues:
         """This party's part of b, uniform modulo t, (rows,)."""
-        drawn: Residues = uniform_residues(rng, 1, (self.parameters.plain_prime,), self.rows)
-        return drawn[0, 0].copy()
+        (drawn,) = uniform_residues(rng, 1, (self.parameters.plain_prime,), self.rows)[0]
+        factors: Residues = drawn
+        return factors
 
     def spread(self, factors: Residues) -> Residues:
         """B of every number of a row, (rows, width)."""
