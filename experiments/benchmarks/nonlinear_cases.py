@@ -35,6 +35,8 @@ DEFAULT_SHAPES: dict[str, list[tuple[int, ...]]] = {
 }
 _BOUND = 16.0
 _NORMALISING = ("layernorm", "rmsnorm")
+_WITH_PRIME = ("pieces",)
+"""Protocols that none of the engines here can carry."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,11 @@ class Case:
 def choices() -> dict[str, list[str]]:
     """Protocols of every operation."""
     catalog = load_catalog()
-    found = {op: catalog.names(op) for op in DEFAULT_SHAPES if op not in _PRIMITIVES}
+    found = {
+        op: [name for name in catalog.names(op) if name not in _WITH_PRIME]
+        for op in DEFAULT_SHAPES
+        if op not in _PRIMITIVES
+    }
     return {**found, "greater": ["narrow"], "argmax": ["tournament"]}
 
 

@@ -36,6 +36,15 @@ def scale(x: RingArray, factor: float) -> RingArray:
     return out
 
 
+def scale_all(x: RingArray, factors: FloatArray) -> RingArray:
+    """As `scale`, x times every one of these factors: (factors, *shape)."""
+    if not np.abs(factors).max() < 1 << _LARGEST_BITS:
+        raise UsageError(f"scale: factors stay below 2^{_LARGEST_BITS} in magnitude")
+    shape = len(factors), *x.shape
+    each = factors.reshape(-1, *[1] * x.ndim)
+    return _scaled(np.broadcast_to(x, shape), np.broadcast_to(each, shape))
+
+
 def turn_cost(count: int, rms_units: float) -> Cost:
     """Of `turn` for `count` numbers in all, of this root mean square; no messages."""
     work = Work.together(units(scaled=2 * count))

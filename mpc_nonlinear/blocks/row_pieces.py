@@ -13,7 +13,7 @@ from mpc_nonlinear.blocks.compare import (
     less_than_constants,
     less_than_constants_cost,
 )
-from mpc_nonlinear.blocks.local import scale, scale_cost
+from mpc_nonlinear.blocks.local import scale_all, scale_cost
 from mpc_nonlinear.blocks.select import select, select_cost
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.cost import Cost
@@ -157,13 +157,11 @@ def row_pieces(s: RingArray, pieces: RowPieces, session: Session) -> RingArray:
     values, which are local: rounds of `less_than_constants` and 1. After the splines of [Liu17]
     MiniONN, eprint 2017/452, Section 5.3, with ends repeated in every octave.
     """
-    fixed, own = session.fixed_point, session.party is Party.CLIENT
     chosen = _pieces_of(s, pieces, session)
-    values = np.empty((pieces.count, *s.shape), np.uint64)
-    for value, constant, slope in zip(values, *pieces.lines, strict=True):
-        value[...] = scale(s, float(slope))
-        if own:
-            value += fixed.encode(float(constant))
+    constants, slopes = pieces.lines
+    values = scale_all(s, slopes)
+    if session.party is Party.CLIENT:
+        values += session.fixed_point.encode(constants).reshape(-1, *[1] * s.ndim)
     total: RingArray = select(chosen, values, session).sum(axis=0, dtype=np.uint64)
     return total
 
@@ -175,7 +173,8 @@ def _pieces_of(s: RingArray, pieces: RowPieces, session: Session) -> BitArray:
     are those of one place.
     """
     start = 2.0**_COMPARED_BITS * session.fixed_point.unit / pieces.low
-    scaled = np.stack([scale(s, start * 2.0**-octave) for octave in range(pieces.octaves)])
+    starts = start * np.exp2(-np.arange(pieces.octaves, dtype=np.float64))
+    scaled = scale_all(s, starts)
     below = less_than_constants(scaled, pieces._thresholds, pieces._width, session)
     # (pieces, octaves, ...) to ascending ends; nothing asks for the first.
     ends = np.swapaxes(below, 0, 1).reshape(pieces.count, *s.shape)[1:]
