@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,7 @@ def _check_bits(bits: int) -> None:
         raise UsageError(f"bit width is {bits}; use 1 to {WORD_BITS}")
 
 
+@lru_cache
 def _joins(bits: int, lanes: int) -> NDArray[np.uint64]:
     """How to join neighbours, pair by pair: rows (first's mask, second's mask, shift), (4, 3).
 

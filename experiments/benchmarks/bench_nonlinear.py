@@ -1,6 +1,7 @@
 """Every nonlinear protocol between two pinned processes, its randomness produced offline.
 
-Base oblivious transfers and keys are set-up; producing correlations is the offline phase. One JSON
+Base oblivious transfers and keys are set-up; producing correlations is the offline phase, triples
+and cubes modulo a prime among them. A protocol that takes one engine of products gets it. One JSON
 line a phase on standard output; on standard error a table, bits per element and the share of time
 that each part of the code took.
 
@@ -22,15 +23,28 @@ from typing import Any
 from pair import Outcome, emit, measure, parse_shapes, refuse, shape_name
 
 import numpy as np  # isort: skip
-from nonlinear_cases import DEFAULT_SHAPES, FIXED, Case, choices, expected, inputs, protocol
+from nonlinear_cases import (
+    DEFAULT_SHAPES,
+    FIXED,
+    Case,
+    choices,
+    engine_of,
+    expected,
+    inputs,
+    protocol,
+)
 
 from he_linear.ckks.keys import ClientKeys, ServerKeys, public_key_bytes
 from he_linear.ckks.parameters import PARAMETER_SETS, set_for_products
+from he_linear.packings.row_blocks import Room
 from hybrid.config.schema import LINK_PROFILES
+from hybrid.operators.exact_rows import RowsClient, RowsParty, RowsServer
 from hybrid.operators.homomorphic import HomomorphicClient, HomomorphicServer
 from hybrid.operators.slot_products import POLYNOMIAL_PRODUCTS, CheapestProducts, CkksProducts
-from hybrid.runtime.parties import with_keys
+from hybrid.operators.slot_triples import TRIPLE_PARAMETERS, make_triples
+from hybrid.runtime.session_parts import with_keys
 from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.prime_products import PrimeProducts
 from mpc_nonlinear.blocks.session import Context, Products, Session
 from mpc_nonlinear.correlations import SOURCES
 from mpc_nonlinear.fixed_point import RingArray
@@ -46,7 +60,9 @@ def products(kind: str) -> Products:
     """Elementwise products by name."""
     in_slots, by_ot = CkksProducts(SHALLOW, DEEP, FIXED.fraction_bits), OtProducts(16)
     # Four bytes an oblivious transfer: what counts here is that it is more than none.
-    by_name = {"ckks": in_slots, "ot": by_ot, "cheapest": CheapestProducts((in_slots, by_ot), 0.25)}
+    by_triples = PrimeProducts(FIXED.fraction_bits, TRIPLE_PARAMETERS.plain_prime)
+    cheapest = CheapestProducts((in_slots, by_ot), 0.25)
+    by_name = {"ckks": in_slots, "ot": by_ot, "cheapest": cheapest, "slot_triples": by_triples}
     return by_name[kind]
 
 
@@ -59,6 +75,7 @@ class ProtocolRunner:
         source: Any = LOCAL_SOURCES[case.correlations](channel.party, SecureRandom())
         source.setup(channel)
         self._session = Session(channel, context, source, SecureRandom())
+        self._rows = _rows_party(channel) if case.products == PrimeProducts.name else None
         self._cost = self._protocol.cost(case.shape, context)
         mask = SecureRandom(bytes(32), domain="benchmark").uint64(case.shape)
         values = FIXED.encode(inputs(case))
@@ -70,6 +87,9 @@ class ProtocolRunner:
         """Produce what the protocol consumes, and make it ready."""
         self._session.correlations.produce(self._cost.ots, self._session.channel)
         self._session.prepared.prepare(self._cost.demand)
+        if self._rows:
+            session = self._session
+            make_triples(self._cost.demand, self._rows, session.channel, session.prepared)
 
     def online(self) -> RingArray:
         """Run the protocol."""
@@ -94,6 +114,17 @@ def _homomorphic(channel: Channel) -> Any:
         data = channel.recv(public_key_bytes(p, 0, True))
         parsed.append(ServerKeys.parse(p, data, (), True))
     return HomomorphicServer(parsed, SecureRandom())
+
+
+def _rows_party(channel: Channel) -> RowsParty:
+    """With keys of the triples' slots."""
+    if channel.party is Party.CLIENT:
+        keys = ClientKeys.generate(TRIPLE_PARAMETERS, (), False, SecureRandom())
+        channel.send(keys.public_bytes())
+        return RowsClient(keys, SecureRandom())
+    data = channel.recv(public_key_bytes(TRIPLE_PARAMETERS, 0, False))
+    parsed = ServerKeys.parse(TRIPLE_PARAMETERS, data, (), False)
+    return RowsServer(parsed, SecureRandom(), Room())
 
 
 def _print_shares(profile: cProfile.Profile) -> None:
@@ -135,7 +166,7 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
         shapes = parse_shapes(arguments.shape) if arguments.shape else DEFAULT_SHAPES[op]
         found += [
             Case(
-                op, shape, name, arguments.correlations, arguments.products,
+                op, shape, name, arguments.correlations, engine_of(op, name, arguments.products),
                 arguments.runs if arguments.profile else 0,
             )
             for shape in shapes
@@ -151,7 +182,9 @@ def main() -> None:
     parser.add_argument("--shape", help="instead of the default shapes, as 77x1000")
     parser.add_argument("--runs", type=int, default=3, help="after one warm-up; median reported")
     parser.add_argument("--correlations", choices=list(LOCAL_SOURCES), default=SOURCES[0].name)
-    parser.add_argument("--products", choices=["cheapest", "ckks", "ot"], default="cheapest")
+    parser.add_argument(
+        "--products", choices=["cheapest", "ckks", "ot", "slot_triples"], default="cheapest"
+    )
     parser.add_argument("--profile", action="store_true", help="shares of time, last run")
     parser.add_argument("--link", choices=list(LINK_PROFILES), help="imitate a network")
     arguments = parser.parse_args()

@@ -62,6 +62,12 @@ def choices() -> dict[str, list[str]]:
     return {**found, "greater": ["narrow"], "argmax": ["tournament"]}
 
 
+def engine_of(op: str, name: str, wanted: str) -> str:
+    """Of products: the wanted one, unless the protocol takes others."""
+    allowed = () if op in _PRIMITIVES else load_catalog()[op, name].product_engines
+    return allowed[0] if allowed and wanted not in allowed else wanted
+
+
 def inputs(case: Case) -> FloatArray:
     """Normal numbers as the peers' scripts draw them."""
     rng = np.random.default_rng(20240)

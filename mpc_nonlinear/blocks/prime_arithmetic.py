@@ -29,6 +29,26 @@ def multiply_add(x: RingArray, y: RingArray, z: RingArray, modulus: int) -> Ring
     return out
 
 
+def combinations(
+    operands: RingArray, factors: RingArray, constants: RingArray, modulus: int
+) -> RingArray:
+    """Sums (m, n) of residues (k, n) by public factors (m, k), and constants (m,), modulo t.
+
+    As `multiply_add`, term by term.
+    """
+    if modulus.bit_length() > MAX_MODULUS_BITS:
+        raise UsageError(
+            f"combinations modulo {modulus}: use a modulus of at most {MAX_MODULUS_BITS} bits"
+        )
+    (k, n), m = operands.shape, len(factors)
+    assert factors.shape == (m, k)
+    assert constants.shape == (m,)
+    out = np.empty((m, n), np.uint64)
+    x, f, c = (np.ascontiguousarray(part).view(np.int64) for part in (operands, factors, constants))
+    _combinations(x, f, c, np.int64(modulus), out.view(np.int64))
+    return out
+
+
 def quotients(x: RingArray, factor: int, addend: int, modulus: int) -> RingArray:
     """Floor of (x factor + addend) / t over the integers, for residues x, factor and addend.
 
@@ -71,3 +91,21 @@ def _multiply_add(x, y, z, t, out):  # type: ignore[no-untyped-def]
         rest -= t if rest >= t else 0
         total = rest + z[i]
         out[i] = total - t if total >= t else total
+
+
+@njit(cache=True, nogil=True)
+def _combinations(operands, factors, constants, t, out):  # type: ignore[no-untyped-def]
+    inverse = 1.0 / np.float64(t)
+    for row in range(out.shape[0]):
+        for i in range(out.shape[1]):
+            total = constants[row]
+            for j in range(operands.shape[0]):
+                a, b = operands[j, i], factors[row, j]
+                quotient = np.int64(np.float64(a) * np.float64(b) * inverse)
+                rest = a * b - quotient * t
+                # The quotient may be one too large or too small.
+                rest += t if rest < 0 else 0
+                rest -= t if rest >= t else 0
+                total += rest
+                total -= t if total >= t else 0
+            out[row, i] = total

@@ -16,7 +16,7 @@ import numpy as np
 
 from mpc_nonlinear.blocks.compare import Width, less_than_constants, less_than_constants_cost
 from mpc_nonlinear.blocks.local import scale
-from mpc_nonlinear.blocks.prime_arithmetic import multiply_add
+from mpc_nonlinear.blocks.prime_arithmetic import combinations
 from mpc_nonlinear.blocks.prime_cubes import PrimePowers, powers_cost
 from mpc_nonlinear.blocks.prime_products import PrimeProducts
 from mpc_nonlinear.blocks.prime_shares import from_prime, from_prime_cost, to_prime
@@ -45,9 +45,8 @@ class CubicPiece:
 
     def __call__(self, a: FloatArray) -> FloatArray:
         """In the clear, float64."""
-        value: FloatArray = np.asarray(
-            np.polynomial.polynomial.polyval(a, self.coefficients), np.float64
-        )
+        constant, first, second, third = self.coefficients
+        value: FloatArray = constant + a * (first + a * (second + a * third))
         return value
 
     def steepest(self, start: float) -> tuple[float, float]:
@@ -122,8 +121,8 @@ class CubicPieces(NonlinearProtocol):
         )
 
     def _values_cost(self, count: int) -> Cost:
-        """Three products by constants a piece for the odd part, one for the even one."""
-        products = 4 * len(self.pieces) * count
+        """A product by a constant for each operand, piece and side."""
+        products = 4 * 2 * len(self.pieces) * count
         return Cost(work=Work.together(units(prime_multiply_add=products)))
 
     def _modulus(self, context: Context) -> int:
@@ -184,29 +183,24 @@ class CubicPieces(NonlinearProtocol):
         operands (n,): x in units, x cut, its square and its cube. A piece at -x is its even part
         less its odd part.
         """
-        t = self._modulus(session.context)
-        exact, cut, square, cube = operands
-        low, high, start = [], [], 0.0
+        t, unit = self._modulus(session.context), session.fixed_point.unit
+        per = np.array([1 / unit, self.steps, self.steps**2, self.steps**3])
+        rows, constants, start = [], [], 0.0
         for piece in self.pieces:
             constant, first, second, third = piece.coefficients
             middle, _ = piece.steepest(start)
-            own = constant - self.outside if session.party is Party.CLIENT else 0.0
-            even = _plus(square, second, self.steps**2, _filled(square, own, 1.0, t), t)
-            odd = _plus(exact, first + middle, 1 / session.fixed_point.unit, None, t)
-            odd = _plus(cut, -middle, self.steps, odd, t)
-            odd = _plus(cube, third, self.steps**3, odd, t)
-            high.append((even + odd) % np.uint64(t))
-            low.append((even + (np.uint64(t) - odd)) % np.uint64(t))
+            rows.append(np.array([first + middle, -middle, second, third]) / per)
+            constants.append(constant - self.outside)
             start = piece.end
-        return np.stack([*reversed(low), *high])
+        mirror = np.array([-1.0, -1.0, 1.0, -1.0])
+        factors = np.stack([*(row * mirror for row in reversed(rows)), *rows])
+        added = np.array([*reversed(constants), *constants])
+        if session.party is Party.SERVER:
+            added = np.zeros_like(added)
+        return combinations(np.stack(operands), _residues(factors, t), _residues(added, t), t)
 
 
-def _filled(like: RingArray, real: float, per: float, t: int) -> RingArray:
-    """A real constant at SCALE_BITS for operands of `per` units in one, modulo t."""
-    return np.full_like(like, round(real * 2.0**SCALE_BITS / per) % t)
-
-
-def _plus(x: RingArray, factor: float, per: float, added: RingArray | None, t: int) -> RingArray:
-    """X times a real factor at SCALE_BITS, plus what is added, modulo t."""
-    more = np.zeros_like(x) if added is None else added
-    return multiply_add(x, _filled(x, factor, per, t), more, t)
+def _residues(reals: FloatArray, t: int) -> RingArray:
+    """Real numbers at SCALE_BITS, modulo t; below 2^53, so exact multiples of 2^-SCALE_BITS."""
+    words = np.rint(reals * 2.0**SCALE_BITS).astype(np.int64)
+    return np.mod(words, np.int64(t)).astype(np.uint64)
