@@ -20,8 +20,8 @@ from mpc_nonlinear.blocks.cached_products import (
     causal_masks,
     made_causal,
     made_causal_cost,
-    opened_together,
 )
+from mpc_nonlinear.blocks.moduli import WORDS
 from mpc_nonlinear.cost import OtCount
 from mpc_nonlinear.ring_matmul import ring_matmul
 from tests.he_setup import looks_uniform
@@ -342,7 +342,7 @@ def test_several_arrays_open_in_one_round():
     def role(channel):
         session = quick_session(channel, OtCount())
         with channel.step("opened"):
-            return opened_together([pair[channel.party] for pair in pairs], session)
+            return WORDS.opened([pair[channel.party] for pair in pairs], session)
 
     *results, channel = run_both(role)
     for found in results:
