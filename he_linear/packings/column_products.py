@@ -61,13 +61,15 @@ class ColumnProductsPacking(SlotPacking):
     def __init__(self, parameters: SlotParameters, columns: int, inner: int, outputs: int) -> None:
         check_sizes(columns=columns, inner=inner, outputs=outputs)
         self.parameters, self.columns = parameters, columns
-        self.input_ciphertexts, self.output_ciphertexts = inner, outputs
+        self.inner, self.output_ciphertexts = inner, outputs
         self.period = self.room_for_columns(parameters)
         if columns > self.period:
             raise UsageError(
                 f"packing {self.name}: {columns} columns; a ciphertext has {self.period} of {ROWS} "
                 "rows"
             )
+        self.input_ciphertexts = -(-inner // (self.period // columns))
+        self._parts = -(-inner // self.input_ciphertexts)
 
     @staticmethod
     def room_for_columns(parameters: SlotParameters) -> int:
@@ -105,14 +107,23 @@ class ColumnProductsPacking(SlotPacking):
 
     # -- what the parties do ------------------------------------------------------------------
 
-    def rows_of(self, coefficients: Residues) -> Residues:
-        """Polynomials (inputs or outputs, N) to entries (columns, ROWS, inputs or outputs).
+    def rows_in(self, coefficients: Residues) -> Residues:
+        """The rows rho (columns, ROWS, inner) that encrypted polynomials (inputs, N) hold."""
+        parts = self._entries(coefficients).transpose(0, 2, 1, 3)
+        rows = parts.reshape(self.columns, ROWS, -1)
+        return np.ascontiguousarray(rows[..., : self.inner])
 
-        Linear, so it maps shares.
-        """
+    def rows_out(self, coefficients: Residues) -> Residues:
+        """A share of results (outputs, N) to one of products (columns, ROWS, outputs)."""
+        total: Residues = self._entries(coefficients).sum(axis=1, dtype=np.uint64)
+        return total % np.uint64(self.parameters.plain_prime)
+
+    def _entries(self, coefficients: Residues) -> Residues:
+        """Slots as (columns, parts, ROWS, polynomials): linear, so it maps shares."""
         slots = slots_of(coefficients, self.parameters.plain_prime)
         entries = slots.reshape(-1, ROWS, self.period).transpose(2, 1, 0)
-        return np.ascontiguousarray(entries[: self.columns])
+        used = entries[: self.columns * self._parts]
+        return used.reshape(self.columns, self._parts, ROWS, -1)
 
     def stream(
         self, ciphertexts: Floats, weights: Sequence[Residues], keys: ServerKeys, room: Room
@@ -159,12 +170,10 @@ class ColumnProductsPacking(SlotPacking):
         list(keys.workers.map(place, range(len(self.parameters.primes))))
 
     def _some(self, weights: Sequence[Residues], start: int, stop: int) -> Floats:
-        """Outputs from start on: (some, inner, columns), centred."""
-        t = self.parameters.plain_prime
-        found = np.zeros((self.columns, self.input_ciphertexts, stop - start))
+        """Outputs from start on: (some, inputs, columns and their parts), centred."""
+        t, inputs = self.parameters.plain_prime, self.input_ciphertexts
+        found = np.zeros((self.columns, self._parts * inputs, stop - start))
         for column, matrix in zip(found, weights, strict=True):
-            part = matrix[:, start:stop]
-            column[: part.shape[0], : part.shape[1]] = np.where(
-                part > t // 2, part.view(np.int64) - t, part.view(np.int64)
-            )
-        return np.ascontiguousarray(found.transpose(2, 1, 0))
+            part = matrix[:, start:stop].astype(np.float64)
+            column[: part.shape[0], : part.shape[1]] = np.where(part > t // 2, part - t, part)
+        return np.ascontiguousarray(found.reshape(-1, inputs, stop - start).transpose(2, 1, 0))

@@ -150,7 +150,7 @@ def ask_rows_times(
     for group in groups:
         p = group.packing
         message, uniform = slot_encrypt(p.input_ciphertexts, party.keys, party.randomness)
-        columns = p.rows_of(uniform)
+        columns = p.rows_in(uniform)
         rows = [c[: s.rows, : s.inner].copy() for c, s in zip(columns, group.sizes, strict=True)]
         opened = [rho[s.zeros] for rho, s in zip(rows, group.sizes, strict=True)]
         # Gone before they are sent.
@@ -161,7 +161,7 @@ def ask_rows_times(
     for group, rows in zip(groups, drawn, strict=True):
         p = group.packing
         answer = channel.recv(p.download_bytes)
-        shares = p.rows_of(slot_unmask(answer, p.output_ciphertexts, party.keys))
+        shares = p.rows_out(slot_unmask(answer, p.output_ciphertexts, party.keys))
         for place, size, rho, share in zip(group.places, group.sizes, rows, shares, strict=True):
             yield place, rho, share[: size.rows, : size.outputs]
 
@@ -185,7 +185,7 @@ def answer_rows_times(
         results = p.stream(ciphertexts, own, party.keys, party.room)
         answer, masks = slot_mask_for_client(results, party.keys, party.randomness)
         channel.send(answer)
-        shares = p.rows_of(masks)
+        shares = p.rows_out(masks)
         for place, size, share, zeros, w in zip(
             group.places, group.sizes, shares, known, own, strict=True
         ):
