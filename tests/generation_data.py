@@ -20,7 +20,7 @@ from transport.traffic import Traffic
 LLAMA = Path(__file__).resolve().parent / "data" / "decoders" / "llama"
 PROTOCOLS = {
     "embedding": "exact_rows", "linear": "exact_rows", "rmsnorm": "octave_polynomial",
-    "cached_attention": "matrix_correlations", "causal_softmax": "squared_polynomial",
+    "cached_attention": "slot_correlations", "causal_softmax": "squared_polynomial",
     "silu": "magnitude_polynomial",
 }  # fmt: skip
 SETUP = Traffic(1000, 2000, 3, 4, 5)

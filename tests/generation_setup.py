@@ -38,7 +38,7 @@ def generation_content(family="llama", *, dealer=False, **settings):
     protocols = {
         "embedding": linear,
         "linear": linear,
-        "cached_attention": "beaver" if dealer else "matrix_correlations",
+        "cached_attention": "beaver" if dealer else "slot_correlations",
         "causal_softmax": "own_powers",
         "multiply": "dealer" if dealer else "slot_triples",
         **_NONLINEAR[family],

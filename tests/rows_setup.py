@@ -15,6 +15,7 @@ from he_linear.exact.slot_parameters import SLOT_SETS
 from he_linear.kernels.residues import add, from_centred, intt, multiply
 from he_linear.kernels.row_products import IntegerMatrix
 from he_linear.packings.row_blocks import Room
+from tests.he_setup import looks_uniform
 from transport.randomness import SecureRandom
 
 P = SLOT_SETS["n8192_t44"]
@@ -55,6 +56,12 @@ def product(rho, weights):
     high, low = (rho >> np.uint64(22)).astype(np.int64), (rho & np.uint64(2**22 - 1)).astype(int)
     w = weights.astype(np.int64)
     return (((high @ w % T << 11) % T << 11) % T + low @ w) % T
+
+
+def uniform_residues(words):
+    """T lies just below 2^44."""
+    assert int(words.max()) < T
+    return looks_uniform(words.ravel() << np.uint64(20) | words.ravel() & np.uint64(2**20 - 1))
 
 
 def phase(ciphertexts, client):

@@ -115,7 +115,7 @@ def test_plan_shows_passes_and_what_they_share(tmp_path):
         "a token, with its shares: client sends",
         "failure probability of a conversation of 64 positions, answers of up to 4 tokens: ",
         "layer1.scores",
-        "matrix_correlations",
+        "slot_correlations",
     ):
         assert said in output, said
     code, said = run("plan", config, "--json", cwd=tmp_path)

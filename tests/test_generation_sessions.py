@@ -87,7 +87,8 @@ def test_a_session_that_would_fail_too_often_ends(monkeypatch, plan):
 
     def ask(client):
         # Room for one conversation, not for what its first pass prepares.
-        monkeypatch.setattr(generating, "MAX_FAILURE_PROBABILITY", first * 1.5)
+        limit = first + plan.batch_cost().failure_probability / 2
+        monkeypatch.setattr(generating, "MAX_FAILURE_PROBABILITY", limit)
         return list(client.answer(np.array([5, 6, 7]), 1, fresh=True))
 
     server, client = both_ends(generation_config(), generation_config(), ask)

@@ -27,7 +27,7 @@ from mpc_nonlinear.fixed_point import FixedPoint
 from tests.he_setup import looks_uniform
 from tests.ot_sources import InsecureLocalSource, quick_session, run_misbehaving, stocked
 from tests.parties import DEEP, PARAMETERS
-from tests.rows_setup import N, P, T, made_keys, messages_and_noise
+from tests.rows_setup import N, P, T, made_keys, messages_and_noise, uniform_residues
 from transport.errors import FrameError, ParameterError, UsageError
 from transport.local import run_both
 from transport.randomness import SecureRandom
@@ -222,19 +222,14 @@ def test_declared_probability_covers_every_ciphertext():
 # -- what the parties hold and see -----------------------------------------------------------
 
 
-def uniform(words):
-    assert int(words.max()) < T
-    return looks_uniform(words << np.uint64(20) | words & np.uint64(2**20 - 1))
-
-
 def test_every_share_is_uniform_and_fresh():
     demand = Demand.of(TRIPLE, N) + Demand.of(SQUARE, N)
     first, second = made(demand), made(demand)
     for role in Party:
         for kind, parts in first[role].items():
             for part, again in zip(parts, second[role][kind], strict=True):
-                assert uniform(part)
-                assert uniform((part + np.uint64(T) - again) % np.uint64(T))
+                assert uniform_residues(part)
+                assert uniform_residues((part + np.uint64(T) - again) % np.uint64(T))
 
 
 def test_shares_of_scaled_rows_and_differences_are_uniform_and_fresh():

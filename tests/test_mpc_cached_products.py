@@ -20,12 +20,13 @@ from mpc_nonlinear.blocks.cached_products import (
     causal_masks,
     made_causal,
     made_causal_cost,
-    opened_together,
 )
+from mpc_nonlinear.blocks.moduli import WORDS, Residues
 from mpc_nonlinear.cost import OtCount
 from mpc_nonlinear.ring_matmul import ring_matmul
 from tests.he_setup import looks_uniform
 from tests.ot_sources import quick_session
+from transport.bitpack import pack_bits
 from transport.errors import UsageError
 from transport.local import run_both
 from transport.randomness import SecureRandom
@@ -35,26 +36,37 @@ BITS = 16
 SIZES = CacheSizes(kv_heads=2, group=2, size=4, prefix=3, capacity=6)
 
 
-def split(x):
+PRIME_BITS = 43
+PRIME = Residues((1 << PRIME_BITS) - 57)
+
+
+def split(x, modulus=WORDS):
     first = SecureRandom().uint64(x.shape)
-    return first, x - first
+    if modulus is WORDS:
+        return first, x - first
+    first = first % np.uint64(modulus.modulus)
+    return first, modulus.minus(x, first)
 
 
-def correlations(sizes):
+def correlations(sizes, modulus=WORDS):
     """Both parties' masks of keys and of values."""
     rng = SecureRandom()
     query, key = (rng.uint64(shape) for shape in sizes.score_shapes)
-    scores = query, key.transpose(0, 2, 1), ring_matmul(query, key)
-    a = causal_masks(sizes, rng)
-    b = rng.uint64(sizes.context_shapes[1])
-    context = a, b, ring_matmul(a, b)
-    return [tuple(zip(*map(split, whole), strict=True)) for whole in (scores, context)]
+    a, b = causal_masks(sizes, rng), rng.uint64(sizes.context_shapes[1])
+    if modulus is not WORDS:
+        query, key, a, b = (part % np.uint64(modulus.modulus) for part in (query, key, a, b))
+    scores = query, key.transpose(0, 2, 1), modulus.times(query, key)
+    context = a, b, modulus.times(a, b)
+    return [
+        tuple(zip(*(split(part, modulus) for part in whole), strict=True))
+        for whole in (scores, context)
+    ]
 
 
-def caches(sizes, made, party):
+def caches(sizes, made, party, modulus=WORDS):
     return (
-        KeyProducts("layer0", sizes, made[0][party], party),
-        ValueProducts("layer0", sizes, made[1][party], party),
+        KeyProducts("layer0", sizes, made[0][party], party, modulus),
+        ValueProducts("layer0", sizes, made[1][party], party, modulus),
     )
 
 
@@ -100,9 +112,9 @@ def expected(sizes, prefix, rows):
     return found
 
 
-def converse(sizes, prefix, rows, watch=None):
+def converse(sizes, prefix, rows, watch=None, modulus=WORDS):
     """Both parties' shares of every pass; every call's traffic is what was declared."""
-    made = correlations(sizes)
+    made = correlations(sizes, modulus)
     prefix = [(np.zeros(p.shape, np.uint64), words(p)) for p in prefix]
     rows = [[split(words(part)) for part in row] for row in rows]
 
@@ -111,11 +123,11 @@ def converse(sizes, prefix, rows, watch=None):
         session = quick_session(channel, OtCount(0, 10**5), fraction_bits=BITS)
         if watch is not None:
             watch(channel)
-        keys, values = caches(sizes, made, mine)
+        keys, values = caches(sizes, made, mine, modulus)
         with channel.step("prefix"):
             append_known(keys, prefix[0][mine], session)
             append_known(values, prefix[1][mine], session)
-        assert channel.traffic("prefix") == (append_known_cost(sizes) * 2).traffic
+        assert channel.traffic("prefix") == (append_known_cost(sizes, modulus) * 2).traffic
         results, past = [], 0
         for query, key, value, weights in rows:
             n = key[0].shape[1]
@@ -125,7 +137,7 @@ def converse(sizes, prefix, rows, watch=None):
             with channel.step(f"context {past}"):
                 context = cached_context(values, weights[mine], past, session)
             for name, cost in (("scores", cached_scores_cost), ("context", cached_context_cost)):
-                declared = cost(sizes, past, n, BITS)
+                declared = cost(sizes, past, n, BITS, modulus)
                 assert channel.traffic(f"{name} {past}") == declared.traffic
                 assert declared.failure_probability == 0
             results.append((scores, context))
@@ -139,17 +151,19 @@ def converse(sizes, prefix, rows, watch=None):
     ]
 
 
-def check(sizes, passes, seed=0):
+def check(sizes, passes, seed=0, modulus=WORDS):
     prefix, rows = conversation(sizes, passes, np.random.default_rng(seed))
-    found, plain = converse(sizes, prefix, rows), expected(sizes, prefix, rows)
+    found = converse(sizes, prefix, rows, modulus=modulus)
+    plain = expected(sizes, prefix, rows)
     assert len(found) == len(passes)
     for got, wanted in zip(found, plain, strict=True):
         for ours, theirs in zip(got, wanted, strict=True):
-            # Roundings of the operands, and a unit of the truncation.
+            # Roundings of the operands, and up to two units of the way back.
             assert ours.shape == theirs.shape
             assert np.abs(ours - theirs).max() < (2 + 12 * theirs.shape[-1] * sizes.size) / 2**BITS
 
 
+@pytest.mark.parametrize("modulus", [WORDS, PRIME], ids=["words", "prime"])
 @pytest.mark.parametrize(
     ("sizes", "passes"),
     [
@@ -161,8 +175,8 @@ def check(sizes, passes, seed=0):
         (CacheSizes(1, 3, 2, 7, 9), (3, 1)),
     ],
 )
-def test_passes_against_plain_products(sizes, passes):
-    check(sizes, passes)
+def test_passes_against_plain_products(sizes, passes, modulus):
+    check(sizes, passes, modulus=modulus)
 
 
 @settings(max_examples=15, deadline=None)
@@ -170,9 +184,10 @@ def test_passes_against_plain_products(sizes, passes):
     st.tuples(*[st.integers(1, 3)] * 3, st.integers(0, 4)),
     st.lists(st.integers(1, 4), min_size=1, max_size=4),
     st.integers(0, 2),
+    st.sampled_from([WORDS, PRIME]),
 )
-def test_any_sizes_and_passes(shape, passes, spare):
-    check(CacheSizes(*shape, sum(passes) + spare), passes, seed=spare)
+def test_any_sizes_and_passes(shape, passes, spare, modulus):
+    check(CacheSizes(*shape, sum(passes) + spare), passes, seed=spare, modulus=modulus)
 
 
 @pytest.mark.parametrize("sizes", [SIZES, CacheSizes(1, 2, 3, 0, 4), CacheSizes(2, 1, 2, 3, 1)])
@@ -247,6 +262,30 @@ def test_no_mask_serves_twice():
     assert len(np.unique(masks)) == masks.size
     whole = sum(np.prod(shape) for shape in SIZES.score_shapes) + np.prod(SIZES.context_shapes[1])
     assert masks.size == whole + SIZES.visible_count(0, 6)
+
+
+def test_residues_open_uniform_and_once(monkeypatch):
+    """Modulo a prime: what either party sends, and masks that no two numbers share."""
+    sent, sums, opened = {party: [] for party in Party}, [], Residues.opened
+
+    def watched(self, shares, session):
+        sent[session.party].extend(share.ravel() for share in shares)
+        found = opened(self, shares, session)
+        if session.party is Party.SERVER:
+            sums.extend(part.ravel() for part in found)
+        return found
+
+    monkeypatch.setattr(Residues, "opened", watched)
+    sizes = CacheSizes(2, 2, 64, 8, 24)
+    prefix, rows = conversation(sizes, (20, 1, 3), np.random.default_rng(3))
+    prefix, rows = [0 * p for p in prefix], [tuple(0 * x for x in row) for row in rows]
+    converse(sizes, prefix, rows, modulus=PRIME)
+    whole = sum(np.prod(shape) for shape in sizes.score_shapes) + np.prod(sizes.context_shapes[1])
+    for numbers in (*(np.concatenate(part) for part in sent.values()), np.concatenate(sums)):
+        assert numbers.max() < PRIME.modulus
+        low = np.frombuffer(pack_bits(numbers[: numbers.size // 8 * 8], 40), np.uint64)
+        assert looks_uniform(low)
+        assert len(np.unique(numbers)) == numbers.size == whole + sizes.visible_count(0, 24)
 
 
 class StopError(Exception):
@@ -333,19 +372,3 @@ def test_room_and_order_and_shapes():
         assert keys.length == keys.used == 0
 
     alone(role, NO_PREFIX)
-
-
-def test_several_arrays_open_in_one_round():
-    parts = [np.arange(6, dtype=np.uint64).reshape(2, 3), np.array([7], np.uint64)]
-    pairs = [split(part) for part in parts]
-
-    def role(channel):
-        session = quick_session(channel, OtCount())
-        with channel.step("opened"):
-            return opened_together([pair[channel.party] for pair in pairs], session)
-
-    *results, channel = run_both(role)
-    for found in results:
-        assert all(np.array_equal(x, y) for x, y in zip(found, parts, strict=True))
-    traffic = channel.traffic("opened")
-    assert (traffic.rounds, traffic.client_payload_bytes) == (1, 56)

@@ -58,6 +58,23 @@ def _paired_slots(weights, sizes, places, root, t, out):  # type: ignore[no-unty
 
 
 @njit(cache=True, nogil=True)
+def _paired_columns(weights, places, root, t, out):  # type: ignore[no-untyped-def]
+    """Out (outputs, inner / 2, 2c): A + Y^c B of neighbouring inner indices, by place."""
+    outputs, inner, used = weights.shape
+    c = places.size
+    out[...] = 0.0
+    for o in range(outputs):
+        for pair in range(out.shape[1]):
+            row, first = out[o, pair], 2 * pair
+            for j in range(used):
+                x = weights[o, first, j]
+                y = times(weights[o, first + 1, j], root, root / t, t) if first + 1 < inner else 0.0
+                place = places[j]
+                row[place] = centre(x + y, t, 1.0 / t)
+                row[2 * c - 1 - place] = centre(x - y, t, 1.0 / t)
+
+
+@njit(cache=True, nogil=True)
 def _lift_pairs(rows, half, t):  # type: ignore[no-untyped-def]
     """Coefficients of A + Y^c B modulo t to the sum of both centred lifts."""
     n = rows.shape[1]
@@ -120,11 +137,32 @@ def encode_diagonals(
     values = np.empty((sizes.giants, inner // 2, 2 * c))
     shape = c, sizes.outputs, sizes.giants, sizes.babies
     _paired_slots(block, shape, _places(c), _imaginary(t, n), float(t), values)
-    flat = values.reshape(-1, 2 * c)
-    subring_tables(t, 2 * c, n).inverse(flat)
+    _encode_pairs(values, parameters, parameters.all_primes, first, out)
+
+
+def encode_columns(weights: Floats, parameters: SlotParameters, columns: int, out: Floats) -> None:
+    """Weights (outputs, inner, used columns), a slot each, to out (data primes, c, rows, inner).
+
+    Of output o and inner index i the slots w[o, i], repeated with period c = `columns`, zero beyond
+    the used ones: as `encode_diagonals`, which moves slots in between. Weights are residues modulo
+    t, centred; inner counts of `out` are even, what is beyond the weights becomes zero.
+    """
+    n, t = parameters.poly_degree, parameters.plain_prime
+    values = np.empty((len(weights), out.shape[-1] // 2, 2 * columns))
+    _paired_columns(weights, _places(columns), _imaginary(t, n), float(t), values)
+    _encode_pairs(values, parameters, parameters.primes, 0, out)
+
+
+def _encode_pairs(
+    values: Floats, parameters: SlotParameters, primes: tuple[int, ...], first: int, out: Floats
+) -> None:
+    """Values (rows, pairs, 2c) of A + Y^c B modulo t to rows `first` on of out, for the primes."""
+    n, t, length = parameters.poly_degree, parameters.plain_prime, values.shape[-1]
+    flat = values.reshape(-1, length)
+    subring_tables(t, length, n).inverse(flat)
     _lift_pairs(flat, centred(pow(2, -1, t), t), float(t))
     scaled = np.empty(values.shape)
-    for k, p in enumerate(parameters.all_primes):
+    for k, p in enumerate(primes):
         _halved(values.reshape(-1), centred(pow(2, -1, p), p), float(p), scaled.reshape(-1))
-        subring_tables(p, 2 * c, n).forward(scaled.reshape(-1, 2 * c))
+        subring_tables(p, length, n).forward(scaled.reshape(-1, length))
         _split_pairs(scaled, first, _imaginary(p, n), float(p), stored_bias(p), out[k])

@@ -54,6 +54,7 @@ from hybrid.operators.pool import (
     SharedSumOperator,
 )
 from hybrid.operators.score_bias import ScoreBias, ScoreBiasOperator
+from hybrid.operators.slot_attention import SlotCachedAttentionOperator, SlotCorrelations
 
 OPERATORS: tuple[type[Operator], ...] = (
     LinearOperator,
@@ -63,6 +64,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     ExactAttentionOperator,
     DealtAttentionOperator,
     ExactCachedAttentionOperator,
+    SlotCachedAttentionOperator,
     DealtCachedAttentionOperator,
     NonlinearOperator,
     PoolOperator,
@@ -84,6 +86,7 @@ ENTRIES: tuple[type[Any], ...] = (
     BeaverEmbedding,
     BeaverAttention,
     MatrixCorrelations,
+    SlotCorrelations,
     DealtCorrelations,
     MaskedSum,
     SharedSum,

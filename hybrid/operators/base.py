@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -234,6 +234,9 @@ class Operator(ABC):
     def prepare_batch(self, state: RunState) -> None:  # noqa: ARG002
         """Work that `batch_cost` declares; called where that is not nothing."""
         raise UsageError(f"{self.node.name}: declares no batches, and was asked for one")
+
+    def join(self, operators: Sequence[Operator]) -> None:  # noqa: B027
+        """All operators of a conversation, in order: some prepare together with others."""
 
     def conversation_cost(self) -> Cost:
         """Of what serves all passes of one conversation; nothing for most."""

@@ -24,7 +24,6 @@ from hybrid.operators.base import Choice, Operator, PlanContext, RingKeySet, Run
 from hybrid.operators.dealt_layers import require_dealer
 from hybrid.operators.exact_products import exact_matmul, exact_traffic, exact_work
 from mpc_nonlinear.blocks.cached_products import (
-    MAX_SCORE_BITS,
     CacheSizes,
     KeyProducts,
     ValueProducts,
@@ -39,6 +38,7 @@ from mpc_nonlinear.blocks.cached_products import (
     made_causal_cost,
 )
 from mpc_nonlinear.blocks.long_tables import offer_tables, take_table, take_table_cost
+from mpc_nonlinear.blocks.moduli import WORDS, Modulus
 from mpc_nonlinear.correlations.dealt import matrix_kind
 from mpc_nonlinear.cost import NO_COST, Cost, Demand
 from mpc_nonlinear.fixed_point import RingArray
@@ -92,6 +92,10 @@ class CachedAttentionOperator(Operator):
     (n, heads * size).
     """
 
+    _modulus: ClassVar[Modulus] = WORDS
+    _remedy: ClassVar[str] = ""
+    """Another way out where results are too large."""
+
     def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
         super().__init__(node, entry, choice, context)
         self._is_scores = node.op == "cached_scores"
@@ -111,11 +115,11 @@ class CachedAttentionOperator(Operator):
         self._bits = context.fixed_point.fraction_bits
         self._require_room()
         if (bound := node.bounds.get("output")) is not None:
-            largest = 2.0 ** (MAX_SCORE_BITS - 2 * self._bits)
+            largest = self._modulus.limit(self._bits) * 2.0 ** (-2 * self._bits)
             if bound.max_abs >= largest:
                 raise ConfigError(
                     f"{node.name}: results up to {bound.max_abs:g}, the truncation takes less than "
-                    f"{largest:g}; use fewer mpc.fraction_bits"
+                    f"{largest:g}; use fewer mpc.fraction_bits{self._remedy}"
                 )
 
     def _require_room(self) -> None:
@@ -127,17 +131,31 @@ class CachedAttentionOperator(Operator):
             )
 
     def cost(self) -> Cost:
-        """One exchange of masked shares, one truncation of all that is seen; no failures."""
+        """One exchange of masked shares, one truncation of all that is seen; lifts may fail."""
         cost = cached_scores_cost if self._is_scores else cached_context_cost
-        return cost(self._sizes, self._place.past, self._rows, self._bits)
+        place = self._sizes, self._place.past, self._rows
+        return self._lifts_cost() + cost(*place, self._bits, self._modulus)
+
+    def _lifts_cost(self) -> Cost:
+        """Of what a pass lifts; values are the context's, though they are opened with the keys."""
+        s, n = self._sizes, self._rows
+        kept = s.kv_heads * n * s.size
+        asked = s.group * kept if self._is_scores else s.visible_count(self._place.past, n)
+        return self._lift_cost("left", asked) + self._lift_cost("right", kept)
+
+    def _lift_cost(self, role: str, count: int) -> Cost:
+        """Nothing modulo 2^64."""
+        del role, count
+        return NO_COST
 
     def conversation_cost(self) -> Cost:
         """Correlations for all positions that there is room for; the prefix's rows, opened."""
         turned = NO_COST
         if self._turns > 1:
             words = self._sizes.kv_heads * self._sizes.prefix * self._sizes.size
-            turned = take_table_cost(self._turns, words)
-        return self._correlations_cost() + turned + append_known_cost(self._sizes)
+            # Without turns all of it is the server's, which cannot fail to lift.
+            turned = take_table_cost(self._turns, words) + self._lift_cost("right", words)
+        return self._correlations_cost() + turned + append_known_cost(self._sizes, self._modulus)
 
     def prepare_conversation(self, state: RunState) -> None:
         """Masks that no other conversation has, and the prefix under them."""
@@ -153,12 +171,14 @@ class CachedAttentionOperator(Operator):
         if self._is_scores:
             # Keys are appended as rows, whatever side of the product they are on.
             masks = left, np.ascontiguousarray(right.transpose(0, 2, 1)), products
-            keys = KeyProducts(self._layer, self._sizes, masks, state.session.party)
+            keys = KeyProducts(self._layer, self._sizes, masks, state.session.party, self._modulus)
             append_known(keys, self._prefix("keys", state), state.session)
             state.caches[self._layer] = LayerCache(keys)
         else:
             masks = left, right, products
-            values = ValueProducts(self._layer, self._sizes, masks, state.session.party)
+            values = ValueProducts(
+                self._layer, self._sizes, masks, state.session.party, self._modulus
+            )
             append_known(values, self._prefix("values", state), state.session)
             self._cache(state).values = values
 

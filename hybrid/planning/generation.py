@@ -116,7 +116,10 @@ class GenerationPlan:
     @cached_property
     def conversation(self) -> list[tuple[Operator, Cost]]:
         """Operators that prepare a conversation, and what that costs."""
-        found = [(s.operator, s.operator.conversation_cost()) for s in self.one.steps]
+        operators = [step.operator for step in self.one.steps]
+        for operator in operators:
+            operator.join(operators)
+        found = [(operator, operator.conversation_cost()) for operator in operators]
         return [(operator, cost) for operator, cost in found if cost != NO_COST]
 
     def conversation_cost(self) -> Cost:

@@ -7,8 +7,9 @@ local:
 
     L R = (L - A) (R - B) + (L - A) B + A (R - B) + A B.
 
-So a token opens its own query, key, value and probabilities, 8 bytes a number each way, in one
-round a product, and nothing of earlier positions again.
+So a token opens its own query, key, value and probabilities, a number of the modulus each way, in
+one round a product, and nothing of earlier positions again. All of it is exact modulo 2^64 or
+modulo a prime, see `moduli`.
 Every row of A and of B masks one value, once: it is gone before anything is sent.
 
 Scores: L are queries (group, size), R keys; a row of A B has a number for every key. Context: L
@@ -27,17 +28,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc_nonlinear.blocks.moduli import WORDS, Modulus
 from mpc_nonlinear.blocks.session import Session
-from mpc_nonlinear.blocks.truncate import MAX_ABS_BITS, truncate, truncate_cost
 from mpc_nonlinear.cost import NO_COST, Cost
-from mpc_nonlinear.fixed_point import RING_BYTES, RingArray
-from transport.computing import units
+from mpc_nonlinear.fixed_point import RingArray
 from transport.errors import UsageError
 from transport.randomness import SecureRandom
-from transport.traffic import Party, Traffic
-
-MAX_SCORE_BITS = MAX_ABS_BITS
-"""|score| and |context| stay below 2^MAX_SCORE_BITS at twice the fraction bits."""
+from transport.traffic import Party
 
 Shape = tuple[int, int, int]
 """Of a matrix for every key/value head."""
@@ -94,27 +91,11 @@ class CacheSizes:
         return self.kv_heads * self.group * pairs
 
 
-def opened_together(shares: list[RingArray], session: Session) -> list[RingArray]:
-    """Sums of both parties' shares, to both, in the arrays' shapes. 1 round."""
-    flat = np.concatenate([share.reshape(-1) for share in shares])
-    session.channel.next_round()
-    opened = flat + session.channel.exchange_array(flat)
-    ends = np.cumsum([share.size for share in shares])[:-1]
-    parts = np.split(opened, ends)
-    return [part.reshape(share.shape) for part, share in zip(parts, shares, strict=True)]
-
-
-def opening_cost(count: int, work: int = 0) -> Cost:
-    """Of `opened_together` for `count` numbers in all; work: products of words besides."""
-    size = RING_BYTES * count
-    return Cost.of(Traffic.exchange(size, size), counts=units(word_multiply_add=work))
-
-
 class GrowingProduct(ABC):
     """L R for one layer, rows of both one after the other; this party's half, for one conversation.
 
     masks: shares of A (kv_heads, group * capacity, ...), of B (kv_heads, keys, size), of A B with
-    rows as A.
+    rows as A, all of them modulo `modulus`, as is whatever is hidden, kept, asked and answered.
     """
 
     def __init__(
@@ -123,8 +104,9 @@ class GrowingProduct(ABC):
         sizes: CacheSizes,
         masks: tuple[RingArray, RingArray, RingArray],
         party: Party,
+        modulus: Modulus = WORDS,
     ) -> None:
-        self.layer, self.sizes, self._party = layer, sizes, party
+        self.layer, self.sizes, self.modulus, self._party = layer, sizes, modulus, party
         self._left, right, self._products = masks
         # At the server the opened rows are added to its share of B, which makes it one of R.
         self._own = right.copy()
@@ -168,14 +150,14 @@ class GrowingProduct(ABC):
                 "(key/value heads, positions, size of a head)"
             )
         self._hidden = stop
-        return rows - masks
+        return self.modulus.minus(rows, masks)
 
     def keep(self, opened: RingArray) -> None:
         """What the rows hidden last opened to; public to both parties and kept."""
         place = slice(self._known, self._hidden)
         self._opened[:, place] = opened
         if self._party is Party.SERVER:
-            self._own[:, place] += opened
+            self._own[:, place] = self.modulus.plus(self._own[:, place], opened)
         self._known = self._hidden
 
     def ask(self, rows: RingArray) -> RingArray:
@@ -190,10 +172,10 @@ class GrowingProduct(ABC):
         if rows.shape != masks.shape:
             raise UsageError(f"{self.layer}: rows of shape {rows.shape}, masks of {masks.shape}")
         self._answered, self._asked = start, start + count
-        return rows - masks
+        return self.modulus.minus(rows, masks)
 
     def answer(self, opened: RingArray) -> RingArray:
-        """Shares of the product modulo 2^64, with all rows of R that the last of these sees.
+        """Shares of the product, with all rows of R that the last of these sees.
 
         opened: of the rows of L asked for last. Exact, not truncated, local. Each serves once.
         """
@@ -204,8 +186,8 @@ class GrowingProduct(ABC):
         self._answered = self._asked
         own, public = self._own[:, :seen], self._opened[:, :seen]
         masks = self._masks(start, count)
-        # For so few rows integers are as fast as limbs in floating point, or faster.
-        return self._multiply(opened, own) + self._multiply(masks, public) + self._row(start, count)
+        total = self.modulus.plus(self._multiply(opened, own), self._row(start, count))
+        return self.modulus.plus(total, self._multiply(masks, public))
 
     def _masks(self, start: int, count: int) -> RingArray:
         return self._places(self._left, start, count)
@@ -217,10 +199,9 @@ class GrowingProduct(ABC):
         group = self.sizes.group
         return array[:, start * group : (start + count) * group]
 
-    @staticmethod
     @abstractmethod
-    def _multiply(left: RingArray, right: RingArray) -> RingArray:
-        """Modulo 2^64, a head."""
+    def _multiply(self, left: RingArray, right: RingArray) -> RingArray:
+        """Of every head, rows of R as they are kept."""
 
     def _full(self, count: int, past: int) -> UsageError:
         return UsageError(
@@ -239,10 +220,8 @@ class GrowingProduct(ABC):
 class KeyProducts(GrowingProduct):
     """Queries times keys: A (kv_heads, group * capacity, size), A B (..., keys)."""
 
-    @staticmethod
-    def _multiply(left: RingArray, right: RingArray) -> RingArray:
-        product: RingArray = np.einsum("gns,gls->gnl", left, right)
-        return product
+    def _multiply(self, left: RingArray, right: RingArray) -> RingArray:
+        return self.modulus.times(left, right.transpose(0, 2, 1))
 
     def _row(self, start: int, count: int) -> RingArray:
         return super()._row(start, count)[..., : self.sizes.prefix + start + count]
@@ -254,17 +233,18 @@ class ValueProducts(GrowingProduct):
     A is zero, at both parties, where a row does not see, and A B was made of that A.
     """
 
-    @staticmethod
-    def _multiply(left: RingArray, right: RingArray) -> RingArray:
-        product: RingArray = np.einsum("gnl,gls->gns", left, right)
-        return product
+    def _multiply(self, left: RingArray, right: RingArray) -> RingArray:
+        return self.modulus.times(left, right)
 
     def _masks(self, start: int, count: int) -> RingArray:
         return super()._masks(start, count)[..., : self.sizes.prefix + start + count]
 
 
 def causal_masks(sizes: CacheSizes, randomness: SecureRandom) -> RingArray:
-    """This party's share of A of `ValueProducts`: uniform where a row sees, zero elsewhere."""
+    """This party's share of A of `ValueProducts`: uniform where a row sees, zero elsewhere.
+
+    Modulo 2^64.
+    """
     shape, _ = sizes.context_shapes
     return np.where(sizes.visible(0, sizes.capacity), randomness.uint64(shape), np.uint64(0))
 
@@ -272,7 +252,7 @@ def causal_masks(sizes: CacheSizes, randomness: SecureRandom) -> RingArray:
 def made_causal_cost(sizes: CacheSizes) -> Cost:
     """Cost of `made_causal`."""
     hidden = sizes.kv_heads * int((~sizes.visible(0, sizes.capacity)).sum())
-    return opening_cost(hidden, hidden * sizes.size) if hidden else NO_COST
+    return WORDS.opening_cost(hidden, hidden * sizes.size) if hidden else NO_COST
 
 
 def made_causal(
@@ -280,43 +260,46 @@ def made_causal(
 ) -> tuple[RingArray, RingArray, RingArray]:
     """Shares of A, B, A B with A zero where a row does not see, from those of a whole uniform A.
 
-    What is in the way is opened, masks nothing afterwards, and its product with B is local. 1
-    round, or none where every row sees everything.
+    What is in the way is opened, masks nothing afterwards, and its product with B is local. Modulo
+    2^64. 1 round, or none where every row sees everything.
     """
     left, right, products = masks
     seen = sizes.visible(0, sizes.capacity)
     if seen.all():
         return masks
-    (found,) = opened_together([left[:, ~seen]], session)
+    (found,) = WORDS.opened([left[:, ~seen]], session)
     later = np.zeros_like(left)
     later[:, ~seen] = found
     kept = np.where(seen, left, np.uint64(0))
-    return kept, right, products - ValueProducts._multiply(later, right)
+    return kept, right, products - WORDS.times(later, right)
 
 
-def append_known_cost(sizes: CacheSizes) -> Cost:
+def append_known_cost(sizes: CacheSizes, modulus: Modulus = WORDS) -> Cost:
     """Cost of `append_known`."""
     count = sizes.kv_heads * sizes.prefix * sizes.size
-    return opening_cost(count) if count else NO_COST
+    return modulus.opening_cost(count) if count else NO_COST
 
 
 def append_known(product: GrowingProduct, rows: RingArray, session: Session) -> None:
     """The prefix's rows of R (kv_heads, prefix, size): the server's words, zero at the client.
 
-    They are opened under masks as all others. 1 round, none for an empty prefix.
+    They are opened under masks as all others. Modulo 2^64 still. 1 round, none for an empty prefix.
     """
     if rows.size:
-        (opened,) = opened_together([product.hide(rows)], session)
+        modulus = product.modulus
+        (opened,) = modulus.opened([product.hide(modulus.lifted(rows))], session)
         product.keep(opened)
 
 
-def cached_scores_cost(sizes: CacheSizes, past: int, count: int, shift: int) -> Cost:
-    """Cost of `cached_scores`."""
+def cached_scores_cost(
+    sizes: CacheSizes, past: int, count: int, shift: int, modulus: Modulus = WORDS
+) -> Cost:
+    """Cost of `cached_scores`, the lifts' failures apart."""
     heads = sizes.kv_heads * (sizes.group + 2)
     seen = sizes.prefix + past + count
     work = 2 * sizes.kv_heads * sizes.group * count * seen * sizes.size
-    opened = opening_cost(heads * count * sizes.size, work)
-    return opened + truncate_cost(sizes.visible_count(past, count), shift)
+    opened = modulus.opening_cost(heads * count * sizes.size, work)
+    return opened + modulus.result_cost(sizes.visible_count(past, count), shift)
 
 
 def cached_scores(
@@ -329,28 +312,31 @@ def cached_scores(
     """Shares of scores (kv_heads, n * group, seen) of n positions after `past`, 0 where unseen.
 
     rows: shares of their queries (kv_heads, n * group, size), keys and values (kv_heads, n, size),
-    all appended. Off by less than one unit, as `truncate`; |score| < 2^MAX_SCORE_BITS before it.
-    2 rounds. [Beaver91].
+    all appended, modulo 2^64 as the result. Off by as much as `Modulus.result`, whose limit holds
+    for every score. 2 rounds. [Beaver91].
     """
-    query, key, value = rows
+    modulus = keys.modulus
+    query, key, value = (modulus.lifted(part) for part in rows)
     keys.require(past)
     values.require(past)
     hidden = [keys.hide(key), values.hide(value), keys.ask(query)]
-    opened_key, opened_value, opened_query = opened_together(hidden, session)
+    opened_key, opened_value, opened_query = modulus.opened(hidden, session)
     keys.keep(opened_key)
     values.keep(opened_value)
     product = keys.answer(opened_query)
     visible = keys.sizes.visible(past, key.shape[1])
-    scores = np.zeros_like(product)
-    scores[:, visible] = truncate(product[:, visible], session.fixed_point.fraction_bits, session)
+    scores, shift = np.zeros_like(product), session.fixed_point.fraction_bits
+    scores[:, visible] = modulus.result(product[:, visible], shift, session)
     return scores
 
 
-def cached_context_cost(sizes: CacheSizes, past: int, count: int, shift: int) -> Cost:
-    """Cost of `cached_context`."""
+def cached_context_cost(
+    sizes: CacheSizes, past: int, count: int, shift: int, modulus: Modulus = WORDS
+) -> Cost:
+    """Cost of `cached_context`, the lifts' failures apart."""
     seen, results = sizes.prefix + past + count, sizes.kv_heads * sizes.group * count * sizes.size
-    opened = opening_cost(sizes.visible_count(past, count), 2 * seen * results)
-    return opened + truncate_cost(results, shift)
+    opened = modulus.opening_cost(sizes.visible_count(past, count), 2 * seen * results)
+    return opened + modulus.result_cost(results, shift)
 
 
 def cached_context(
@@ -358,15 +344,15 @@ def cached_context(
 ) -> RingArray:
     """Shares of the context (kv_heads, n * group, size) of the n positions after `past`.
 
-    weights: shares of their probabilities (kv_heads, n * group, seen); read where seen. Off by less
-    than one unit, as `truncate`. 2 rounds. [Beaver91].
+    weights: shares of their probabilities (kv_heads, n * group, seen); read where seen. Modulo 2^64
+    as the result, which is off by as much as `Modulus.result`. 2 rounds. [Beaver91].
     """
-    sizes = values.sizes
+    sizes, modulus = values.sizes, values.modulus
     count = weights.shape[1] // sizes.group
     values.require(past, count)
     visible = sizes.visible(past, count)
-    hidden = values.ask(weights)
-    (found,) = opened_together([hidden[:, visible]], session)
+    hidden = values.ask(modulus.lifted(weights))
+    (found,) = modulus.opened([hidden[:, visible]], session)
     opened = np.zeros_like(hidden)
     opened[:, visible] = found
-    return truncate(values.answer(opened), session.fixed_point.fraction_bits, session)
+    return modulus.result(values.answer(opened), session.fixed_point.fraction_bits, session)

@@ -9,6 +9,7 @@ from mpc_nonlinear.fixed_point import RingArray
 from transport.errors import UsageError
 
 MAX_MODULUS_BITS = 50
+_MAX_TERMS = 1 << (63 - MAX_MODULUS_BITS)
 
 
 def multiply_add(x: RingArray, y: RingArray, z: RingArray, modulus: int) -> RingArray:
@@ -18,10 +19,7 @@ def multiply_add(x: RingArray, y: RingArray, z: RingArray, modulus: int) -> Ring
     and its multiple of 1 / t each lose 2^-53 of at most 2^50. The remainder, taken modulo 2^64, is
     then within one t of the right one, far from a wrap.
     """
-    if modulus.bit_length() > MAX_MODULUS_BITS:
-        raise UsageError(
-            f"products modulo {modulus}: use a modulus of at most {MAX_MODULUS_BITS} bits"
-        )
+    _check(modulus)
     assert x.shape == y.shape == z.shape
     out = np.empty(x.shape, np.uint64)
     a, b, c = (np.ascontiguousarray(part).reshape(-1).view(np.int64) for part in (x, y, z))
@@ -36,16 +34,27 @@ def combinations(
 
     As `multiply_add`, term by term.
     """
-    if modulus.bit_length() > MAX_MODULUS_BITS:
-        raise UsageError(
-            f"combinations modulo {modulus}: use a modulus of at most {MAX_MODULUS_BITS} bits"
-        )
+    _check(modulus)
     (k, n), m = operands.shape, len(factors)
     assert factors.shape == (m, k)
     assert constants.shape == (m,)
     out = np.empty((m, n), np.uint64)
     x, f, c = (np.ascontiguousarray(part).view(np.int64) for part in (operands, factors, constants))
     _combinations(x, f, c, np.int64(modulus), out.view(np.int64))
+    return out
+
+
+def matrix_product(x: RingArray, y: RingArray, modulus: int) -> RingArray:
+    """X y modulo t for residues (batch, n, k) and (batch, k, m): (batch, n, m).
+
+    As `multiply_add`; remainders are added up before they are reduced, so k < 2^13.
+    """
+    _check(modulus)
+    assert x.shape[0] == y.shape[0]
+    assert x.shape[2] == y.shape[1] < _MAX_TERMS
+    out = np.zeros((x.shape[0], x.shape[1], y.shape[2]), np.uint64)
+    a, b = (np.ascontiguousarray(part).view(np.int64) for part in (x, y))
+    _matrix_product(a, b, np.int64(modulus), out.view(np.int64))
     return out
 
 
@@ -64,6 +73,31 @@ def quotients(x: RingArray, factor: int, addend: int, modulus: int) -> RingArray
     numbers = np.int64(factor), np.int64(addend), np.int64(modulus)
     _quotients(flat, *numbers, out.reshape(-1).view(np.int64))
     return out
+
+
+def _check(modulus: int) -> None:
+    if modulus.bit_length() > MAX_MODULUS_BITS:
+        raise UsageError(
+            f"products modulo {modulus}: use a modulus of at most {MAX_MODULUS_BITS} bits"
+        )
+
+
+@njit(cache=True, nogil=True)
+def _matrix_product(x, y, t, out):  # type: ignore[no-untyped-def]
+    inverse = 1.0 / np.float64(t)
+    batch, rows, inner = x.shape
+    for g in range(batch):
+        for i in range(rows):
+            total = out[g, i]
+            for k in range(inner):
+                a, row = x[g, i, k], y[g, k]
+                share = np.float64(a) * inverse
+                for j in range(row.size):
+                    rest = a * row[j] - np.int64(share * np.float64(row[j])) * t
+                    rest += t if rest < 0 else 0
+                    total[j] += rest - t if rest >= t else rest
+            for j in range(total.size):
+                total[j] %= t
 
 
 @njit(cache=True, nogil=True)
