@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -11,6 +12,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
 
 import pytest  # noqa: E402
 
+from tests.forked_parties import FORKING  # noqa: E402
 from tests.text_folders import wordpiece, write_sentence_model  # noqa: E402
 from tests.tiny_model import write_tiny_config, write_tiny_model  # noqa: E402
 
@@ -43,6 +45,20 @@ def nothing_of_the_users(tmp_path_factory):
 def private_cache(tmp_path_factory, monkeypatch):
     """The client's cache of public tables and the prices, empty for every test."""
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_parties():
+    """Sessions that this process starts fork their parties; commands of their own do not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybrid.runtime.processes.subprocess", FORKING)
+        yield
+
+
+@pytest.fixture
+def fresh_parties(monkeypatch):
+    """Parties start as users start them."""
+    monkeypatch.setattr("hybrid.runtime.processes.subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")
