@@ -12,7 +12,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
 
 import pytest  # noqa: E402
 
-from tests.forked_parties import FORKING  # noqa: E402
+from tests.forked import FORKING  # noqa: E402
 from tests.text_folders import wordpiece, write_sentence_model  # noqa: E402
 from tests.tiny_model import write_tiny_config, write_tiny_model  # noqa: E402
 

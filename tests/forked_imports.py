@@ -1,7 +1,8 @@
-"""What every party needs before it begins: imports, the catalog, and numba at work once."""
+"""What forked processes have at their beginning: imports, the catalog, numba at work once."""
 
 import numpy as np
 
+import hybrid.cli.app
 import hybrid.runtime.child
 from hybrid.planning.catalog import load_catalog
 from transport.bitpack import pack_bits
