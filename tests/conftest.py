@@ -71,15 +71,15 @@ def shared_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def prices(shared_folder):
     """Of this machine, measured for real, once for all tests."""
-    from hybrid.calibration.calibrate import calibrate
     from hybrid.machine.prices import cache_file, known_prices, load
+    from tests.quick_calibration import quickly_calibrated
 
     with pytest.MonkeyPatch.context() as patch, (shared_folder / "lock").open("w") as lock:
         patch.setenv("HYBRID_CACHE", str(shared_folder / "prices"))
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not cache_file().exists():
             said: list[str] = []
-            measured = calibrate(said.append)
+            measured = quickly_calibrated(said.append)
             assert known_prices() == measured == load(cache_file())
             assert {"network", "interactive blocks", "ciphertexts", "whole steps"} <= set(said)
         return load(cache_file())

@@ -147,9 +147,7 @@ def _cli(*arguments: str) -> None:
 def forked_cli(*arguments: object, cwd: Path) -> Forked:
     """The command line as `python -m hybrid.cli`, with both outputs in one pipe."""
     reading, writing = os.pipe()
-    started = Forked(
-        _cli, *map(str, arguments), output=(writing, writing), cwd=cwd, own_group=True
-    )
+    started = Forked(_cli, *map(str, arguments), output=(writing, writing), cwd=cwd, own_group=True)
     os.close(writing)
     started.stdout = os.fdopen(reading, encoding="utf-8")
     return started
