@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -11,6 +12,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
 
 import pytest  # noqa: E402
 
+from tests.forked import FORKING  # noqa: E402
 from tests.text_folders import wordpiece, write_sentence_model  # noqa: E402
 from tests.tiny_model import write_tiny_config, write_tiny_model  # noqa: E402
 
@@ -45,6 +47,20 @@ def private_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forked_parties():
+    """Sessions that this process starts fork their parties; commands of their own do not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybrid.runtime.processes.subprocess", FORKING)
+        yield
+
+
+@pytest.fixture
+def fresh_parties(monkeypatch):
+    """Parties start as users start them."""
+    monkeypatch.setattr("hybrid.runtime.processes.subprocess", subprocess)
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory) -> Path:
     """One folder for all processes that share this session's tests."""
@@ -55,15 +71,15 @@ def shared_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def prices(shared_folder):
     """Of this machine, measured for real, once for all tests."""
-    from hybrid.calibration.calibrate import calibrate
     from hybrid.machine.prices import cache_file, known_prices, load
+    from tests.quick_calibration import quickly_calibrated
 
     with pytest.MonkeyPatch.context() as patch, (shared_folder / "lock").open("w") as lock:
         patch.setenv("HYBRID_CACHE", str(shared_folder / "prices"))
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not cache_file().exists():
             said: list[str] = []
-            measured = calibrate(said.append)
+            measured = quickly_calibrated(said.append)
             assert known_prices() == measured == load(cache_file())
             assert {"network", "interactive blocks", "ciphertexts", "whole steps"} <= set(said)
         return load(cache_file())

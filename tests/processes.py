@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.cli.app import main
+from tests.forked import Forked, forked_cli
 from tests.waiting import GUARD_S
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +26,10 @@ KEYS = ("client_sent_bytes", "server_sent_bytes", "rounds")
 ANY_PORT = "tcp://127.0.0.1:*"
 
 
-def hybrid(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+def hybrid(*arguments: object, cwd: Path) -> subprocess.Popen[str] | Forked:
+    """A command in a process of its own; one that is a party itself is forked."""
+    if arguments[0] in ("serve", "query"):
+        return forked_cli(*arguments, cwd=cwd)
     command = [sys.executable, "-m", "hybrid.cli", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -35,7 +39,7 @@ def hybrid(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+def ended(process: subprocess.Popen[str] | Forked) -> Iterator[None]:
     """Kill it with all its children at the end, where it still runs, and collect it."""
     try:
         yield
@@ -45,13 +49,13 @@ def ended(process: subprocess.Popen[str]) -> Iterator[None]:
         process.communicate()
 
 
-def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
+def lines_of(process: subprocess.Popen[str] | Forked) -> Iterator[str]:
     """What it prints, as it comes."""
     assert process.stdout is not None
     return iter(process.stdout.readline, "")
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str] | Forked) -> tuple[int, str]:
     with ended(process):
         output, _ = process.communicate(timeout=GUARD_S)
     assert "Traceback" not in output, output
@@ -100,7 +104,7 @@ def run(*arguments: object, cwd: Path, waits: bool | None = None) -> tuple[int, 
 
 def serving(
     config: Path, *arguments: object, listen: str = ANY_PORT
-) -> tuple[subprocess.Popen[str], str]:
+) -> tuple[subprocess.Popen[str] | Forked, str]:
     """A server that has come up, and the address where it listens."""
     process = hybrid("serve", config, "--listen", listen, *arguments, cwd=config.parent)
     said = ""

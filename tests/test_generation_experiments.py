@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import subprocess
-import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +13,8 @@ import pytest
 
 from hybrid.config.loading import load_config
 from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
+from tests.forked import forked_script
 from tests.processes import ROOT
-from tests.waiting import GUARD_S
 
 BENCHMARKS = ROOT / "experiments" / "benchmarks"
 SCRIPTS = ("prompts", "perplexity", "context")
@@ -27,13 +26,8 @@ def experiment(monkeypatch):
     return importlib.import_module
 
 
-def python(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=GUARD_S,
-        check=False,
-    )  # fmt: skip
+def python(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return forked_script(script, *arguments, cwd=ROOT, path=[ROOT])
 
 
 @pytest.mark.long

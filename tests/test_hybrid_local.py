@@ -61,6 +61,7 @@ sys.stdin.read()
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("fresh_parties")
 def test_a_session_whose_client_died_in_between_says_so():
     with pytest.raises(hybrid.HybridError, match="client process ended"), hybrid.local(TINY):
         (client,) = [

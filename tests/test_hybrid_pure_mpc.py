@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.forked import forked_script
 from tests.processes import KEYS, run
 from tests.tiny_model import write_tiny_config, write_tiny_model
 
@@ -82,10 +81,10 @@ def test_dealt_layers_are_prepared(tmp_path):
 
 @pytest.mark.long
 def test_the_error_of_one_layer(tmp_path):
-    script = [sys.executable, ROOT / "experiments" / "benchmarks" / "layer_error.py"]
+    script = ROOT / "experiments" / "benchmarks" / "layer_error.py"
     config = pure_config(tmp_path)
-    command = [*script, config, "--shape", "minilm-l6", "--tokens", "6", "--runs", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    options = ("--shape", "minilm-l6", "--tokens", "6", "--runs", "1")
+    done = forked_script(script, config, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["config"], found["tokens"]) == ("tiny", 6)
@@ -93,8 +92,7 @@ def test_the_error_of_one_layer(tmp_path):
     assert found["total_s"] >= found["offline_s"] + found["online_s"] > 0
     assert found["MB"] > 0.1
     assert found["rounds"] > 100
-    command[2] = tmp_path / "none.yaml"
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked_script(script, tmp_path / "none.yaml", *options, cwd=tmp_path)
     assert done.returncode == 2
     assert "cannot be read" in done.stderr
     assert "Traceback" not in done.stderr

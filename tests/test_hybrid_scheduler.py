@@ -208,6 +208,14 @@ def test_a_folder_that_cannot_be_written_is_told_before_measuring(monkeypatch):
         calibrate(lambda _: pytest.fail("measured before"))
 
 
+@pytest.mark.slow
+def test_prices_are_measured_between_fresh_processes():
+    """Those of other tests come from forked ones, and from fewer runs."""
+    measured = calibrate(lambda _: None)
+    assert known_prices() == measured
+    assert sum(price > 0 for price in measured.units.values()) > 50
+
+
 def test_prices_of_another_machine_are_not_used(prices):
     save(replace(prices, machine="another"), cache_file())
     assert known_prices() is None

@@ -249,6 +249,7 @@ def test_what_is_no_list_of_texts_is_said(texts):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("fresh_parties")
 def test_a_party_that_dies_is_one_sentence_and_leaves_nothing_behind():
     before = set(psutil.Process().children(recursive=True))
     with hybrid.local(TINY) as session:
@@ -265,6 +266,7 @@ def test_a_party_that_dies_is_one_sentence_and_leaves_nothing_behind():
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("fresh_parties")
 def test_a_callers_own_error_ends_the_session():
     before = set(psutil.Process().children(recursive=True))
     with pytest.raises(ZeroDivisionError), hybrid.local(TINY):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT
+from tests.forked import forked_script
+from tests.processes import ROOT, run
 from tests.tiny_model import write_tiny_config
 from tests.waiting import GUARD_S
 
@@ -31,6 +32,13 @@ def python(*arguments: object, cwd: Path, path: str = str(ROOT)) -> str:
         timeout=GUARD_S,
         check=False,
     )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def forked(script: Path, *arguments: object, cwd: Path) -> str:
+    """As `python`, without what Python takes to start."""
+    done = forked_script(script, *arguments, cwd=cwd, path=[ROOT])
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -74,7 +82,7 @@ def test_inference_from_python_on_another_model(tmp_path):
 
 @pytest.mark.long
 def test_a_gelu_of_your_own(tmp_path):
-    output = python(TUTORIALS / "02_write_a_gelu.py", cwd=tmp_path)
+    output = forked(TUTORIALS / "02_write_a_gelu.py", cwd=tmp_path)
     assert "as it should be, refused: gelu/clipped_quadratic: declared" in output
     assert len(re.findall("as predicted: True", output)) == 2
     cosines = [float(c) for c in re.findall(r"cosine ([\d.]+)", output)]
@@ -83,7 +91,7 @@ def test_a_gelu_of_your_own(tmp_path):
 
 @pytest.mark.long
 def test_a_packing_of_your_own(tmp_path):
-    output = python(TUTORIALS / "03_write_a_packing.py", cwd=tmp_path)
+    output = forked(TUTORIALS / "03_write_a_packing.py", cwd=tmp_path)
     assert "odd shapes: as declared" in output
     cosines = [float(c) for c in re.findall(r"cosine ([\d.]+)", output)]
     assert len(cosines) == 2
@@ -93,7 +101,7 @@ def test_a_packing_of_your_own(tmp_path):
 @pytest.mark.long
 def test_a_schedule_of_your_own(tmp_path):
     script = TUTORIALS / "04_write_a_schedule.py"
-    output = python(script, "--out", tmp_path / "schedules", cwd=tmp_path)
+    output = forked(script, "--out", tmp_path / "schedules", cwd=tmp_path)
     assert "did you mean 'even_polynomial'?" in output
     assert {path.stem for path in (tmp_path / "schedules").glob("*.yaml")} >= {
         "prepared",
@@ -105,16 +113,17 @@ def test_a_schedule_of_your_own(tmp_path):
 @pytest.mark.long
 def test_reading_a_report(tmp_path):
     config = write_tiny_config(tmp_path)
-    python("-m", "hybrid.cli", "run", config, "--out", "out", cwd=tmp_path)
+    code, output = run("run", config, "--out", "out", cwd=tmp_path)
+    assert code == 0, output
     script, report = TUTORIALS / "05_read_a_report.py", tmp_path / "out" / "report.json"
-    output = python(script, report, "--out", "plots/bytes.png", cwd=tmp_path)
+    output = forked(script, report, "--out", "plots/bytes.png", cwd=tmp_path)
     assert "steps that differ from their plan: none" in output
     assert (tmp_path / "plots" / "bytes.png").stat().st_size > 10_000
     # A plan that was broken is found.
     broken = json.loads(report.read_text())
     broken["steps"][0]["predicted"]["rounds"] += 1
     report.write_text(json.dumps(broken))
-    assert "plan: correlations" in python(script, report, cwd=tmp_path)
+    assert "plan: correlations" in forked(script, report, cwd=tmp_path)
 
 
 SOURCE = """

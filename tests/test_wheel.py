@@ -23,6 +23,7 @@ SOURCES = (
     "configs", "experiments/tutorial", "he_linear", "hybrid", "mpc_nonlinear", "transport",
     "LICENSE", "README.md", "pyproject.toml", "setup.py",
 )  # fmt: skip
+PACKAGES = ("hybrid", "he_linear", "mpc_nonlinear", "transport")
 BUILD = "from setuptools import build_meta; print(getattr(build_meta, 'build_{}')('built'))"
 WHERE = """
 import hybrid, sys
@@ -81,7 +82,21 @@ def programs(wheel, tmp_path_factory) -> Path:
     # A line in such a file adds a folder and none of what that folder's own such files add.
     dependencies = Path(numpy.__file__).parent.parent
     (Path(place.strip()) / "dependencies.pth").write_text(f"{dependencies}\n")
+    take_compiled(Path(place.strip()))
     return folder / "bin"
+
+
+def take_compiled(installed: Path) -> None:
+    """Kernels that were compiled from the same sources are not compiled once more, for minutes."""
+    for package in PACKAGES:
+        for source in (ROOT / package).rglob("*.py"):
+            target = installed / source.relative_to(ROOT)
+            if target.exists() and target.read_bytes() == source.read_bytes():
+                # Numba takes what was compiled from a file of this size and time.
+                shutil.copystat(source, target)
+                (target.parent / "__pycache__").mkdir(exist_ok=True)
+                for kernel in (source.parent / "__pycache__").glob(f"{source.stem}.*.nb[ic]"):
+                    shutil.copy(kernel, target.parent / "__pycache__")
 
 
 def names(text: list[str], below: str) -> set[str]:
@@ -97,10 +112,9 @@ def test_the_wheel_has_configs_tutorials_and_types(wheel):
         inside = archive.namelist()
         assert names(inside, "hybrid/starter/configs/") == STARTER
         assert names(inside, "hybrid/starter/tutorial/") == TUTORIALS
-        packages = ("hybrid", "he_linear", "mpc_nonlinear", "transport")
-        assert {f"{package}/py.typed" for package in packages} <= set(inside)
+        assert {f"{package}/py.typed" for package in PACKAGES} <= set(inside)
         tops = {name.partition("/")[0] for name in inside if ".dist-info" not in name}
-        assert tops == set(packages)
+        assert tops == set(PACKAGES)
 
 
 def test_a_source_distribution_builds_the_same_wheel(sources, wheel, tmp_path):
