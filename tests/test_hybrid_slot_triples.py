@@ -239,7 +239,7 @@ def test_shares_of_scaled_rows_and_differences_are_uniform_and_fresh():
         for part, again in zip(first[role][kind], second[role][kind], strict=True):
             assert not np.isin(part, again).any()
             if part.ndim == 2:
-                assert uniform(part.reshape(-1))
+                assert uniform_residues(part.reshape(-1))
     packing, (client, _) = ScaledRowsPacking(P, 200, 64), made_keys(())
     factors = packing.draw_factors(SecureRandom())
     sent = []
@@ -248,7 +248,10 @@ def test_shares_of_scaled_rows_and_differences_are_uniform_and_fresh():
         data = packing.differences(factors, packing.operands_of(drawn)[1])
         sent.append(packing.parse_differences(data))
     # Even of one and the same factor.
-    assert all(uniform(part) for part in (*sent, (sent[0] + np.uint64(T) - sent[1]) % np.uint64(T)))
+    assert all(
+        uniform_residues(part)
+        for part in (*sent, (sent[0] + np.uint64(T) - sent[1]) % np.uint64(T))
+    )
     assert not (sent[0] == sent[1]).any()
 
 
