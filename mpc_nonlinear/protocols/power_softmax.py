@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, exp, log2
 
 import numpy as np
@@ -35,8 +36,8 @@ from mpc_nonlinear.protocols.visible_rows import VisibleRows
 from transport.errors import ConfigError
 from transport.traffic import Party
 
-_CLIP = 11.0
-"""What lies further below a row's largest number counts as zero: e^-11 is a unit of 2^-16."""
+_CLIPS = tuple(0.5 * clip for clip in range(14, 30))
+"""Choices of how far below a row's largest number a term counts as zero."""
 _LOG2_E = log2(exp(1))
 _MARGIN = 1.02
 """Exponents of what is kept stay above one by this, whatever comparisons are off by."""
@@ -44,11 +45,70 @@ _SMALLEST_SUM = 0.96
 """Of a row's terms: the largest is one or more, up to its error."""
 _INVERSE_BITS = 8
 """Reciprocals of sums are kept with so many more fraction bits: sums may be large."""
-_LEVEL_BITS = 9
-"""Of comparisons of whole steps: two digits of four bits, or one of eight."""
+_LEVEL_BITS = (9, 10, 11, 12)
+"""Of comparisons of whole steps, the first where errors allow it: two digits of four bits, or one
+of eight."""
+_WANTED_ERROR = 2.0**-7.75
 _KEPT_COMPARED_BITS, _KEPT_SLACK = 13, 2.0**-3
+_FEWEST_KEPT_BITS = 6
 _FEW = 1500
 """Terms up to which a comparison in two long digits, 24 bytes, saves a round."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerSizes:
+    """Public sizes of one softmax."""
+
+    clip: float
+    """What lies further below what stands for the largest number counts as zero."""
+    step_bits: int
+    """Of the step that numbers are rounded down to before they are compared."""
+    kept_bits: int
+    """Of each party's power."""
+    width: Width
+    """Of comparisons of whole steps."""
+    above: float
+    """By how much a number may exceed what stands for the largest: two steps."""
+
+    @property
+    def lowest(self) -> float:
+        """Exponent to the base two, before rounding, of the smallest term that is kept."""
+        return _exponent_of(self.clip)
+
+    def rounding(self, length: int) -> float:
+        """Of a probability: powers in a term and in the sum, and all terms clipped but one."""
+        return 2 * 2.0**-self.kept_bits + (length - 1) * exp(_KEPT_SLACK - self.clip)
+
+
+def _exponent_of(clip: float) -> float:
+    return (clip + _KEPT_SLACK) * _LOG2_E + _MARGIN
+
+
+@lru_cache(maxsize=256)
+def power_sizes(largest: float, length: int, unit: float, modulus: int) -> PowerSizes:
+    """For rows whose numbers differ by at most `largest`: the shortest comparisons that do."""
+    room = log2(from_prime_limit(modulus, 0))
+    best: PowerSizes | None = None
+    for bits in _LEVEL_BITS:
+        step_bits = 0
+        # Whole steps below numbers are off by one, which both sides of a difference may be.
+        while (width := _level_width(largest, unit, step_bits)).bits > bits:
+            step_bits += 1
+        above = 2 * 2.0**step_bits * unit
+        for clip in _CLIPS:
+            octaves = _exponent_of(clip) + above * _LOG2_E
+            sizes = PowerSizes(clip, step_bits, int((room - octaves - 0.01) / 2), width, above)
+            if best is None or sizes.rounding(length) < best.rounding(length):
+                best = sizes
+        assert best is not None
+        if best.rounding(length) < _WANTED_ERROR:
+            break
+    assert best is not None
+    return best
+
+
+def _level_width(largest: float, unit: float, step_bits: int) -> Width:
+    return Width.exact(ceil(largest / unit / 2**step_bits) + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +117,7 @@ class PowerSoftmax(NonlinearProtocol):
 
     1. whole multiples of a step below each number, and the largest of a row by a tournament of
        groups: the row's maximum is missed by two steps at most, and never exceeded
-    2. e^z, z above it, by `power_of_two`; a comparison says what lies within `_CLIP` below
+    2. e^z, z above it, by `power_of_two`; a comparison says what lies too far below
     3. the sum's reciprocal by lines, and a product an element
     """
 
@@ -75,11 +135,6 @@ class PowerSoftmax(NonlinearProtocol):
     causal: bool = False
     """Of shape (..., queries, keys): keys above the diagonal are public zeros."""
 
-    @classmethod
-    def approximation_error_of_rows(cls, length: int) -> float:
-        """Every term but the largest clipped, comparisons off by as much as they may be."""
-        return (length - 1) * exp(_KEPT_SLACK - _CLIP)
-
     def reference(self, x: FloatArray) -> FloatArray:
         """Softmax; nothing of it is approximated but for what is clipped."""
         return self.true_function(x)
@@ -93,60 +148,39 @@ class PowerSoftmax(NonlinearProtocol):
 
     def protocol_error(self, length: int, context: Context) -> float:
         """Of a probability: relative errors of its term and of the sum, and what is clipped."""
-        unit = context.fixed_point.unit
-        # Each party's power is rounded, and so is its exponent; terms are off by units besides.
-        relative = 2.0 ** -self._kept_bits(context) + 2 * unit
-        units = (length + 1) * SCALED_ERROR_UNITS + 4
-        line = self._inverse(length, self._above(unit)).error
-        return 2 * relative + line + units * unit + self.approximation_error_of_rows(length)
+        unit, sizes = context.fixed_point.unit, self._sizes(length, context)
+        # Exponents are rounded too; terms are off by units besides.
+        units = (length + 1) * SCALED_ERROR_UNITS + 8
+        return sizes.rounding(length) + self._inverse(length, sizes.above).error + units * unit
 
     def error(self, length: int, context: Context) -> float:
-        """Clipping is counted by `protocol_error`."""
+        """The same: it approximates nothing but by clipping."""
         return self.protocol_error(length, context)
 
     # -- public parameters ---------------------------------------------------------------------
 
     @property
     def _largest(self) -> float:
-        return 4 * self.bound + MASK_GAP if not self.causal else self.bound
+        """Of differences of a row's numbers: from masked ones to the largest."""
+        return 4 * self.bound + MASK_GAP
 
-    def _step_bits(self, unit: float) -> int:
-        """Of the step: as small as comparisons of one digit allow."""
-        bits = 0
-        while self._level_width(unit, bits).bits > _LEVEL_BITS:
-            bits += 1
-        return bits
+    def _modulus(self, context: Context) -> int:
+        return prime_modulus(context, f"{self.op}/{self.name}")
 
-    def _level_width(self, unit: float, step_bits: int) -> Width:
-        # Whole steps below numbers are off by one, which both sides of a difference may be.
-        return Width.exact(ceil(2 * self._largest / unit / 2**step_bits) + 1)
-
-    def _kept_width(self, count: int, unit: float) -> Width:
-        largest = (2 * self._largest + _CLIP) / unit
-        digits = 2 if count <= _FEW else 0
-        return Width.covering(largest, _KEPT_COMPARED_BITS, _KEPT_SLACK / unit, digits)
-
-    @property
-    def _lowest(self) -> float:
-        """Exponent to the base two, before rounding, of the smallest term that is kept."""
-        return (_CLIP + _KEPT_SLACK) * _LOG2_E + _MARGIN
-
-    def _above(self, unit: float) -> float:
-        """Largest z: by how much the largest number of a row may exceed what stands for it."""
-        return 2 * 2.0 ** self._step_bits(unit) * unit
-
-    def _kept_bits(self, context: Context) -> int:
-        """Bits of each party's power, as many as the prime has room for."""
-        place = f"{self.op}/{self.name}"
-        room = log2(from_prime_limit(prime_modulus(context, place), 0))
-        octaves = self._lowest + self._above(context.fixed_point.unit) * _LOG2_E
-        bits = int((room - octaves - 0.01) / 2)
-        if bits < 6:
+    def _sizes(self, length: int, context: Context) -> PowerSizes:
+        unit = context.fixed_point.unit
+        sizes = power_sizes(self._largest, length, unit, self._modulus(context))
+        if sizes.kept_bits < _FEWEST_KEPT_BITS:
             raise ConfigError(
-                f"{place}: numbers up to {self.bound:g} leave {bits} bits of an exponential; use "
-                "another protocol of this operation"
+                f"{self.op}/{self.name}: numbers up to {self.bound:g} leave {sizes.kept_bits} bits "
+                "of an exponential; use another protocol of this operation"
             )
-        return bits
+        return sizes
+
+    def _kept_width(self, count: int, clip: float, unit: float) -> Width:
+        digits = 2 if count <= _FEW else 0
+        largest = (self._largest + clip) / unit
+        return Width.covering(largest, _KEPT_COMPARED_BITS, _KEPT_SLACK / unit, digits)
 
     @staticmethod
     def _inverse(length: int, above: float) -> RowPieces:
@@ -156,33 +190,36 @@ class PowerSoftmax(NonlinearProtocol):
 
     # -- cost and run --------------------------------------------------------------------------
 
-    def _maximum_cost(self, rows: VisibleRows, unit: float) -> Cost:
+    @staticmethod
+    def _maximum_cost(rows: VisibleRows, sizes: PowerSizes) -> Cost:
         if rows.columns == 1:
             return NO_COST
-        width = self._level_width(unit, self._step_bits(unit))
-        tree = group_tournament_cost(rows.lengths, even_groups(rows.columns), width)
-        return tree + widened_cost(len(rows.lengths), width.ring_bits)
+        groups = even_groups(rows.columns)
+        tree = group_tournament_cost(rows.lengths, groups, sizes.width)
+        return tree + widened_cost(len(rows.lengths), sizes.width.ring_bits)
 
     def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
         """Tournament; a comparison, a power and a selection an element; a reciprocal a row."""
         rows, unit = VisibleRows.of(shape, self.causal), context.fixed_point.unit
         n, count = rows.count, len(rows.lengths)
-        modulus = prime_modulus(context, f"{self.op}/{self.name}")
-        self._kept_bits(context)
-        pieces = self._inverse(rows.columns, self._above(unit))
-        kept, powers = self._term_costs(n, modulus, unit)
+        sizes = self._sizes(rows.columns, context)
+        kept, powers = self._term_costs(n, sizes, context)
         return (
-            self._maximum_cost(rows, unit)
+            self._maximum_cost(rows, sizes)
             + kept.beside(powers)
             + select_cost(n)
-            + row_pieces_cost(count, pieces, rows.columns / unit)
+            + row_pieces_cost(count, self._inverse(rows.columns, sizes.above), rows.columns / unit)
             + context.products.multiply_cost(n, self._last(count / n))
         )
 
-    def _term_costs(self, count: int, modulus: int, unit: float) -> tuple[Cost, Cost]:
+    def _term_costs(self, count: int, sizes: PowerSizes, context: Context) -> tuple[Cost, Cost]:
         """Of saying what is kept, and of the powers."""
-        kept = less_than_zero_cost(count, self._kept_width(count, unit))
-        return kept, power_cost(count, _CLIP / unit, modulus) + from_prime_cost(count)
+        unit = context.fixed_point.unit
+        kept = less_than_zero_cost(count, self._kept_width(count, sizes.clip, unit))
+        # Of what is clipped it does not matter how it is lifted.
+        largest = (sizes.clip + sizes.above + 1) / unit
+        power = power_cost(count, largest, self._modulus(context))
+        return kept, power + from_prime_cost(count)
 
     @staticmethod
     def _last(fresh: float) -> Bounds:
@@ -193,50 +230,48 @@ class PowerSoftmax(NonlinearProtocol):
     def run(self, x: RingArray, session: Session) -> RingArray:
         """Shares of softmax(x)."""
         rows, unit = VisibleRows.of(x.shape, self.causal), session.fixed_point.unit
-        modulus = prime_modulus(session.context, f"{self.op}/{self.name}")
+        sizes = self._sizes(rows.columns, session.context)
         # 1. what stands for each row's largest number, in whole steps
-        packed = rows.pack(x) - rows.spread(self._maximum(x, rows, session))
+        packed = rows.pack(x) - rows.spread(_maximum(x, rows, sizes, session))
         # 2. e^z of what is not clipped
         own = session.party is Party.CLIENT
-        raised = packed + session.fixed_point.encode(_CLIP if own else 0.0)
-        width = self._kept_width(rows.count, unit)
-        kept, powers = self._term_costs(rows.count, modulus, unit)
+        raised = packed + session.fixed_point.encode(sizes.clip if own else 0.0)
+        width = self._kept_width(rows.count, sizes.clip, unit)
+        kept, powers = self._term_costs(rows.count, sizes, session.context)
+        modulus = self._modulus(session.context)
         outside, e = side_by_side(
             [
                 (kept, lambda branch: less_than_zero(raised, width, branch)),
-                (powers, lambda branch: self._powers(raised, modulus, branch)),
+                (powers, lambda branch: _powers(raised, sizes, modulus, branch)),
             ],
             session,
         )
         e = select(outside ^ np.uint8(own), e, session)
         # 3. one reciprocal a row, one product an element
-        pieces = self._inverse(rows.columns, self._above(unit))
-        inverse = row_pieces(rows.sums(e), pieces, session)
+        inverse = row_pieces(rows.sums(e), self._inverse(rows.columns, sizes.above), session)
         last = self._last(len(rows.lengths) / rows.count)
         result = session.products.multiply(e, rows.spread(inverse), session, last)
         return rows.unpack(result).reshape(x.shape)
 
-    def _powers(self, raised: RingArray, modulus: int, session: Session) -> RingArray:
-        """e^z from z + _CLIP; of what is clipped, anything."""
-        kept = self._kept_bits(session.context)
-        start = self._lowest - _CLIP * _LOG2_E
-        if session.party is Party.CLIENT:
-            raised = raised + session.fixed_point.encode(start / _LOG2_E)
-        power = power_of_two(raised, _LOG2_E, kept, modulus, session)
-        scaled = session.fixed_point.fraction_bits - 2 * kept - self._lowest
-        return scaled_from_prime(power, modulus, 2.0**scaled, session)
 
-    def _maximum(self, x: RingArray, rows: VisibleRows, session: Session) -> RingArray:
-        """Shares of a number a row, (rows,): below its largest by at most two steps."""
-        unit = session.fixed_point.unit
-        values = x.reshape(-1, rows.columns)
-        if rows.columns == 1:
-            return values[:, 0]
-        bits = self._step_bits(unit)
-        width, sizes = self._level_width(unit, bits), even_groups(rows.columns)
-        step = np.uint64(bits)
-        best = group_tournament(values >> step, rows.lengths, sizes, width, session)
-        return widened(best, width.ring_bits, session) << step
+def _powers(raised: RingArray, sizes: PowerSizes, modulus: int, session: Session) -> RingArray:
+    """e^z from z + clip; of what is clipped, anything."""
+    start = sizes.lowest - sizes.clip * _LOG2_E
+    if session.party is Party.CLIENT:
+        raised = raised + session.fixed_point.encode(start / _LOG2_E)
+    power = power_of_two(raised, _LOG2_E, sizes.kept_bits, modulus, session)
+    scaled = session.fixed_point.fraction_bits - 2 * sizes.kept_bits - sizes.lowest
+    return scaled_from_prime(power, modulus, 2.0**scaled, session)
+
+
+def _maximum(x: RingArray, rows: VisibleRows, sizes: PowerSizes, session: Session) -> RingArray:
+    """Shares of a number a row, (rows,): below its largest by at most two steps."""
+    values = x.reshape(-1, rows.columns)
+    if rows.columns == 1:
+        return values[:, 0]
+    groups, step = even_groups(rows.columns), np.uint64(sizes.step_bits)
+    best = group_tournament(values >> step, rows.lengths, groups, sizes.width, session)
+    return widened(best, sizes.width.ring_bits, session) << step
 
 
 @dataclass(frozen=True, slots=True)
