@@ -48,6 +48,8 @@ _INVERSE_BITS = 8
 _LEVEL_BITS = (9, 10, 11, 12)
 """Of comparisons of whole steps, the first where errors allow it: two digits of four bits, or one
 of eight."""
+_SIGN_BITS = 1
+"""More than differences take: a row's largest number is one of the masked, where all of it is."""
 _WANTED_ERROR = 2.0**-7.75
 _KEPT_COMPARED_BITS, _KEPT_SLACK = 13, 2.0**-3
 _FEWEST_KEPT_BITS = 6
@@ -195,8 +197,8 @@ class PowerSoftmax(NonlinearProtocol):
         if rows.columns == 1:
             return NO_COST
         groups = even_groups(rows.columns)
-        tree = group_tournament_cost(rows.lengths, groups, sizes.width)
-        return tree + widened_cost(len(rows.lengths), sizes.width.ring_bits)
+        tree = group_tournament_cost(rows.lengths, groups, sizes.width, _SIGN_BITS)
+        return tree + widened_cost(len(rows.lengths), sizes.width.ring_bits + _SIGN_BITS)
 
     def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
         """Tournament; a comparison, a power and a selection an element; a reciprocal a row."""
@@ -270,8 +272,8 @@ def _maximum(x: RingArray, rows: VisibleRows, sizes: PowerSizes, session: Sessio
     if rows.columns == 1:
         return values[:, 0]
     groups, step = even_groups(rows.columns), np.uint64(sizes.step_bits)
-    best = group_tournament(values >> step, rows.lengths, groups, sizes.width, session)
-    return widened(best, sizes.width.ring_bits, session) << step
+    best = group_tournament(values >> step, rows.lengths, groups, sizes.width, session, _SIGN_BITS)
+    return widened(best, sizes.width.ring_bits + _SIGN_BITS, session) << step
 
 
 @dataclass(frozen=True, slots=True)
