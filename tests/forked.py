@@ -107,7 +107,7 @@ def _begin(body, arguments, streams, address, environment, folder, own_group) ->
         os.dup2(source, number)
     for source in set(streams):
         os.close(source)
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

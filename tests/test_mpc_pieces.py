@@ -91,7 +91,7 @@ def test_outside_of_the_range_first_and_last_lines_go_on():
 
 def test_one_comparison_and_one_selection():
     pieces = RowPieces(-0.5, 1.0, 5)
-    compared = less_than_constants_cost(3 * 5, 12, pieces._width)
+    compared = less_than_constants_cost(3 * 5, 12, pieces._width(3))
     cost = row_pieces_cost(3, pieces, 100.0)
     assert cost.traffic.rounds == compared.traffic.rounds + 1
     assert cost.failure_probability == 300 * 2.0**-64
@@ -242,7 +242,7 @@ def test_a_row_is_opened_once_and_comes_back_once():
     assert demand[prime_scaled_row_kind(T, 576)] == 1
     assert not [k for k in demand if k.form.is_stored and k != prime_scaled_row_kind(T, 576)]
     scaling = protocol._scaling
-    compared = less_than_constants_cost(5, 12, scaling.pieces._width).traffic.rounds
+    compared = less_than_constants_cost(5, 12, scaling.pieces._width(1)).traffic.rounds
     assert cost.traffic.rounds == 5 + compared
     assert cost.traffic.sent_bytes < 15_000
     assert cost.failure_probability < 2.0**-34

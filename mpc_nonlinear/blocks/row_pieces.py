@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +16,7 @@ from mpc_nonlinear.blocks.compare import (
 from mpc_nonlinear.blocks.local import scale_all, scale_cost
 from mpc_nonlinear.blocks.select import select, select_cost
 from mpc_nonlinear.blocks.session import Session
+from mpc_nonlinear.blocks.wide_digits import LARGEST_DIGIT_BITS
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import BitArray, FloatArray, RingArray
 from transport.computing import Work, units
@@ -24,6 +25,8 @@ from transport.traffic import Party
 
 _COMPARED_BITS = 9
 """Of a number scaled into its octave."""
+_LONG_BYTES = 16384
+"""Of a comparison, up to which fewer rounds are worth more."""
 _ROOM_BITS = 1
 """Comparisons are right up to this many octaves above the last."""
 _MARGIN = 2.0**-8
@@ -108,10 +111,18 @@ class RowPieces:
         """Starts of an octave's pieces, in compared units."""
         return [round(2.0 ** (_COMPARED_BITS + j / self.pieces)) for j in range(self.pieces)]
 
-    @property
-    def _width(self) -> Width:
-        """Of the lowest octave, where the largest numbers are 2^octaves times its own."""
-        return Width.exact(1 << (_COMPARED_BITS + self.octaves + _ROOM_BITS))
+    def _width(self, rows: int) -> Width:
+        """Of the lowest octave, where the largest numbers are 2^octaves times its own.
+
+        In two or three long digits where that is short for so many rows: it saves rounds.
+        """
+        width = Width.exact(1 << (_COMPARED_BITS + self.octaves + _ROOM_BITS))
+        for digits in (2, 3):
+            if width.bits - 1 <= digits * LARGEST_DIGIT_BITS:
+                long = replace(width, digits=digits)
+                cost = less_than_constants_cost(rows * self.octaves, self.pieces, long)
+                return long if cost.traffic.sent_bytes <= _LONG_BYTES else width
+        return width
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +156,7 @@ def row_pieces_cost(rows: int, pieces: RowPieces, mean_units: float) -> Cost:
     return (
         scale_cost(rows, mean_units)
         + Cost(work=Work.together(units(scaled=others)))
-        + less_than_constants_cost(rows * pieces.octaves, pieces.pieces, pieces._width)
+        + less_than_constants_cost(rows * pieces.octaves, pieces.pieces, pieces._width(rows))
         + select_cost(rows * pieces.count)
     )
 
@@ -175,7 +186,7 @@ def _pieces_of(s: RingArray, pieces: RowPieces, session: Session) -> BitArray:
     start = 2.0**_COMPARED_BITS * session.fixed_point.unit / pieces.low
     starts = start * np.exp2(-np.arange(pieces.octaves, dtype=np.float64))
     scaled = scale_all(s, starts)
-    below = less_than_constants(scaled, pieces._thresholds, pieces._width, session)
+    below = less_than_constants(scaled, pieces._thresholds, pieces._width(s.size), session)
     # (pieces, octaves, ...) to ascending ends; nothing asks for the first.
     ends = np.swapaxes(below, 0, 1).reshape(pieces.count, *s.shape)[1:]
     ones = np.full((1, *s.shape), int(session.party is Party.CLIENT), np.uint8)
