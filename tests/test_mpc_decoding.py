@@ -48,6 +48,20 @@ def test_greedy_decoding(shape):
     assert np.array_equal(tokens, FIXED.encode(logits).view(np.int64).argmax(-1))
 
 
+@pytest.mark.parametrize("shape", [(2,), (3, 40), (2, 700)])
+def test_greedy_decoding_in_steps_is_near_the_largest(shape):
+    step, bound = 2.0**-10, 16.0
+    logits = np.random.default_rng(3).normal(0, 4, shape).clip(-bound, bound)
+    logits.reshape(-1, shape[-1])[0, :2] = bound - 1.5 * step, bound
+    protocol = GreedyDecoding(bound, step)
+    tokens = drawn_tokens(protocol, logits)
+    x = FIXED.decode(FIXED.encode(logits))
+    found = np.take_along_axis(x, tokens[..., None], -1)[..., 0]
+    assert np.all(x.max(-1) - found < 2 * step)
+    exact = GreedyDecoding(bound).cost(shape, CONTEXT)
+    assert shape[-1] < 40 or protocol.cost(shape, CONTEXT).ots.total < 0.8 * exact.ots.total
+
+
 DISTRIBUTIONS = {
     "flat": np.zeros(5),
     "one sure": np.array([0.0, 14.0, -3.0]),

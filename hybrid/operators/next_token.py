@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil, log2
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +28,11 @@ class ChosenOnShares:
     source: ClassVar[str] = "tournament [Rathee20]; inverse transform [Devroye86] Chapter II.2"
 
 
+_STEP_PART = 2.0**-14
+"""Of the bound on logits: those that differ by less than two such steps are taken for equal, since
+their own errors are larger. Then 16 bits are compared below the sign, in four digits."""
+
+
 class NextTokenOperator(MultiplyingOperator):
     """Greedy where the temperature is zero, else a draw among the k largest."""
 
@@ -36,7 +42,9 @@ class NextTokenOperator(MultiplyingOperator):
         super().__init__(node, entry, choice, context)
         bound, found = node.bounds["input"].max_abs, node.constants
         self._top_k = int(found["top_k"]) or None
-        self._decoding: GreedyDecoding | TemperatureSampling = GreedyDecoding(bound)
+        self._decoding: GreedyDecoding | TemperatureSampling = GreedyDecoding(
+            bound, _STEP_PART * 2.0 ** ceil(log2(bound))
+        )
         if found["temperature"]:
             self._check_candidates(node.shape[-1])
             rms = node.bounds["input"].rms
