@@ -229,8 +229,9 @@ def test_twice_the_largest_mean_square_does_not_wrap_around():
     assert np.abs(got - protocol.reference(x)).max() < 2.0**-8
 
 
-def test_a_large_epsilon_is_what_is_divided_by():
-    protocol = PiecesRmsNorm(16, 1.0, 2.0**-8, 0.25, 0.125, 4.0)
+@pytest.mark.parametrize("epsilon", [0.2, 1.0])
+def test_a_large_epsilon_is_what_is_divided_by(epsilon):
+    protocol = PiecesRmsNorm(16, epsilon, 2.0**-8, 0.25, 0.125, 4.0)
     x = residual(np.random.default_rng(1), 6, 16, 2.0**-8, 0.25)
     check_protocol(protocol, x, InsecureLocalParties("slot_triples"))
 
