@@ -63,6 +63,9 @@ def test_moduli_that_do_not_fit_are_refused():
     one = np.ones((1, 1, 1), np.uint64)
     with pytest.raises(UsageError, match="use a modulus of at most 50 bits"):
         Residues((1 << 51) - 1).times(one, one)
+    long = np.ones((1, 1, 1 << 14), np.uint64)
+    with pytest.raises(UsageError, match="sums of 16384; use fewer terms"):
+        Residues((1 << 50) - 27).times(long, long.transpose(0, 2, 1))
 
 
 def test_a_residue_beyond_the_prime_is_refused():
