@@ -15,7 +15,7 @@ from hybrid.operators.slot_matrices import (
     rows_times_cost,
 )
 from mpc_nonlinear.blocks.cached_products import CacheSizes
-from mpc_nonlinear.blocks.moduli import Residues
+from mpc_nonlinear.blocks.moduli import PrimeModulus
 from mpc_nonlinear.cost import NO_COST
 from tests.cached_setup import BOUND, operators, run_states, slot_party, stepped
 from tests.rows_setup import T, uniform_residues
@@ -25,7 +25,7 @@ from transport.local import run_both
 from transport.traffic import NO_TRAFFIC, Party
 
 NAME = "slot_correlations"
-MODULUS = Residues(T)
+MODULUS = PrimeModulus(T)
 MODULUS_BITS = SLOT_SET.plain_bits
 
 
