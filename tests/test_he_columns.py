@@ -45,7 +45,9 @@ def check(packing, weights):
     message, own = slot_mask_for_client(groups, server, SecureRandom())
     assert len(message) == packing.download_bytes
     other = slot_unmask(message, packing.output_ciphertexts, client)
-    found = (packing.rows_out(own) + packing.rows_out(other)) % np.uint64(T)
+    shares = packing.rows_out(own), packing.rows_out(other)
+    assert max(share.max() for share in shares) < T
+    found = (shares[0] + shares[1]) % np.uint64(T)
     assert rho.shape == (packing.columns, ROWS, packing.inner)
     assert rho.max() < T
     for rows, mine, matrix in zip(rho, found, weights, strict=True):

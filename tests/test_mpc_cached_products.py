@@ -21,7 +21,7 @@ from mpc_nonlinear.blocks.cached_products import (
     made_causal,
     made_causal_cost,
 )
-from mpc_nonlinear.blocks.moduli import WORDS, Residues
+from mpc_nonlinear.blocks.moduli import WORDS, PrimeModulus
 from mpc_nonlinear.cost import OtCount
 from mpc_nonlinear.ring_matmul import ring_matmul
 from tests.he_setup import looks_uniform
@@ -37,7 +37,7 @@ SIZES = CacheSizes(kv_heads=2, group=2, size=4, prefix=3, capacity=6)
 
 
 PRIME_BITS = 43
-PRIME = Residues((1 << PRIME_BITS) - 57)
+PRIME = PrimeModulus((1 << PRIME_BITS) - 57)
 
 
 def split(x, modulus=WORDS):
@@ -266,7 +266,7 @@ def test_no_mask_serves_twice():
 
 def test_residues_open_uniform_and_once(monkeypatch):
     """Modulo a prime: what either party sends, and masks that no two numbers share."""
-    sent, sums, opened = {party: [] for party in Party}, [], Residues.opened
+    sent, sums, opened = {party: [] for party in Party}, [], PrimeModulus.opened
 
     def watched(self, shares, session):
         sent[session.party].extend(share.ravel() for share in shares)
@@ -275,7 +275,7 @@ def test_residues_open_uniform_and_once(monkeypatch):
             sums.extend(part.ravel() for part in found)
         return found
 
-    monkeypatch.setattr(Residues, "opened", watched)
+    monkeypatch.setattr(PrimeModulus, "opened", watched)
     sizes = CacheSizes(2, 2, 64, 8, 24)
     prefix, rows = conversation(sizes, (20, 1, 3), np.random.default_rng(3))
     prefix, rows = [0 * p for p in prefix], [tuple(0 * x for x in row) for row in rows]

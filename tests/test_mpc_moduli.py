@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpc_nonlinear.blocks.moduli import WORDS, Residues
+from mpc_nonlinear.blocks.moduli import WORDS, PrimeModulus
 from mpc_nonlinear.cost import OtCount
 from tests.ot_sources import quick_session
 from transport.bitpack import pack_bits, packed_bytes
@@ -16,7 +16,7 @@ from transport.local import run_both
 from transport.traffic import Party
 
 PRIME_BITS = 43
-PRIME = Residues((1 << PRIME_BITS) - 57)
+PRIME = PrimeModulus((1 << PRIME_BITS) - 57)
 
 
 @pytest.mark.parametrize("modulus", [WORDS, PRIME], ids=["words", "prime"])
@@ -62,7 +62,10 @@ def test_results_come_back_to_the_limit(modulus, shift):
 def test_moduli_that_do_not_fit_are_refused():
     one = np.ones((1, 1, 1), np.uint64)
     with pytest.raises(UsageError, match="use a modulus of at most 50 bits"):
-        Residues((1 << 51) - 1).times(one, one)
+        PrimeModulus((1 << 51) - 1).times(one, one)
+    long = np.ones((1, 1, 1 << 14), np.uint64)
+    with pytest.raises(UsageError, match="sums of 16384; use fewer terms"):
+        PrimeModulus((1 << 50) - 27).times(long, long.transpose(0, 2, 1))
 
 
 def test_a_residue_beyond_the_prime_is_refused():
@@ -88,7 +91,7 @@ def test_a_residue_beyond_the_prime_is_refused():
 )
 def test_residues_multiply_exactly(shape, modulus, seed):
     batch, n, k, m = shape
-    rng, residues = np.random.default_rng(seed), Residues(modulus)
+    rng, residues = np.random.default_rng(seed), PrimeModulus(modulus)
     x, y = (rng.integers(0, modulus, s, np.uint64) for s in ((batch, n, k), (batch, k, m)))
     x[0, 0], y[0, :, 0] = modulus - 1, modulus - 1
     exact = np.einsum("bnk,bkm->bnm", x.astype(object), y.astype(object)) % modulus

@@ -142,8 +142,6 @@ class ColumnProductsPacking(SlotPacking):
             (rows, 2, len(primes), n),
         )
         self._lay_out(ciphertexts, keys, moved)
-        # Rows that only fill up a tile are multiplied too, and left out.
-        matrices[...] = 0.0
         for start in range(0, outputs, together):
             stop = min(start + together, outputs)
             encode_columns(self._some(weights, start, stop), p, self.period, matrices)

@@ -1,8 +1,9 @@
 """Attention over a decoder's cache: keys and values stay shared, rows come one after the other.
 
-Correlations for a whole conversation are made before it, either by exact homomorphic products
-modulo 2^64 or by a dealer; then a pass costs an exchange and a truncation a product, however long
-the context. `mpc_nonlinear.blocks.cached_products` has the protocol.
+Correlations for a whole conversation are made before it: by exact homomorphic products modulo 2^64
+or by a dealer, here, or modulo a prime, in `slot_attention`. Then a pass costs an exchange and a
+truncation a product, however long the context. `mpc_nonlinear.blocks.cached_products` has the
+protocol.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from hybrid.operators.slot_matrices import (
     rows_times_cost,
 )
 from mpc_nonlinear.blocks.cached_products import CacheSizes
-from mpc_nonlinear.blocks.moduli import Modulus, Residues
+from mpc_nonlinear.blocks.moduli import Modulus, PrimeModulus
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.computing import units
@@ -103,7 +103,7 @@ class SlotCachedAttentionOperator(CachedAttentionOperator):
 
     engine = "he_linear"
     entries = SlotCorrelations
-    _modulus: ClassVar[Modulus] = Residues(SLOT_SET.plain_prime)
+    _modulus: ClassVar[Modulus] = PrimeModulus(SLOT_SET.plain_prime)
     _remedy = ", or cached_attention: matrix_correlations"
 
     def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:

@@ -28,7 +28,7 @@ from he_linear.exact.slot_parameters import SlotParameters
 from he_linear.kernels.scalars import Residues
 from he_linear.packings.column_products import ROWS, ColumnProductsPacking
 from hybrid.operators.exact_rows import RowsClient, RowsServer
-from mpc_nonlinear.blocks.moduli import Residues as Modulus
+from mpc_nonlinear.blocks.moduli import PrimeModulus
 from mpc_nonlinear.cost import Cost
 from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.channel import Channel
@@ -174,7 +174,7 @@ def answer_rows_times(
 
     matrices: W (inner, outputs) of every product, residues modulo t.
     """
-    modulus = Modulus(parameters.plain_prime)
+    modulus = PrimeModulus(parameters.plain_prime)
     channel.next_round()
     for group in _groups(sizes, parameters):
         p = group.packing

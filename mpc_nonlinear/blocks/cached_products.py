@@ -283,7 +283,7 @@ def append_known_cost(sizes: CacheSizes, modulus: Modulus = WORDS) -> Cost:
 def append_known(product: GrowingProduct, rows: RingArray, session: Session) -> None:
     """The prefix's rows of R (kv_heads, prefix, size): the server's words, zero at the client.
 
-    They are opened under masks as all others. Modulo 2^64 still. 1 round, none for an empty prefix.
+    Words modulo 2^64, opened under masks as all others. 1 round, none for an empty prefix.
     """
     if rows.size:
         modulus = product.modulus

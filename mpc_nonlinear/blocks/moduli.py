@@ -72,7 +72,7 @@ class Modulus(ABC):
         """Of |x| in `result`."""
 
 
-class Words(Modulus):
+class WordModulus(Modulus):
     """Modulo 2^64: nothing to lift; results are truncated, off by less than one unit."""
 
     def lifted(self, x: RingArray) -> RingArray:
@@ -123,7 +123,7 @@ class Words(Modulus):
 
 
 @dataclass(frozen=True, slots=True)
-class Residues(Modulus):
+class PrimeModulus(Modulus):
     """Modulo an odd prime t of up to 50 bits: results are off by `from_prime_error_units`."""
 
     modulus: int
@@ -184,7 +184,7 @@ class Residues(Modulus):
         return self.modulus.bit_length()
 
 
-WORDS = Words()
+WORDS = WordModulus()
 
 
 def _split(flat: RingArray, like: list[RingArray]) -> list[RingArray]:

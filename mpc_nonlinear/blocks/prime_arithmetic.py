@@ -9,7 +9,6 @@ from mpc_nonlinear.fixed_point import RingArray
 from transport.errors import UsageError
 
 MAX_MODULUS_BITS = 50
-_MAX_TERMS = 1 << (63 - MAX_MODULUS_BITS)
 
 
 def multiply_add(x: RingArray, y: RingArray, z: RingArray, modulus: int) -> RingArray:
@@ -47,11 +46,15 @@ def combinations(
 def matrix_product(x: RingArray, y: RingArray, modulus: int) -> RingArray:
     """X y modulo t for residues (batch, n, k) and (batch, k, m): (batch, n, m).
 
-    As `multiply_add`; remainders are added up before they are reduced, so k < 2^13.
+    As `multiply_add`; remainders are added up before they are reduced, so k t stays below 2^63.
     """
     _check(modulus)
     assert x.shape[0] == y.shape[0]
-    assert x.shape[2] == y.shape[1] < _MAX_TERMS
+    assert x.shape[2] == y.shape[1]
+    if x.shape[2] * modulus >= 1 << 63:
+        raise UsageError(
+            f"products modulo {modulus}: sums of {x.shape[2]}; use fewer terms, or fewer bits"
+        )
     out = np.zeros((x.shape[0], x.shape[1], y.shape[2]), np.uint64)
     a, b = (np.ascontiguousarray(part).view(np.int64) for part in (x, y))
     _matrix_product(a, b, np.int64(modulus), out.view(np.int64))
