@@ -21,11 +21,12 @@ from transport.local import memory_pair
 DECODERS = Path(__file__).resolve().parent / "data" / "decoders"
 _NONLINEAR = {
     "llama": {"rmsnorm": "pieces", "silu": "cubic_pieces"},
-    "gpt2": {"layernorm": "octave_polynomial", "gelu_tanh": "cubic_pieces"},
+    "gpt2": {"layernorm": "pieces", "gelu_tanh": "cubic_pieces"},
 }
 _DEALT = {
     "causal_softmax": "squared_polynomial",
     "rmsnorm": "octave_polynomial",
+    "layernorm": "octave_polynomial",
     "silu": "magnitude_polynomial",
     "gelu_tanh": "even_polynomial",
 }
