@@ -210,6 +210,14 @@ def test_a_plugin_of_the_current_folder_is_checked(tmp_path, monkeypatch):
     assert "every contract is kept" in output
 
 
+def test_a_plugin_is_checked_by_the_engine_that_it_names(tmp_path, monkeypatch):
+    body = '    product_engines = ("slot_triples",)'
+    result, output = checked("plugin_choosy", tmp_path, monkeypatch, body)
+    assert result.exit_code == 0, output
+    assert "products by slot_triples" in output
+    assert "products by ot" not in output
+
+
 def test_a_broken_plugin_ends_with_its_sentence(tmp_path, monkeypatch):
     result, output = checked("plugin_bad", tmp_path, monkeypatch, WRONG)
     assert result.exit_code == 1

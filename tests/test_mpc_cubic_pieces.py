@@ -15,6 +15,7 @@ from hybrid.testing.contracts import InsecureLocalParties, MisuseError, check_pr
 from mpc_nonlinear.blocks import prime_cubes
 from mpc_nonlinear.blocks.compare import Width, less_than_zero, less_than_zero_cost
 from mpc_nonlinear.blocks.ot_products import OtProducts
+from mpc_nonlinear.blocks.prime_arithmetic import combinations
 from mpc_nonlinear.blocks.prime_cubes import PrimePowers, powers_cost
 from mpc_nonlinear.blocks.prime_products import PrimeProducts
 from mpc_nonlinear.blocks.prime_shares import from_prime_limit
@@ -89,6 +90,19 @@ def test_powers_that_forget_a_term_are_noticed(monkeypatch):
     monkeypatch.setattr(prime_cubes, "Party", type("Nobody", (), {"SERVER": None}))
     with pytest.raises(AssertionError):
         test_powers_are_exact()
+
+
+@pytest.mark.parametrize("modulus", [T, 3, (1 << 50) - 27])
+def test_combinations_are_those_of_integers(modulus):
+    rng = np.random.default_rng(2)
+    sizes = ((4, 700), (3, 4), (3,))
+    operands, factors, constants = (rng.integers(0, modulus, s).astype(np.uint64) for s in sizes)
+    operands[:, :2], factors[0], constants[0] = modulus - 1, modulus - 1, modulus - 1
+    got = combinations(operands, factors, constants, modulus)
+    exact = factors.astype(object) @ operands.astype(object) + constants.astype(object)[:, None]
+    assert (got.astype(object) == exact % modulus).all()
+    with pytest.raises(UsageError, match="at most 50 bits"):
+        combinations(operands, factors, constants, (1 << 50) + 1)
 
 
 def session_with(channel, count):

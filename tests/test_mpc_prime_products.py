@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mpc_nonlinear.blocks import functions
 from mpc_nonlinear.blocks.factor_tree import FactorTree
-from mpc_nonlinear.blocks.prime_arithmetic import combinations, multiply_add
+from mpc_nonlinear.blocks.prime_arithmetic import multiply_add
 from mpc_nonlinear.blocks.prime_products import PrimeProducts
 from mpc_nonlinear.blocks.prime_shares import from_prime_limit, to_prime
 from mpc_nonlinear.blocks.products import Bounds, FactoredPolynomial
@@ -83,23 +83,10 @@ def test_products_modulo_anything(modulus, data):
     assert int(got[0, 0]) == (x * y + z) % modulus
 
 
-@pytest.mark.parametrize("modulus", [T, 3, (1 << 50) - 27])
-def test_combinations_are_those_of_integers(modulus):
-    rng = np.random.default_rng(2)
-    sizes = ((4, 700), (3, 4), (3,))
-    operands, factors, constants = (rng.integers(0, modulus, s).astype(np.uint64) for s in sizes)
-    operands[:, :2], factors[0], constants[0] = modulus - 1, modulus - 1, modulus - 1
-    got = combinations(operands, factors, constants, modulus)
-    exact = factors.astype(object) @ operands.astype(object) + constants.astype(object)[:, None]
-    assert (got.astype(object) == exact % modulus).all()
-
-
 def test_larger_moduli_are_refused():
     zero = np.zeros(1, np.uint64)
     with pytest.raises(UsageError, match="at most 50 bits"):
         multiply_add(zero, zero, zero, (1 << 50) + 1)
-    with pytest.raises(UsageError, match="at most 50 bits"):
-        combinations(zero[None], zero[None], zero, (1 << 50) + 1)
 
 
 def test_lifts_are_centred():
