@@ -12,8 +12,8 @@ from mpc_nonlinear.protocols.causal_softmax import SquaredPolynomialCausalSoftma
 from mpc_nonlinear.protocols.gelu import EvenPolynomialGelu
 from mpc_nonlinear.protocols.gelu_tanh import CubicPiecesGeluTanh, EvenPolynomialGeluTanh
 from mpc_nonlinear.protocols.layernorm import OctavePolynomialLayerNorm
+from mpc_nonlinear.protocols.own_powers import OwnPowersCausalSoftmax, OwnPowersSoftmax
 from mpc_nonlinear.protocols.pieces import PiecesLayerNorm, PiecesRmsNorm
-from mpc_nonlinear.protocols.power_softmax import CausalPowerSoftmax, PowerSoftmax
 from mpc_nonlinear.protocols.relu import ExactRelu
 from mpc_nonlinear.protocols.rmsnorm import OctavePolynomialRmsNorm
 from mpc_nonlinear.protocols.silu import CubicPiecesSilu, MagnitudePolynomialSilu
@@ -34,8 +34,8 @@ PROTOCOLS = (
     MagnitudePolynomialSilu,
     MagnitudePolynomialTanh,
     OctavePolynomialRmsNorm,
-    PowerSoftmax,
-    CausalPowerSoftmax,
+    OwnPowersSoftmax,
+    OwnPowersCausalSoftmax,
     PiecesRmsNorm,
     PiecesLayerNorm,
     CubicPiecesSilu,

@@ -88,8 +88,8 @@ PROTOCOLS = [
     ({"protocols": GONE}, "protocols missing; give all of protocols"),
     ({"protocols.linear": "exact_row"}, "no linear is called 'exact_row'; did you mean 'exact_"),
     ({"protocols.silu": "even"}, "no silu is called 'even'; known: .*magnitude_polynomial"),
-    ({"protocols.silu": "cubic_pieces", "protocols.multiply": "ot"}, "layer0.silu: "
-     "silu/cubic_pieces works with products by slot_triples, not by 'ot'; name those as multiply"),
+    ({"protocols.multiply": "ot"}, "layer0.attention_norm: rmsnorm/pieces works with products by "
+     "slot_triples, not by 'ot'; name those as multiply"),
     ({"protocols.multiply": "slots"}, "no engine of products is called 'slots'; known: .*slot_tr"),
     ({"protocols.attention": "beaver"}, "unknown key 'attention', this model has no such operation;"
      " did you mean 'cached_attention'"),

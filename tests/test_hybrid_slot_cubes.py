@@ -18,8 +18,8 @@ from mpc_nonlinear.cost import Demand
 from mpc_nonlinear.fixed_point import FixedPoint
 from mpc_nonlinear.protocols.silu import CubicPiecesSilu
 from tests.ot_sources import InsecureLocalSource, quick_session, run_misbehaving
-from tests.rows_setup import N, P, T, made_keys, messages_and_noise
-from tests.test_hybrid_slot_triples import made, party, uniform
+from tests.rows_setup import N, P, T, made_keys, messages_and_noise, uniform_residues
+from tests.test_hybrid_slot_triples import made, party
 from transport.bitpack import pack_bits, unpack_bits
 from transport.errors import FrameError, UsageError
 from transport.local import run_both
@@ -150,8 +150,8 @@ def test_every_share_is_uniform_and_fresh():
     first, second = made(demand), made(demand)
     for role in Party:
         for part, again in zip(first[role][CUBE], second[role][CUBE], strict=True):
-            assert uniform(part)
-            assert uniform((part + np.uint64(T) - again) % np.uint64(T))
+            assert uniform_residues(part)
+            assert uniform_residues((part + np.uint64(T) - again) % np.uint64(T))
 
 
 def test_w_is_uniform_and_independent_of_the_masked_number():
@@ -163,8 +163,8 @@ def test_w_is_uniform_and_independent_of_the_masked_number():
         drawn[0] = 5
         own, clear = cube_question(packing, drawn)
         found.append(unpack_bits(clear, N, 44))
-    assert all(uniform(w) for w in found)
-    assert uniform((found[0] + np.uint64(T) - found[1]) % np.uint64(T))
+    assert all(uniform_residues(w) for w in found)
+    assert uniform_residues((found[0] + np.uint64(T) - found[1]) % np.uint64(T))
 
 
 @pytest.mark.parametrize("size", [5, None])

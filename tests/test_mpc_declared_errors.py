@@ -159,7 +159,8 @@ def test_variances_below_every_octave_run_and_say_what_they_miss():
 def test_others_are_within_what_they_declare_whatever_the_bound(cls, engine, exponent, length):
     bound = 2.0**exponent
     if cls in SOFTMAXES:
-        bound = min(bound, 2.0**14)
+        # Powers leave room for a range of their own, and refuse larger ones.
+        bound = min(bound, 2.0**9 if cls.name == "own_powers" else 2.0**14)
         place = np.arange(length)
         x = np.stack([
             np.where(place == length - 1, bound, -bound),

@@ -33,6 +33,7 @@ class NonlinearOperator(MultiplyingOperator):
     def __init__(
         self, node: Node, entry: type[NonlinearProtocol], choice: Choice, context: PlanContext
     ) -> None:
+        context.mpc(choice.multiply)
         allowed = entry.product_engines
         if allowed and choice.multiply not in allowed:
             raise ConfigError(

@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 
 from mpc_nonlinear.blocks.local import scale, scale_cost
+from mpc_nonlinear.blocks.prime_products import PrimeProducts
 from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
@@ -37,6 +38,7 @@ class _PiecesNorm(NonlinearProtocol):
     )
     max_error = 2.0**-6
     approximation_error = 2.0**-12
+    product_engines = (PrimeProducts.name,)
 
     @property
     @abstractmethod

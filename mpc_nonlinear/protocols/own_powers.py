@@ -114,7 +114,7 @@ def _level_width(largest: float, unit: float, step_bits: int) -> Width:
 
 
 @dataclass(frozen=True, slots=True)
-class PowerSoftmax(NonlinearProtocol):
+class OwnPowersSoftmax(NonlinearProtocol):
     """Row maximum in groups, e^z as one product of both parties' powers, one reciprocal a row.
 
     1. whole multiples of a step below each number, and the largest of a row by a tournament of
@@ -277,7 +277,7 @@ def _maximum(x: RingArray, rows: VisibleRows, sizes: PowerSizes, session: Sessio
 
 
 @dataclass(frozen=True, slots=True)
-class CausalPowerSoftmax(PowerSoftmax):
+class OwnPowersCausalSoftmax(OwnPowersSoftmax):
     """The same on the visible part of each row; see `RowSoftmax`."""
 
     op = "causal_softmax"

@@ -12,9 +12,9 @@ from mpc_nonlinear.blocks.prime_products import PrimeProducts
 from mpc_nonlinear.blocks.session import Context
 from mpc_nonlinear.fixed_point import FixedPoint
 from mpc_nonlinear.protocols.causal_softmax import SquaredPolynomialCausalSoftmax
-from mpc_nonlinear.protocols.power_softmax import (
-    CausalPowerSoftmax,
-    PowerSoftmax,
+from mpc_nonlinear.protocols.own_powers import (
+    OwnPowersCausalSoftmax,
+    OwnPowersSoftmax,
     power_sizes,
 )
 from mpc_nonlinear.protocols.row_softmax import MASK_GAP
@@ -57,20 +57,20 @@ def rows(kind, bound, length, seed=0):
 @pytest.mark.parametrize("kind", ["normal", "equal", "ends", "clipped"])
 @pytest.mark.parametrize(("bound", "length"), [(8, 33), (64, 5), (64, 90), (256, 20), (32, 300)])
 def test_errors_are_as_declared_over_the_whole_range(kind, bound, length):
-    got = holds(PowerSoftmax(float(bound)), rows(kind, bound, length))
+    got = holds(OwnPowersSoftmax(float(bound)), rows(kind, bound, length))
     assert np.abs(got.sum(-1) - 1).max() < 2.0**-7
 
 
 @given(st.lists(st.floats(-16, 16), min_size=1, max_size=12))
 @few_examples
 def test_any_short_row(values):
-    holds(PowerSoftmax(16.0), np.array([values]))
+    holds(OwnPowersSoftmax(16.0), np.array([values]))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 9), (1, 3, 3), (3, 4, 11)])
 def test_a_causal_row_sees_its_own_position_and_those_before(shape):
     x = np.random.default_rng(1).normal(0, 3, shape)
-    got = holds(CausalPowerSoftmax(32.0), x)
+    got = holds(OwnPowersCausalSoftmax(32.0), x)
     queries, keys = shape[-2:]
     hidden = np.arange(keys) > keys - queries + np.arange(queries)[:, None]
     assert not got[:, hidden].any()
@@ -82,7 +82,7 @@ def test_masked_numbers_are_zero_however_low_the_others_are(bound):
     x[1, :3] = bound
     seen = np.arange(10) < 4
     lowered = x - np.where(seen, 0, 2 * bound + MASK_GAP)
-    got = private(PowerSoftmax(bound), lowered)
+    got = private(OwnPowersSoftmax(bound), lowered)
     assert not got[:, ~seen].any()
     assert np.abs(got.sum(-1) - 1).max() < 2.0**-7
 
@@ -90,7 +90,7 @@ def test_masked_numbers_are_zero_however_low_the_others_are(bound):
 @pytest.mark.parametrize("bound", [1.0, 8.0, 37.0, 64.0, 128.0])
 def test_a_row_without_a_visible_number_does_no_harm(bound):
     """It is thrown away, but goes through further layers, where others might meet it."""
-    protocol = PowerSoftmax(bound)
+    protocol = OwnPowersSoftmax(bound)
     x = np.random.default_rng(2).uniform(-bound, bound, (3, 7))
     x[0] = -bound
     got = private(protocol, x - 2 * bound - MASK_GAP)
@@ -99,7 +99,7 @@ def test_a_row_without_a_visible_number_does_no_harm(bound):
 
 def test_a_token_takes_fewer_rounds_and_bytes_than_by_polynomials():
     shape = (9, 1, 64)
-    own = CausalPowerSoftmax(64.0).cost(shape, CONTEXT)
+    own = OwnPowersCausalSoftmax(64.0).cost(shape, CONTEXT)
     other = SquaredPolynomialCausalSoftmax(64.0).cost(shape, CONTEXT)
     assert own.traffic.rounds == 24
     assert other.traffic.rounds == 59
@@ -122,11 +122,11 @@ def test_sizes_follow_the_length_and_the_range():
 
 def test_declared_errors_allow_long_rows():
     for length in (64, 128, 256, 512):
-        assert CausalPowerSoftmax(64.0).error(length, CONTEXT) < 2.0**-6
+        assert OwnPowersCausalSoftmax(64.0).error(length, CONTEXT) < 2.0**-6
 
 
 def test_what_it_refuses():
     with pytest.raises(ConfigError, match="slot_triples"):
-        PowerSoftmax(8.0).cost((2, 3), Context(FIXED, OtProducts(16)))
+        OwnPowersSoftmax(8.0).cost((2, 3), Context(FIXED, OtProducts(16)))
     with pytest.raises(ConfigError, match="bits of an exponential"):
-        PowerSoftmax(2.0**14).cost((2, 3), CONTEXT)
+        OwnPowersSoftmax(2.0**14).cost((2, 3), CONTEXT)
