@@ -108,6 +108,12 @@ def test_a_token_takes_fewer_rounds_and_bytes_than_by_polynomials():
     assert stored[0] < stored[1] / 4
 
 
+def test_sizes_are_public_and_part_of_the_plan():
+    found = OwnPowersCausalSoftmax(64.0).public_sizes(64, CONTEXT)
+    assert set(found) == {"clip", "step_bits", "kept_bits"}
+    assert found != OwnPowersCausalSoftmax(64.0).public_sizes(300, CONTEXT)
+
+
 def test_sizes_follow_the_length_and_the_range():
     short, long = (power_sizes(80.0, length, FIXED.unit, T) for length in (8, 512))
     assert short.clip < long.clip

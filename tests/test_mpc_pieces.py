@@ -170,8 +170,17 @@ def test_a_word_above_the_prime_is_refused():
 
 
 def test_rows_that_are_too_wide_are_refused():
-    with pytest.raises(UsageError, match="scaled rows: 65537 numbers"):
-        ScaledRows.open(np.zeros((1, 65537), np.uint64), T, None)
+    width = 2**64 // T + 1
+    with pytest.raises(UsageError, match=f"scaled rows: {width} numbers"):
+        ScaledRows.open(np.zeros((1, width), np.uint64), T, None)
+
+
+def test_a_factor_is_hidden_once():
+    empty = np.zeros((0, 3), np.uint64)
+    rows = ScaledRows(T, empty, empty, empty[:, 0], empty, empty[:, 0])
+    rows._spent.append(True)
+    with pytest.raises(UsageError, match="mask serves once"):
+        rows.times(empty[:, 0], None)
 
 
 # -- norms ---------------------------------------------------------------------------------

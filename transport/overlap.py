@@ -95,8 +95,10 @@ def overlapped(channel: Channel, tasks: Sequence[Callable[[Channel], Any]]) -> l
         raise FrameError(f"overlapped: {len(tasks)} protocols; run 1 to {MAX_BRANCHES} at once")
     start = channel.current_round
     branches = [Branch(channel, index, start) for index in range(1, len(tasks) + 1)]
-    threads = [branch.start(task) for branch, task in zip(branches, tasks, strict=True)]
+    threads: list[threading.Thread] = []
     try:
+        for branch, task in zip(branches, tasks, strict=True):
+            threads.append(branch.start(task))
         for branch in branches:
             _turn(branch, channel)
         while any(not branch.is_done for branch in branches):
@@ -127,7 +129,8 @@ def _turn(branch: Branch, channel: Channel) -> None:
 
 def _stop(branches: Sequence[Branch], threads: Sequence[threading.Thread]) -> None:
     """End what still waits, so that no thread is left."""
-    for branch, thread in zip(branches, threads, strict=True):
+    # Of those that were started: the last may not have been.
+    for branch, thread in zip(branches, threads, strict=False):
         if not branch.is_done:
             branch.is_stopped = True
             branch.resume()

@@ -9,6 +9,7 @@ import numpy as np
 from hybrid.models.graph import Node
 from hybrid.operators.base import Choice, Operator, PlanContext, RunState
 from mpc_nonlinear.blocks.local import turn, turn_cost
+from mpc_nonlinear.blocks.public_numbers import rotary_turns
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RingArray
 
@@ -111,13 +112,12 @@ class RotaryOperator(Operator):
         del state
         x, width = inputs[0], self._heads * self._size
         rows, half = len(x), self._size // 2
-        frequencies = self._theta ** (-np.arange(half) / half)
-        # Positions start again with every text.
-        places = np.tile(self._first + np.arange(self.node.tokens), self.node.batch)
-        angles = places[:, None, None] * frequencies
+        turns = rotary_turns(self._theta, half, self._first, self.node.tokens)
         pairs = x[:, :width].reshape(rows, self._heads, 2, half)
+        # Positions start again with every text.
         cosines, sines = (
-            np.broadcast_to(f(angles), pairs[:, :, 0].shape) for f in (np.cos, np.sin)
+            np.broadcast_to(np.tile(part, (self.node.batch, 1))[:, None], pairs[:, :, 0].shape)
+            for part in turns
         )
         turned = np.stack(turn(pairs[:, :, 0], pairs[:, :, 1], cosines, sines), axis=2)
         return [np.concatenate([turned.reshape(rows, width), x[:, width:]], axis=1)]

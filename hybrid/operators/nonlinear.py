@@ -57,6 +57,7 @@ class NonlinearOperator(MultiplyingOperator):
     def parameters(self) -> dict[str, float | int | str]:
         """The protocol's public fields, and a window."""
         fields = dataclasses.asdict(self._protocol)  # type: ignore[call-overload]
+        fields |= self._protocol.public_sizes(self.node.shape[-1], self._mpc)
         return fields if self._near is None else {**fields, WINDOW: self._window}
 
     def cost(self) -> Cost:

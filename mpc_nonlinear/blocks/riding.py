@@ -54,6 +54,21 @@ class Riding(Channel):
         self._theirs = whole[: self._size]
         return whole[self._size :]
 
+    @property
+    def is_branch(self) -> bool:
+        """As the channel's."""
+        return self._channel.is_branch
+
+    @property
+    def label(self) -> str:
+        """As the channel's."""
+        return self._channel.label
+
+    @property
+    def current_round(self) -> int:
+        """As the channel's."""
+        return self._channel.current_round
+
     def next_round(self) -> None:
         """As the channel's."""
         self._channel.next_round()

@@ -14,6 +14,7 @@ from mpc_nonlinear.blocks.compare import (
     less_than_constants_cost,
 )
 from mpc_nonlinear.blocks.local import scale_all, scale_cost
+from mpc_nonlinear.blocks.public_numbers import exact_power, exact_powers
 from mpc_nonlinear.blocks.select import select, select_cost
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.blocks.wide_digits import LARGEST_DIGIT_BITS
@@ -83,15 +84,13 @@ class RowPieces:
     @property
     def growth(self) -> float:
         """Largest relative change of a line's value by that of its argument: about |power|."""
-        line, end = _line(self.power, self.pieces), 2.0 ** (1 / self.pieces) * (1 + _MARGIN)
+        line, end = _line(self.power, self.pieces), _end(self.pieces)
         return float(-line.slope * end / (line.constant + line.slope * end))
 
     @property
     def lines(self) -> tuple[FloatArray, FloatArray]:
         """Constants and slopes, (count,): value = constant + slope s."""
-        line, starts = _line(self.power, self.pieces), self._starts
-        sizes = self.factor * starts**self.power
-        return line.constant * sizes, line.slope * sizes / starts
+        return _lines(self)
 
     def __call__(self, s: FloatArray) -> FloatArray:
         """In the clear, float64."""
@@ -102,14 +101,10 @@ class RowPieces:
         return value
 
     @property
-    def _starts(self) -> FloatArray:
-        starts: FloatArray = self.low * 2.0 ** (np.arange(self.count) / self.pieces)
-        return starts
-
-    @property
     def _thresholds(self) -> list[int]:
         """Starts of an octave's pieces, in compared units."""
-        return [round(2.0 ** (_COMPARED_BITS + j / self.pieces)) for j in range(self.pieces)]
+        starts = exact_powers(2.0, np.arange(self.pieces) / self.pieces)
+        return [round(float(start) * 2.0**_COMPARED_BITS) for start in starts]
 
     def _width(self, rows: int) -> Width:
         """Of the lowest octave, where the largest numbers are 2^octaves times its own.
@@ -134,17 +129,32 @@ class _Line:
     error: float
 
 
+def _end(pieces: int) -> float:
+    return exact_power(2.0, 1 / pieces) * (1 + _MARGIN)
+
+
 @lru_cache
 def _line(power: float, pieces: int) -> _Line:
     """The chord over the piece and its margins, lowered until it is off alike above and below."""
-    a, b = 1 - _MARGIN, 2.0 ** (1 / pieces) * (1 + _MARGIN)
-    slope = (b**power - a**power) / (b - a)
-    constant = a**power - slope * a
+    a, b = 1 - _MARGIN, _end(pieces)
+    first, last = exact_power(a, power), exact_power(b, power)
+    slope = (last - first) / (b - a)
+    constant = first - slope * a
     # The chord is furthest above the power, relative to it, where their slopes' ratio is theirs.
     at = power * constant / (slope * (1 - power))
-    above = (constant + slope * at) * at**-power
+    above = (constant + slope * at) * exact_power(at, -power)
     lowered = 2 / (1 + above)
     return _Line(constant * lowered, slope * lowered, 1 - lowered)
+
+
+@lru_cache(maxsize=256)
+def _lines(pieces: RowPieces) -> tuple[FloatArray, FloatArray]:
+    """Of all pieces, the same on every machine: both parties multiply their shares by slopes."""
+    line, power = _line(pieces.power, pieces.pieces), pieces.power
+    place = np.arange(pieces.count) / pieces.pieces
+    sizes = pieces.factor * exact_power(pieces.low, power) * exact_powers(2.0, power * place)
+    starts = pieces.low * exact_powers(2.0, place)
+    return line.constant * sizes, line.slope * sizes / starts
 
 
 def row_pieces_cost(rows: int, pieces: RowPieces, mean_units: float) -> Cost:
@@ -184,7 +194,7 @@ def _pieces_of(s: RingArray, pieces: RowPieces, session: Session) -> BitArray:
     are those of one place.
     """
     start = 2.0**_COMPARED_BITS * session.fixed_point.unit / pieces.low
-    starts = start * np.exp2(-np.arange(pieces.octaves, dtype=np.float64))
+    starts = np.ldexp(start, -np.arange(pieces.octaves))
     scaled = scale_all(s, starts)
     below = less_than_constants(scaled, pieces._thresholds, pieces._width(s.size), session)
     # (pieces, octaves, ...) to ascending ends; nothing asks for the first.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,12 +11,9 @@ from mpc_nonlinear.blocks.prime_opening import opened, opened_cost
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.correlations.dealt import prime_scaled_row_kind
 from mpc_nonlinear.cost import Cost, Demand
-from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.fixed_point import RING_BITS, RingArray
 from transport.errors import UsageError
 from transport.traffic import Party
-
-_MAX_WIDTH = 1 << 16
-"""Sums of as many residues stay below 2^64."""
 
 
 def scaled_rows_cost(rows: int, width: int, modulus: int) -> Cost:
@@ -44,13 +41,18 @@ class ScaledRows:
     """a b."""
     squares: RingArray
     """The sum of a^2, (rows,)."""
+    _spent: list[bool] = field(default_factory=list, repr=False)
+    """Whether b has masked its number."""
 
     @classmethod
     def open(cls, x: RingArray, modulus: int, session: Session) -> ScaledRows:
         """Of shares modulo t, (rows, width). 1 round."""
         rows, width = x.shape
-        if width > _MAX_WIDTH:
-            raise UsageError(f"scaled rows: {width} numbers in a row; use {_MAX_WIDTH} at most")
+        if width * modulus >= 1 << RING_BITS:
+            raise UsageError(
+                f"scaled rows: {width} numbers in a row; sums of residues of "
+                f"{modulus.bit_length()} bits hold {(1 << RING_BITS) // modulus}"
+            )
         kind = prime_scaled_row_kind(modulus, width)
         a, b, product, squares = session.prepared.dealt(kind, rows)
         (d,) = opened([(x.reshape(-1), a.reshape(-1))], modulus, session)
@@ -70,6 +72,9 @@ class ScaledRows:
         X r = a b + d b + e a + d e for opened e = r - b.
         """
         t = self.modulus
+        if self._spent:
+            raise UsageError("scaled rows: their factor's mask serves once; open the rows anew")
+        self._spent.append(True)
         (e,) = opened([(r, self.b)], t, session)
         b = (self.b + e) % np.uint64(t) if session.party is Party.SERVER else self.b
         by_b, by_e = (np.broadcast_to(part[:, None], self.d.shape) for part in (b, e))

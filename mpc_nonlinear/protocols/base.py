@@ -105,6 +105,14 @@ class NonlinearProtocol(ABC):
         )
         return self.approximation_error_within(length) + own
 
+    def public_sizes(self, length: int, context: Context) -> Mapping[str, float | int]:
+        """What both parties derive for rows of this length and must have alike; of the plan's hash.
+
+        Nothing, where the declared cost says it all.
+        """
+        del length, context
+        return {}
+
     def distance(self, found: FloatArray, wanted: FloatArray) -> FloatArray:
         """What the declared errors bound, number by number: here the difference."""
         away: FloatArray = np.abs(found - wanted)

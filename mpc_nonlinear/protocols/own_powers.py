@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, exp, log2
+from math import ceil, exp, expm1, log2
 
 import numpy as np
 
@@ -24,7 +25,13 @@ from mpc_nonlinear.blocks.prime_shares import (
     scaled_from_prime,
 )
 from mpc_nonlinear.blocks.products import Bounds
-from mpc_nonlinear.blocks.row_pieces import RowPieces, row_pieces, row_pieces_cost
+from mpc_nonlinear.blocks.public_numbers import exact_power
+from mpc_nonlinear.blocks.row_pieces import (
+    RESULT_ERROR_UNITS,
+    RowPieces,
+    row_pieces,
+    row_pieces_cost,
+)
 from mpc_nonlinear.blocks.select import select, select_cost
 from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.blocks.side_by_side import side_by_side
@@ -38,7 +45,7 @@ from transport.traffic import Party
 
 _CLIPS = tuple(0.5 * clip for clip in range(14, 30))
 """Choices of how far below a row's largest number a term counts as zero."""
-_LOG2_E = log2(exp(1))
+_LOG2_E = 1.4426950408889634
 _MARGIN = 1.02
 """Exponents of what is kept stay above one by this, whatever comparisons are off by."""
 _SMALLEST_SUM = 0.96
@@ -71,6 +78,12 @@ class PowerSizes:
     """Of comparisons of whole steps."""
     above: float
     """By how much a number may exceed what stands for the largest: two steps."""
+
+    @property
+    def mean_term(self) -> float:
+        """Of a term, in the mean over how both parties' shares are rounded, or above it."""
+        half = self.above / 2
+        return (expm1(half) / half) ** 2 if half else 1.0
 
     @property
     def lowest(self) -> float:
@@ -153,6 +166,7 @@ class OwnPowersSoftmax(NonlinearProtocol):
         unit, sizes = context.fixed_point.unit, self._sizes(length, context)
         # Exponents are rounded too; terms are off by units besides.
         units = (length + 1) * SCALED_ERROR_UNITS + 8
+        units += RESULT_ERROR_UNITS * exp(sizes.above) * 2.0**-_INVERSE_BITS
         return sizes.rounding(length) + self._inverse(length, sizes.above).error + units * unit
 
     def error(self, length: int, context: Context) -> float:
@@ -178,6 +192,11 @@ class OwnPowersSoftmax(NonlinearProtocol):
                 "of an exponential; use another protocol of this operation"
             )
         return sizes
+
+    def public_sizes(self, length: int, context: Context) -> Mapping[str, float | int]:
+        """What both parties derive from the bound and the length."""
+        sizes = self._sizes(length, context)
+        return {"clip": sizes.clip, "step_bits": sizes.step_bits, "kept_bits": sizes.kept_bits}
 
     def _kept_width(self, count: int, clip: float, unit: float) -> Width:
         digits = 2 if count <= _FEW else 0
@@ -210,8 +229,12 @@ class OwnPowersSoftmax(NonlinearProtocol):
             self._maximum_cost(rows, sizes)
             + kept.beside(powers)
             + select_cost(n)
-            + row_pieces_cost(count, self._inverse(rows.columns, sizes.above), rows.columns / unit)
-            + context.products.multiply_cost(n, self._last(count / n))
+            + row_pieces_cost(
+                count,
+                self._inverse(rows.columns, sizes.above),
+                rows.columns * sizes.mean_term / unit,
+            )
+            + context.products.multiply_cost(n, self._last(count / n, sizes))
         )
 
     def _term_costs(self, count: int, sizes: PowerSizes, context: Context) -> tuple[Cost, Cost]:
@@ -224,10 +247,10 @@ class OwnPowersSoftmax(NonlinearProtocol):
         return kept, power + from_prime_cost(count)
 
     @staticmethod
-    def _last(fresh: float) -> Bounds:
+    def _last(fresh: float, sizes: PowerSizes) -> Bounds:
         """Of a term and its row's reciprocal, which is kept multiplied by 2^`_INVERSE_BITS`."""
         high = 2.0**_INVERSE_BITS
-        return Bounds(1.0, high, high, _INVERSE_BITS, 1.1 * high, y_fresh=fresh)
+        return Bounds(sizes.mean_term, high, high, _INVERSE_BITS, 1.1 * high, y_fresh=fresh)
 
     def run(self, x: RingArray, session: Session) -> RingArray:
         """Shares of softmax(x)."""
@@ -251,7 +274,7 @@ class OwnPowersSoftmax(NonlinearProtocol):
         e = select(outside ^ np.uint8(own), e, session)
         # 3. one reciprocal a row, one product an element
         inverse = row_pieces(rows.sums(e), self._inverse(rows.columns, sizes.above), session)
-        last = self._last(len(rows.lengths) / rows.count)
+        last = self._last(len(rows.lengths) / rows.count, sizes)
         result = session.products.multiply(e, rows.spread(inverse), session, last)
         return rows.unpack(result).reshape(x.shape)
 
@@ -263,7 +286,7 @@ def _powers(raised: RingArray, sizes: PowerSizes, modulus: int, session: Session
         raised = raised + session.fixed_point.encode(start / _LOG2_E)
     power = power_of_two(raised, _LOG2_E, sizes.kept_bits, modulus, session)
     scaled = session.fixed_point.fraction_bits - 2 * sizes.kept_bits - sizes.lowest
-    return scaled_from_prime(power, modulus, 2.0**scaled, session)
+    return scaled_from_prime(power, modulus, exact_power(2.0, scaled), session)
 
 
 def _maximum(x: RingArray, rows: VisibleRows, sizes: PowerSizes, session: Session) -> RingArray:
