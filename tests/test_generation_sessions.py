@@ -62,8 +62,9 @@ def test_failures_of_a_conversation_add_up(plan):
     whole = plan.failure_probability(5, 3)
     assert whole == pytest.approx(sum(passes) + shared.failure_probability)
     # 7 rows are one batch of 32, 33 are two.
-    more = plan.failure_probability(33, 1) - plan.failure_probability(32, 1)
-    assert more > plan.batch_cost().failure_probability
+    (longer,) = (plan.pass_failure(one) for one in plan.passes(33, 1))
+    shared = plan.conversation_cost() + plan.batch_cost() * 2
+    assert plan.failure_probability(33, 1) == pytest.approx(longer + shared.failure_probability)
 
 
 # -- sessions -----------------------------------------------------------------------------------

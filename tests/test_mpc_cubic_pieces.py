@@ -378,6 +378,7 @@ def test_other_products_are_refused_by_name(cls):
 def test_plans_give_it_no_other_engine():
     node = Node("s", 0, "silu", ("x",), ("y",), (2, 3), bounds={"input": Bound(0.0, 1.0, 8.0)})
     context = InsecureLocalParties("slot_triples").plan_context()
+    context = replace(context, products={**context.products, "ot": OtProducts(16)})
     engines = dict.fromkeys(("ot", "slot_triples"), CONTEXT.products)
     choices = list(NonlinearOperator.choices(CubicPiecesSilu, engines))
     assert [c.multiply for c in choices] == ["slot_triples"]
