@@ -17,7 +17,7 @@ from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan
 from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, Step, offline_name, traffic_row
 from hybrid.reports.run_report import share_offline_cost
 from hybrid.runtime.generation_records import GenerationRecord, SharedRecord
-from mpc_nonlinear.cost import Cost, total_without_work
+from mpc_nonlinear.cost import Cost, Demand, total_without_work
 from transport.traffic import NO_TRAFFIC, Traffic
 
 Json = dict[str, Any]
@@ -268,18 +268,20 @@ def correlations_traffic(plan: GenerationPlan, needed: Cost) -> Traffic:
 
 
 def _bytes_by_step(plan: Plan) -> dict[str, int]:
-    """What making each step's correlations sent, by how many it consumes of either kind."""
+    """What making each step's correlations sent, by how many it consumes of every kind."""
     needed = plan.cost
     by_ot = plan.source.production_traffic(needed.ots).sent_bytes / max(1, needed.ots.total)
-    made = triples_cost(needed.demand).traffic.sent_bytes / max(1, _triples(needed))
+    stored = {
+        kind: triples_cost(Demand.of(kind, count)).traffic.sent_bytes / count
+        for kind, count in stored_part(needed.demand).counts
+    }
     return {
-        step.node.name: round(step.cost.ots.total * by_ot + _triples(step.cost) * made)
+        step.node.name: round(
+            step.cost.ots.total * by_ot
+            + sum(stored[kind] * count for kind, count in stored_part(step.cost.demand).counts)
+        )
         for step in plan.steps
     }
-
-
-def _triples(cost: Cost) -> int:
-    return sum(count for _, count in stored_part(cost.demand).counts)
 
 
 def total(amounts: Iterable[Amount]) -> Amount:
