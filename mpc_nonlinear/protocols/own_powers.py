@@ -80,6 +80,11 @@ class PowerSizes:
     """By how much a number may exceed what stands for the largest: two steps."""
 
     @property
+    def ring_bits(self) -> int:
+        """Of what the tournament gives, in steps."""
+        return self.width.ring_bits + _SIGN_BITS
+
+    @property
     def mean_term(self) -> float:
         """Of a term, in the mean over how both parties' shares are rounded, or above it."""
         half = self.above / 2
@@ -216,15 +221,14 @@ class OwnPowersSoftmax(NonlinearProtocol):
         if rows.columns == 1:
             return NO_COST
         groups = even_groups(rows.columns)
-        tree = group_tournament_cost(rows.lengths, groups, sizes.width, _SIGN_BITS)
-        return tree + widened_cost(len(rows.lengths), sizes.width.ring_bits + _SIGN_BITS)
+        return group_tournament_cost(rows.lengths, groups, sizes.width, _SIGN_BITS)
 
     def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
         """Tournament; a comparison, a power and a selection an element; a reciprocal a row."""
         rows, unit = VisibleRows.of(shape, self.causal), context.fixed_point.unit
         n, count = rows.count, len(rows.lengths)
         sizes = self._sizes(rows.columns, context)
-        kept, powers = self._term_costs(n, sizes, context)
+        kept, powers = self._term_costs(rows, sizes, context)
         return (
             self._maximum_cost(rows, sizes)
             + kept.beside(powers)
@@ -237,13 +241,17 @@ class OwnPowersSoftmax(NonlinearProtocol):
             + context.products.multiply_cost(n, self._last(count / n, sizes))
         )
 
-    def _term_costs(self, count: int, sizes: PowerSizes, context: Context) -> tuple[Cost, Cost]:
+    def _term_costs(
+        self, rows: VisibleRows, sizes: PowerSizes, context: Context
+    ) -> tuple[Cost, Cost]:
         """Of saying what is kept, and of the powers."""
-        unit = context.fixed_point.unit
+        count, unit = rows.count, context.fixed_point.unit
         kept = less_than_zero_cost(count, self._kept_width(count, sizes.clip, unit))
         # Of what is clipped it does not matter how it is lifted.
         largest = (sizes.clip + sizes.above + 1) / unit
         power = power_cost(count, largest, self._modulus(context))
+        if rows.columns > 1:
+            power = widened_cost(len(rows.lengths), sizes.ring_bits) + power
         return kept, power + from_prime_cost(count)
 
     @staticmethod
@@ -256,19 +264,23 @@ class OwnPowersSoftmax(NonlinearProtocol):
         """Shares of softmax(x)."""
         rows, unit = VisibleRows.of(x.shape, self.causal), session.fixed_point.unit
         sizes = self._sizes(rows.columns, session.context)
-        # 1. what stands for each row's largest number, in whole steps
-        packed = rows.pack(x) - rows.spread(_maximum(x, rows, sizes, session))
-        # 2. e^z of what is not clipped
+        # 1. what stands for each row's largest number, in whole steps, modulo 2^ring_bits
+        highest = _highest(x, rows, sizes, session)
+        # 2. e^z of what is not clipped; the comparison reads no higher bits
         own = session.party is Party.CLIENT
-        raised = packed + session.fixed_point.encode(sizes.clip if own else 0.0)
+        raised = rows.pack(x) + session.fixed_point.encode(sizes.clip if own else 0.0)
         width = self._kept_width(rows.count, sizes.clip, unit)
-        kept, powers = self._term_costs(rows.count, sizes, session.context)
-        modulus = self._modulus(session.context)
+        assert width.ring_bits <= sizes.ring_bits + sizes.step_bits
+        kept, powers = self._term_costs(rows, sizes, session.context)
+        modulus, step = self._modulus(session.context), np.uint64(sizes.step_bits)
+
+        def powered(branch: Session) -> RingArray:
+            whole = widened(highest, sizes.ring_bits, branch) if rows.columns > 1 else highest
+            return _powers(raised - rows.spread(whole << step), sizes, modulus, branch)
+
+        lowered = raised - rows.spread(highest << step)
         outside, e = side_by_side(
-            [
-                (kept, lambda branch: less_than_zero(raised, width, branch)),
-                (powers, lambda branch: _powers(raised, sizes, modulus, branch)),
-            ],
+            [(kept, lambda branch: less_than_zero(lowered, width, branch)), (powers, powered)],
             session,
         )
         e = select(outside ^ np.uint8(own), e, session)
@@ -289,14 +301,13 @@ def _powers(raised: RingArray, sizes: PowerSizes, modulus: int, session: Session
     return scaled_from_prime(power, modulus, exact_power(2.0, scaled), session)
 
 
-def _maximum(x: RingArray, rows: VisibleRows, sizes: PowerSizes, session: Session) -> RingArray:
-    """Shares of a number a row, (rows,): below its largest by at most two steps."""
-    values = x.reshape(-1, rows.columns)
+def _highest(x: RingArray, rows: VisibleRows, sizes: PowerSizes, session: Session) -> RingArray:
+    """Shares of whole steps a row, (rows,): below its largest number by two at most."""
+    values = x.reshape(-1, rows.columns) >> np.uint64(sizes.step_bits)
     if rows.columns == 1:
         return values[:, 0]
-    groups, step = even_groups(rows.columns), np.uint64(sizes.step_bits)
-    best = group_tournament(values >> step, rows.lengths, groups, sizes.width, session, _SIGN_BITS)
-    return widened(best, sizes.width.ring_bits + _SIGN_BITS, session) << step
+    groups = even_groups(rows.columns)
+    return group_tournament(values, rows.lengths, groups, sizes.width, session, _SIGN_BITS)
 
 
 @dataclass(frozen=True, slots=True)
