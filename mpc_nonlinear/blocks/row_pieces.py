@@ -101,23 +101,31 @@ class RowPieces:
         return value
 
     @property
-    def _thresholds(self) -> list[int]:
+    def _thresholds(self) -> tuple[int, ...]:
         """Starts of an octave's pieces, in compared units."""
-        starts = exact_powers(2.0, np.arange(self.pieces) / self.pieces)
-        return [round(float(start) * 2.0**_COMPARED_BITS) for start in starts]
+        return _thresholds(self.pieces)
 
     def _width(self, rows: int) -> Width:
-        """Of the lowest octave, where the largest numbers are 2^octaves times its own.
+        """Of the lowest octave, where the largest numbers are 2^octaves times its own."""
+        return _width(self.octaves, self.pieces, rows)
 
-        In two or three long digits where that is short for so many rows: it saves rounds.
-        """
-        width = Width.exact(1 << (_COMPARED_BITS + self.octaves + _ROOM_BITS))
-        for digits in (2, 3):
-            if width.bits - 1 <= digits * LARGEST_DIGIT_BITS:
-                long = replace(width, digits=digits)
-                cost = less_than_constants_cost(rows * self.octaves, self.pieces, long)
-                return long if cost.traffic.sent_bytes <= _LONG_BYTES else width
-        return width
+
+@lru_cache(maxsize=256)
+def _width(octaves: int, pieces: int, rows: int) -> Width:
+    """In two or three long digits where that is short for so many rows: it saves rounds."""
+    width = Width.exact(1 << (_COMPARED_BITS + octaves + _ROOM_BITS))
+    for digits in (2, 3):
+        if width.bits - 1 <= digits * LARGEST_DIGIT_BITS:
+            long = replace(width, digits=digits)
+            cost = less_than_constants_cost(rows * octaves, pieces, long)
+            return long if cost.traffic.sent_bytes <= _LONG_BYTES else width
+    return width
+
+
+@lru_cache
+def _thresholds(pieces: int) -> tuple[int, ...]:
+    starts = exact_powers(2.0, np.arange(pieces) / pieces)
+    return tuple(round(float(start) * 2.0**_COMPARED_BITS) for start in starts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ share is drawn, and every bit of the table is sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -52,19 +52,26 @@ def wide_leaves_cost(count: int, digits: Sequence[tuple[int, int]], sender: Part
 
 def less_tables(digits: RingArray, bits: int) -> RingArray:
     """For sender's digits (...): bit v says [complement of the digit < v]; (..., words)."""
-    return _rows_of(bits, lambda v, digit: v > (1 << bits) - 1 - digit)[digits]
+    found: RingArray = _tables(bits)[0][digits]
+    return found
 
 
 def equal_tables(digits: RingArray, bits: int) -> RingArray:
     """For sender's digits (...): bit v says [complement of the digit = v]; (..., words)."""
-    return _rows_of(bits, lambda v, digit: v == (1 << bits) - 1 - digit)[digits]
+    found: RingArray = _tables(bits)[1][digits]
+    return found
 
 
-def _rows_of(bits: int, relation: Callable[[Any, Any], Any]) -> RingArray:
-    size = wide_digit_bits(bits)
-    v, digit = np.arange(1 << size), np.arange(1 << bits)[:, None]
-    packed = np.packbits(relation(v, digit), axis=1, bitorder="little")
-    return packed.view(np.uint64)
+@lru_cache
+def _tables(bits: int) -> tuple[RingArray, RingArray]:
+    """Of every digit of the sender, (digits, words): what is less, what is equal."""
+    v = np.arange(1 << wide_digit_bits(bits))
+    complement = (1 << bits) - 1 - np.arange(1 << bits)[:, None]
+    less, equal = (
+        np.packbits(relation, axis=1, bitorder="little").view(np.uint64)
+        for relation in (v > complement, v == complement)
+    )
+    return less, equal
 
 
 def wide_senders(
