@@ -148,9 +148,8 @@ def test_triples_belong_to_the_steps_that_consume_them(planned):
         assert row["offline_share"]["sent_bytes"] == pytest.approx(row["correlation_bytes"], abs=2)
         assert row["correlation_bytes"] > 1.5 * by_count
     # A row of a norm is one correlation, and of 64 numbers, each worth more than a triple.
-    norms = [row for row in rows if row["op"] == "rmsnorm"]
-    of_norm, of_product = norms[0]["correlation_bytes"], products[0]["correlation_bytes"]
-    assert of_norm / (2 * 64) > of_product / (2 * 160)
+    of_norm = next(row["correlation_bytes"] for row in rows if row["op"] == "rmsnorm")
+    assert of_norm / (2 * 64) > products[0]["correlation_bytes"] / (2 * 160)
 
 
 # -- declared and measured ------------------------------------------------------------------

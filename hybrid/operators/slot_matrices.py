@@ -28,13 +28,12 @@ from he_linear.exact.slot_parameters import SlotParameters
 from he_linear.kernels.scalars import Residues
 from he_linear.packings.column_products import ROWS, ColumnProductsPacking
 from hybrid.operators.exact_rows import RowsClient, RowsServer
+from hybrid.operators.slot_bulk import bulk_cost
 from mpc_nonlinear.blocks.moduli import PrimeModulus
 from mpc_nonlinear.cost import Cost
 from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.channel import Channel
-from transport.computing import Trip, Work, add_units, units
 from transport.errors import FrameError
-from transport.traffic import FRAME_HEADER_BYTES, Traffic
 
 _BLOCK_NAME = "matrix products in exact slots"
 
@@ -112,28 +111,7 @@ def rows_times_cost(sizes: Sequence[RowsTimes], parameters: SlotParameters) -> C
     """
     groups = _groups(sizes, parameters)
     packings = [group.packing for group in groups]
-    frames = len(groups)
-    up = sum(group.upload_bytes for group in groups)
-    down = sum(p.download_bytes for p in packings)
-    inputs = sum(p.input_ciphertexts for p in packings)
-    outputs = sum(p.output_ciphertexts for p in packings)
-    named = packings[0].unit
-    trip = Trip(
-        units({named("slot_encrypt"): inputs}),
-        (),
-        units({named("slot_parse"): inputs}),
-        (),
-        add_units(*(p.work.leaving for p in packings), units({named("slot_mask"): outputs})),
-        units({named("slot_unmask"): outputs}),
-        (),
-        frames,
-        frames,
-        up + frames * FRAME_HEADER_BYTES,
-        down + frames * FRAME_HEADER_BYTES,
-        stages=frames,
-    )
-    failing = Cost.failing(_BLOCK_NAME, sum(p.wrong_probability for p in packings))
-    return failing + Cost(Traffic(up, down, frames, frames, 2), work=Work((trip,)))
+    return bulk_cost(packings, sum(group.upload_bytes for group in groups), _BLOCK_NAME)
 
 
 def ask_rows_times(

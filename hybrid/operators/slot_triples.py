@@ -25,15 +25,15 @@ from he_linear.packings.element_cubes import ElementCubesPacking
 from he_linear.packings.element_triples import ElementTriplesPacking
 from he_linear.packings.scaled_rows import ScaledRowsPacking
 from hybrid.operators.exact_rows import RowsClient, RowsParty, RowsServer
+from hybrid.operators.slot_bulk import bulk_cost
 from hybrid.operators.slot_cubes import cube_question, cube_results, cube_shares
 from hybrid.operators.slot_rows import rows_question, rows_results, rows_shares
 from mpc_nonlinear.blocks.prime_arithmetic import multiply_add
 from mpc_nonlinear.correlations.preprocessing import Prepared
 from mpc_nonlinear.cost import NO_COST, Cost, Demand, Form, Kind
 from transport.channel import Channel
-from transport.computing import Trip, Work, add_units, scale_units, units
+from transport.computing import units
 from transport.errors import ParameterError
-from transport.traffic import FRAME_HEADER_BYTES, Traffic
 
 TRIPLE_PARAMETERS = SLOT_SETS["n8192_t44"]
 """Its plain prime is the modulus of all triples; rows in exact slots have the same keys."""
@@ -89,29 +89,8 @@ def triples_cost(demand: Demand, parameters: SlotParameters = TRIPLE_PARAMETERS)
     packings = [packing for _, packing in _frames(demand, parameters)]
     if not packings:
         return NO_COST
-    frames = len(packings)
-    up = sum(p.upload_bytes for p in packings)
-    down = sum(p.download_bytes for p in packings)
-    inputs = sum(p.input_ciphertexts for p in packings)
-    outputs = sum(p.output_ciphertexts for p in packings)
-    named = packings[0].unit
     own = units(prime_multiply_add=sum(p.local_products * p.count for p in packings))
-    trip = Trip(
-        units({named("slot_encrypt"): inputs}),
-        (),
-        units({named("slot_parse"): inputs}),
-        (),
-        add_units(*(p.work.leaving for p in packings), units({named("slot_mask"): outputs})),
-        add_units(units({named("slot_unmask"): outputs}), own),
-        scale_units(own, 1.0),
-        frames,
-        frames,
-        up + frames * FRAME_HEADER_BYTES,
-        down + frames * FRAME_HEADER_BYTES,
-        stages=frames,
-    )
-    failing = Cost.failing(_BLOCK_NAME, sum(p.wrong_probability for p in packings))
-    return failing + Cost(Traffic(up, down, frames, frames, 2), work=Work((trip,)))
+    return bulk_cost(packings, sum(p.upload_bytes for p in packings), _BLOCK_NAME, own)
 
 
 def make_triples(demand: Demand, party: RowsParty, channel: Channel, prepared: Prepared) -> None:

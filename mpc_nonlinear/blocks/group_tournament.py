@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -77,7 +78,7 @@ class _Level:
         found: _Indices = -(-self.lengths // self.size)
         return found
 
-    @property
+    @cached_property
     def members(self) -> tuple[_Indices, _Indices]:
         """Row of each group, and how many members it has."""
         row = np.repeat(np.arange(len(self.lengths)), self.left)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpc_nonlinear.blocks.prime_arithmetic import matrix_product
+from mpc_nonlinear.blocks.prime_opening import exchanged
 from mpc_nonlinear.blocks.prime_shares import (
     from_prime,
     from_prime_cost,
@@ -22,9 +23,8 @@ from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.blocks.truncate import MAX_ABS_BITS, truncate, truncate_cost
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RING_BITS, RING_BYTES, RingArray
-from transport.bitpack import pack_bits, packed_bytes, unpack_bits
+from transport.bitpack import packed_bytes
 from transport.computing import units
-from transport.errors import FrameError
 from transport.traffic import Traffic
 
 
@@ -153,12 +153,7 @@ class PrimeModulus(Modulus):
     def opened(self, shares: list[RingArray], session: Session) -> list[RingArray]:
         """As many bits a number as t has, each way; words of t and above are refused."""
         flat = np.concatenate([share.reshape(-1) for share in shares])
-        message = pack_bits(flat, self._bits)
-        session.channel.next_round()
-        answer = session.channel.exchange(message, len(message))
-        theirs = unpack_bits(answer, flat.size, self._bits)
-        if theirs.max(initial=0) >= self.modulus:
-            raise FrameError("cached products: a word exceeds the prime; the frame is corrupt")
+        theirs = exchanged(flat, self.modulus, "cached products", session)
         return _split(self.plus(flat, theirs), shares)
 
     def opening_cost(self, count: int, work: int = 0) -> Cost:

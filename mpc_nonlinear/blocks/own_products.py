@@ -16,24 +16,20 @@ from numpy.typing import NDArray
 
 from mpc_nonlinear.blocks.local import scale, scale_cost
 from mpc_nonlinear.blocks.prime_arithmetic import multiply_add
+from mpc_nonlinear.blocks.prime_opening import exchanged, opened_cost
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.correlations.dealt import prime_cross_kind
 from mpc_nonlinear.cost import Cost, Demand
 from mpc_nonlinear.fixed_point import RingArray
-from transport.bitpack import pack_bits, packed_bytes, unpack_bits
-from transport.computing import units
-from transport.errors import FrameError, UsageError
-from transport.traffic import Party, Traffic
+from transport.errors import UsageError
+from transport.traffic import Party
 
 _TABLE_BITS = 11
 
 
 def own_product_cost(count: int, modulus: int) -> Cost:
     """Cost of `own_product` for `count` numbers: one opening each way, 1 round."""
-    kind = prime_cross_kind(modulus)
-    size = packed_bytes(count, kind.bits)
-    counts = units(prime_multiply_add=count)
-    return Cost.of(Traffic.exchange(size, size), Demand.of(kind, count), counts)
+    return opened_cost(count, modulus, Demand.of(prime_cross_kind(modulus), count))
 
 
 def own_product(own: RingArray, modulus: int, session: Session) -> RingArray:
@@ -43,14 +39,9 @@ def own_product(own: RingArray, modulus: int, session: Session) -> RingArray:
     sends x - u, the server y - v: x y = u v + u (y - v) + (x - u) y. 1 round. [Beaver91], with
     operands that are not shared.
     """
-    kind, t = prime_cross_kind(modulus), np.uint64(modulus)
-    flat = np.ascontiguousarray(own).reshape(-1)
-    mask, share = session.prepared.dealt(kind, flat.size)
-    message = pack_bits((flat + t - mask) % t, kind.bits)
-    session.channel.next_round()
-    opened = unpack_bits(session.channel.exchange(message, len(message)), flat.size, kind.bits)
-    if opened.max(initial=0) >= t:
-        raise FrameError("own products: a word exceeds the prime; the frame is corrupt")
+    t, flat = np.uint64(modulus), np.ascontiguousarray(own).reshape(-1)
+    mask, share = session.prepared.dealt(prime_cross_kind(modulus), flat.size)
+    opened = exchanged((flat + t - mask) % t, modulus, "own products", session)
     factor = mask if session.party is Party.CLIENT else flat
     return multiply_add(opened, factor, share, modulus).reshape(own.shape)
 

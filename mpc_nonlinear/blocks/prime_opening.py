@@ -28,6 +28,20 @@ def opened_cost(
     return Cost.of(Traffic.exchange(size, size), demand, counts)
 
 
+def exchanged(words: RingArray, modulus: int, place: str, session: Session) -> RingArray:
+    """The peer's residues modulo t for ours, (n,) each, as many bits a number as t has. 1 round.
+
+    Words of t and above are refused, with `place` in front.
+    """
+    message = pack_bits(words, modulus.bit_length())
+    session.channel.next_round()
+    answer = session.channel.exchange(message, len(message))
+    theirs = unpack_bits(answer, words.size, modulus.bit_length())
+    if theirs.max(initial=0) >= modulus:
+        raise FrameError(f"{place}: a word exceeds the prime; the frame is corrupt")
+    return theirs
+
+
 def opened(
     pairs: list[tuple[RingArray, RingArray]], modulus: int, session: Session
 ) -> list[RingArray]:
@@ -35,11 +49,7 @@ def opened(
 
     Of pairs of equal length. Masks are uniform modulo t and serve here alone.
     """
-    t, bits = np.uint64(modulus), modulus.bit_length()
+    t = np.uint64(modulus)
     own = np.concatenate([(x + t - mask) % t for x, mask in pairs])
-    message = pack_bits(own, bits)
-    session.channel.next_round()
-    theirs = unpack_bits(session.channel.exchange(message, len(message)), own.size, bits)
-    if theirs.max(initial=0) >= t:
-        raise FrameError("products: a word exceeds the prime; the frame is corrupt")
+    theirs = exchanged(own, modulus, "products", session)
     return np.split((own + theirs) % t, len(pairs))

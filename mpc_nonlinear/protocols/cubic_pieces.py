@@ -7,10 +7,9 @@ is any residue, which the selection multiplies by zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from mpc_nonlinear.blocks.select import select_with_residues, select_with_residu
 from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import NO_COST, Cost
 from mpc_nonlinear.fixed_point import RING_BITS, BitArray, FloatArray, RingArray
-from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
+from mpc_nonlinear.protocols.activation import Activation
 from mpc_nonlinear.protocols.segments import COMPARED_BITS, MAX_SLACK
 from transport.computing import Work, units
 from transport.errors import UsageError
@@ -62,7 +61,7 @@ class CubicPiece:
         return float(slopes.max() + slopes.min()) / 2, float(np.ptp(slopes)) / 2
 
 
-class CubicPieces(NonlinearProtocol):
+class CubicPieces(Activation):
     """Symmetric pieces around zero, a constant outside. `bound`: largest |x|; `rms`: its rms.
 
     x enters twice: as it is, for linear parts, and cut to multiples of 1 / `steps`, which is
@@ -77,19 +76,6 @@ class CubicPieces(NonlinearProtocol):
     steps: ClassVar[float]
     """Of one, to which operands of the cube are cut: its coefficients are multiples of
     steps^3 2^-SCALE_BITS."""
-
-    bound: float
-    rms: float
-
-    @classmethod
-    def for_operation(
-        cls, width: int, bounds: Mapping[str, Magnitudes], constants: Mapping[str, float]
-    ) -> Self:
-        """From the bounds of "input"."""
-        del width, constants
-        make: Any = cls
-        made: Self = make(bounds["input"].max_abs, bounds["input"].rms)
-        return made
 
     def reference(self, x: FloatArray) -> FloatArray:
         """The piecewise function with exact thresholds."""

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 from mpc_nonlinear.blocks.products import FactoredPolynomial
 from mpc_nonlinear.blocks.session import Products
-from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
+from mpc_nonlinear.protocols.activation import Activation
 
 
-class InnerPolynomial(NonlinearProtocol):
+class InnerPolynomial(Activation):
     """`bound`: largest |x|; `rms`: its root mean square, which lifts of products fail by."""
 
     inner: ClassVar[FactoredPolynomial]
-
-    bound: float
-    rms: float
-
-    @classmethod
-    def for_operation(
-        cls, width: int, bounds: Mapping[str, Magnitudes], constants: Mapping[str, float]
-    ) -> Self:
-        """From the bounds of "input"."""
-        del width, constants
-        make: Any = cls
-        made: Self = make(bounds["input"].max_abs, bounds["input"].rms)
-        return made
 
     def _polynomial(self, products: Products) -> FactoredPolynomial:
         """Numbers inside are no larger than x. Engines that count no lifts take it as it is."""

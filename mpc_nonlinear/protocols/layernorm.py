@@ -27,6 +27,7 @@ from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
 from mpc_nonlinear.protocols.row_scale import (
     RowScaleErrors,
     clipped_octave_error,
+    norm_of,
     relative_distance,
 )
 from transport.errors import UsageError
@@ -74,10 +75,7 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
         cls, width: int, bounds: Mapping[str, Magnitudes], constants: Mapping[str, float]
     ) -> Self:
         """From the bounds of "input" and "variance" and the constant "epsilon"."""
-        found = bounds["variance"]
-        low, high, rms = found.low, found.max_abs, found.rms
-        x = bounds["input"]
-        return cls(width, constants["epsilon"], low, high, rms, x.max_abs, x.rms)
+        return norm_of(cls, "variance", width, bounds, constants)
 
     def __post_init__(self) -> None:
         if self.bound > _LARGEST or self.variance_max > _LARGEST:

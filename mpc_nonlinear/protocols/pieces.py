@@ -19,7 +19,7 @@ from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
 from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
-from mpc_nonlinear.protocols.row_scale import relative_distance
+from mpc_nonlinear.protocols.row_scale import norm_of, relative_distance
 from mpc_nonlinear.protocols.row_scaling import RowScaling
 
 _LARGEST = 2.0**16
@@ -80,9 +80,7 @@ class PiecesRmsNorm(_PiecesNorm):
         cls, width: int, bounds: Mapping[str, Magnitudes], constants: Mapping[str, float]
     ) -> Self:
         """From the bounds of "input" and "square" and the constant "epsilon"."""
-        found, x = bounds["square"], bounds["input"]
-        epsilon = constants["epsilon"]
-        return cls(width, epsilon, found.low, found.max_abs, found.rms, x.max_abs, x.rms)
+        return norm_of(cls, "square", width, bounds, constants)
 
     def __post_init__(self) -> None:
         self._scaling.check("mean square", self.bound)
@@ -134,9 +132,7 @@ class PiecesLayerNorm(_PiecesNorm):
         cls, width: int, bounds: Mapping[str, Magnitudes], constants: Mapping[str, float]
     ) -> Self:
         """From the bounds of "input" and "variance" and the constant "epsilon"."""
-        found, x = bounds["variance"], bounds["input"]
-        epsilon = constants["epsilon"]
-        return cls(width, epsilon, found.low, found.max_abs, found.rms, x.max_abs, x.rms)
+        return norm_of(cls, "variance", width, bounds, constants)
 
     def __post_init__(self) -> None:
         self._scaling.check("variance", self.bound)

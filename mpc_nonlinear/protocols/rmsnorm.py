@@ -24,7 +24,7 @@ from mpc_nonlinear.blocks.truncate import truncate, truncate_cost
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
 from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
-from mpc_nonlinear.protocols.row_scale import RowScaleErrors, relative_distance
+from mpc_nonlinear.protocols.row_scale import RowScaleErrors, norm_of, relative_distance
 from transport.errors import UsageError
 from transport.traffic import Party
 
@@ -71,10 +71,7 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
         cls, width: int, bounds: Mapping[str, Magnitudes], constants: Mapping[str, float]
     ) -> Self:
         """From the bounds of "input" and "square" and the constant "epsilon"."""
-        found = bounds["square"]
-        low, high, rms = found.low, found.max_abs, found.rms
-        x = bounds["input"]
-        return cls(width, constants["epsilon"], low, high, rms, x.max_abs, x.rms)
+        return norm_of(cls, "square", width, bounds, constants)
 
     def __post_init__(self) -> None:
         if self.bound > _LARGEST or self.square_max > _LARGEST:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf, sqrt
+from typing import TypeVar
 
 import numpy as np
 
 from mpc_nonlinear.blocks.functions import INVERSE_ROOT
 from mpc_nonlinear.blocks.products import ProductErrors
 from mpc_nonlinear.fixed_point import FloatArray
+from mpc_nonlinear.protocols.base import Magnitudes
+
+Norm = TypeVar("Norm")
 
 _ROOT_ERROR = 2.0**-13
 """Relative, of `INVERSE_ROOT` by an exact engine."""
@@ -75,3 +79,16 @@ def clipped_octave_error(mean_square: float, lowest_octave: float) -> float:
     """Relative error of the root's polynomial where a mean square lies below all octaves."""
     below = np.array([min(1.0, mean_square / lowest_octave)])
     return float(np.abs(INVERSE_ROOT(below) * np.sqrt(below) - 1).max())
+
+
+def norm_of(
+    make: Callable[..., Norm],
+    statistic: str,
+    width: int,
+    bounds: Mapping[str, Magnitudes],
+    constants: Mapping[str, float],
+) -> Norm:
+    """A norm from the bounds of "input" and of its statistic and the constant "epsilon"."""
+    found, x = bounds[statistic], bounds["input"]
+    epsilon = constants["epsilon"]
+    return make(width, epsilon, found.low, found.max_abs, found.rms, x.max_abs, x.rms)
