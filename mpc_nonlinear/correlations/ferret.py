@@ -19,7 +19,7 @@ import numpy as np
 
 from mpc_nonlinear.correlations.base import BlockArray
 from mpc_nonlinear.correlations.extension import ExtensionSource
-from mpc_nonlinear.correlations.ggm import TreeHash, held_trees, own_trees
+from mpc_nonlinear.correlations.ggm import TreeHash, clear_choices, held_trees, own_trees
 from mpc_nonlinear.correlations.lpn import MEDIUM, SMALL, LpnParameters, PublicCode
 from mpc_nonlinear.correlations.softspoken import SoftSpokenSource
 from mpc_nonlinear.correlations.stock import StockedSource
@@ -173,13 +173,12 @@ class FerretSource(StockedSource):
         out = np.empty((p.n, 2), np.uint64)
         for start, count in p.chunks():
             roots = self._rng.uint64((count, 2))
-            leaves, message = own_trees(
-                roots, delta, np.ascontiguousarray(pads[:, start : start + count]), tree_hash
-            )
-            channel.send((seed if not start else b"") + message.tobytes())
             part = out[start * p.block : (start + count) * p.block]
-            part[:] = leaves.reshape(-1, 2)
-            part[:, 0] &= ~_LOW
+            own_pads = np.ascontiguousarray(pads[:, start : start + count])
+            leaves = part.reshape(count, p.block, 2)
+            _, message = own_trees(roots, delta, own_pads, tree_hash, leaves)
+            channel.send((seed if not start else b"") + message.tobytes())
+            clear_choices(part)
             code.add_rows(secret, part)
         self._own_reserve = np.concatenate([out[: p.consumed], self._own_reserve])
         return out[p.consumed :]
@@ -196,11 +195,11 @@ class FerretSource(StockedSource):
                 data = data[_BLOCK_BYTES:]
             message = np.frombuffer(data, np.uint64).reshape(p.depth, count, 2)
             own_pads = np.ascontiguousarray(pads[:, start : start + count])
-            leaves, missing = held_trees(message, own_pads, _choices(own_pads), tree_hash)
-            leaves[..., 0] &= ~_LOW
-            leaves[np.arange(count), missing, 0] |= _LOW
             part = out[start * p.block : (start + count) * p.block]
-            part[:] = leaves.reshape(-1, 2)
+            leaves = part.reshape(count, p.block, 2)
+            _, missing = held_trees(message, own_pads, _choices(own_pads), tree_hash, leaves)
+            clear_choices(part)
+            leaves[np.arange(count), missing, 0] |= _LOW
             code.add_rows(secret, part)
         self._held_reserve = np.concatenate([out[: p.consumed], self._held_reserve])
         return out[p.consumed :]

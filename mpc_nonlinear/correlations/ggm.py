@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numba import njit
 from numpy.typing import NDArray
 
+from mpc_nonlinear.correlations import fused_aes, vector_aes
 from mpc_nonlinear.correlations.base import BlockArray
 from mpc_nonlinear.fixed_point import BitArray
 
@@ -29,15 +30,20 @@ class TreeHash:
     """H of the module's docstring for one batch."""
 
     def __init__(self, offset: BlockArray) -> None:
-        self._offset = offset
+        self.offset = offset
         self._permutation = Cipher(algorithms.AES(_FIXED_KEY), modes.ECB()).encryptor()
+
+    @property
+    def parts(self) -> tuple[BlockArray, BlockArray]:
+        """The offset, and the permutation's round keys for `fused_aes`."""
+        return self.offset, vector_aes.round_keys(_FIXED_KEY)
 
     def __call__(self, nodes: BlockArray) -> BlockArray:
         """Blocks (n, 2) to (n, 2)."""
         inner = np.empty_like(nodes)
         # `update_into` wants a block of slack behind its output.
         outer = np.empty((len(nodes) + 1, 2), np.uint64)
-        _sigma(nodes, self._offset, inner)
+        _sigma(nodes, self.offset, inner)
         self._permutation.update_into(inner.data.cast("B"), outer.data.cast("B"))
         _xor_into(outer, inner)
         return inner
@@ -113,33 +119,52 @@ def _fill_missing(leaves, missing):  # type: ignore[no-untyped-def]
 
 
 def own_trees(
-    roots: BlockArray, delta: BlockArray, pads: BlockArray, tree_hash: TreeHash
+    roots: BlockArray,
+    delta: BlockArray,
+    pads: BlockArray,
+    tree_hash: TreeHash,
+    leaves: BlockArray | None = None,
 ) -> tuple[BlockArray, BlockArray]:
     """Leaves (trees, 2^depth, 2) from random roots (trees, 2), and the message (depth, trees, 2).
 
-    pads (depth, trees, 2): the owner's blocks of the correlated OTs, delta theirs.
+    pads (depth, trees, 2): the owner's blocks of the correlated OTs, delta theirs; leaves: place
+    for the result.
     """
     depth, trees = pads.shape[:2]
-    nodes = np.stack([roots, roots ^ delta], axis=1)
+    leaves = _leaves(depth, trees, leaves)
     message = np.empty((depth, trees, 2), np.uint64)
+    if vector_aes.AVAILABLE:
+        fused_aes.own_trees(roots, delta, depth, *tree_hash.parts, leaves, message)
+        return leaves, message ^ pads
+    nodes = np.stack([roots, roots ^ delta], axis=1)
     message[0] = roots
     for level in range(1, depth):
         left = tree_hash(nodes.reshape(-1, 2)).reshape(nodes.shape)
         out = np.empty((trees, 2 * nodes.shape[1], 2), np.uint64)
         _children(nodes, left, out, message[level])
         nodes = out
-    return nodes, message ^ pads
+    leaves[:] = nodes
+    return leaves, message ^ pads
 
 
 def held_trees(
-    message: BlockArray, pads: BlockArray, sides: BitArray, tree_hash: TreeHash
+    message: BlockArray,
+    pads: BlockArray,
+    sides: BitArray,
+    tree_hash: TreeHash,
+    leaves: BlockArray | None = None,
 ) -> tuple[BlockArray, NDArray[np.int64]]:
     """The holder's leaves, delta added at the punctured one, and that one's index (trees,).
 
     pads (depth, trees, 2), sides (depth, trees): blocks and choice bits of the correlated OTs.
     """
     depth, trees = pads.shape[:2]
+    leaves = _leaves(depth, trees, leaves)
     opened = message ^ pads
+    if vector_aes.AVAILABLE:
+        gaps = np.empty(trees, np.int64)
+        fused_aes.held_trees(opened, sides, *tree_hash.parts, leaves, gaps)
+        return leaves, gaps
     rows = np.arange(trees)
     nodes = np.zeros((trees, 2, 2), np.uint64)
     nodes[rows, sides[0]] = opened[0]
@@ -151,4 +176,16 @@ def held_trees(
         _punctured_children(nodes, left, side, opened[level], missing, out)
         nodes = out
     _fill_missing(nodes, missing)
-    return nodes, missing
+    leaves[:] = nodes
+    return leaves, missing
+
+
+def _leaves(depth: int, trees: int, given: BlockArray | None) -> BlockArray:
+    return np.empty((trees, 1 << depth, 2), np.uint64) if given is None else given
+
+
+@njit(cache=True)
+def clear_choices(blocks):  # type: ignore[no-untyped-def]
+    """Lowest bits of blocks (n, 2) become zero."""
+    for i in range(blocks.shape[0]):
+        blocks[i, 0] &= ~np.uint64(1)

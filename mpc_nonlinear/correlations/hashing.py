@@ -12,12 +12,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numba import njit
 from numpy.typing import NDArray
 
+from mpc_nonlinear.correlations import fused_aes, vector_aes
 from mpc_nonlinear.correlations.base import BlockArray
 from transport.bitpack import low_mask
 
 _FIXED_KEY = bytes.fromhex("243f6a8885a308d313198a2e03707344")  # first 128 fraction bits of pi
 _BATCH = 1 << 14
 """Hashes made at a time: 256 KiB stay in the second-level cache between the two passes."""
+_NO_OFFSET = np.zeros(2, np.uint64)
 
 
 def hash_blocks(blocks: BlockArray, first_index: int) -> BlockArray:
@@ -38,8 +40,20 @@ def wide_pads(
     Shape (n, words). Words 2c and 2c + 1 of block i are H((first_index + i, c), blocks[i]).
     """
     blocks = np.ascontiguousarray(blocks, np.uint64)
-    n, counters = len(blocks), -(-words // 2)
-    out = np.empty((n, words), np.uint64)
+    out = np.empty((len(blocks), words), np.uint64)
+    if vector_aes.AVAILABLE:
+        moved, keys = _NO_OFFSET if offset is None else offset, vector_aes.round_keys(_FIXED_KEY)
+        fused_aes.hashed(blocks, moved, first_index, keys, out)
+    else:
+        _hash_buffers(blocks, first_index, offset, out)
+    return out
+
+
+def _hash_buffers(
+    blocks: BlockArray, first_index: int, offset: BlockArray | None, out: NDArray[np.uint64]
+) -> None:
+    n, words = out.shape
+    counters = -(-words // 2)
     # Made per call: an encryptor is not safe to share between threads.
     permutation = Cipher(algorithms.AES(_FIXED_KEY), modes.ECB()).encryptor()
     size = max(1, min(n, _BATCH // max(1, counters)))
@@ -57,7 +71,6 @@ def wide_pads(
         _tweak(inner, np.uint64(first_index + start), tweaked[:count])
         permutation.update_into(tweaked[:count].data.cast("B"), outer.data.cast("B"))
         _feed_forward(inner, outer, counters, out[start : start + count])
-    return out
 
 
 @njit(cache=True)

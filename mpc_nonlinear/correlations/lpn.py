@@ -9,6 +9,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numba import njit
 
+from mpc_nonlinear.correlations import fused_aes, vector_aes
 from mpc_nonlinear.correlations.base import BlockArray
 from transport.errors import ParameterError
 
@@ -76,14 +77,19 @@ class PublicCode:
     """Rows of a public random matrix, read in order: both parties expand the same seed."""
 
     def __init__(self, seed: bytes) -> None:
-        self._stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
-        self._zeros = bytes(8 * _WORDS * _CHUNK_LEAVES)
+        self._seed, self._row = seed, 0
 
     def add_rows(self, secret: BlockArray, out: BlockArray) -> None:
         """Out (m, 2) ^= next m rows times secret (k, 2): ten entries each."""
+        first, self._row = self._row, self._row + len(out)
+        if vector_aes.AVAILABLE:
+            keys = vector_aes.round_keys(self._seed)
+            fused_aes.add_rows(first, keys, np.ascontiguousarray(secret), out)
+            return
+        start = (fused_aes.ROW_BLOCKS * first).to_bytes(16, "big")
+        stream = Cipher(algorithms.AES(self._seed), modes.CTR(start)).encryptor()
         words = np.empty((len(out), _WORDS), np.uint64)
-        zeros = memoryview(self._zeros)[: words.nbytes]
-        self._stream.update_into(zeros, words.data.cast("B"))
+        stream.update_into(bytes(words.nbytes), words.data.cast("B"))
         _add_rows(words, secret, out)
 
 
