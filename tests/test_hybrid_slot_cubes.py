@@ -81,8 +81,8 @@ def test_declared_cost():
     assert triples_cost(Demand.of(CUBE, 8 * N)).traffic.client_frames == 2
     assert 0 < one.failure_probability < 2.0**-36
     counted = dict(full.work.counted())
-    assert counted["slot_encrypt/8192x4"] == counted["slot_mask/8192x4"] == 2
-    assert counted["slot_encode/8192x4"] == 3
+    assert counted["slot_encrypt/8192x3"] == counted["slot_mask/8192x3"] == 2
+    assert counted["slot_encode/8192x3"] == 3
     assert counted["prime_multiply_add"] == 2 * 3 * N
 
 

@@ -146,7 +146,7 @@ def test_declared_cost():
     assert 2.0**-31 < million.failure_probability < 2.0**-30
     assert 0 < one.failure_probability < 2.0**-37
     counted = dict(million.work.counted())
-    assert counted["slot_encrypt/8192x4"] == 2 * counted["slot_mask/8192x4"] == 256
+    assert counted["slot_encrypt/8192x3"] == 2 * counted["slot_mask/8192x3"] == 256
     assert counted["prime_multiply_add"] == 2 << 20
 
 
