@@ -113,6 +113,6 @@ SLOT_SETS = {
     # 201 of 214 bits. Few large primes make few operations. A special prime twice the others halves
     # the noise of a rotation: after a product with weights `wrong_probability` is 2^-48 a
     # coefficient.
-    "n8192_t44": SlotParameters(8192, (50, 50, 50), 51, 44, 100),
+    "n8192_t44": SlotParameters(8192, (50, 50, 50), 51, 44, 98),
 }
 """Named sets, all at 128 bits."""
