@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from he_linear.ckks.key_switching import KeySwitcher, SwitchingKey
 from he_linear.ckks.parameters import CkksParameters
+from he_linear.exact.slot_parameters import SLOT_SETS
 from he_linear.kernels import ntt
 from he_linear.kernels import residues as kernels
 from he_linear.kernels.modular_matmul import LimbMatrices, max_inner, modular_matmul
@@ -15,13 +16,15 @@ from tests.he_setup import PARAMETERS, N
 
 PRIMES = PARAMETERS.all_primes
 LARGEST = CkksParameters(8192, (49, 49), 49).all_primes[-1]
+WIDE = SLOT_SETS["n8192_t44"].all_primes[0], SLOT_SETS["n8192_t44"].all_primes[-1]
+"""Of 50 and 51 bits."""
 
 
 def residues(rng, shape, p):
     return rng.integers(0, p, shape).astype(np.uint64)
 
 
-@pytest.mark.parametrize("p", [*PRIMES, LARGEST])
+@pytest.mark.parametrize("p", [*PRIMES, LARGEST, *WIDE])
 @pytest.mark.parametrize("n", [2, 4, 32, 64, 128, 1024])
 def test_ntt_is_evaluation_at_bit_reversed_odd_powers(p, n):
     rng = np.random.default_rng(n)
@@ -33,7 +36,7 @@ def test_ntt_is_evaluation_at_bit_reversed_odd_powers(p, n):
             assert int(values[j]) == sum(int(c) * pow(point, i, p) for i, c in enumerate(a)) % p
 
 
-@pytest.mark.parametrize("p", [*PRIMES, LARGEST])
+@pytest.mark.parametrize("p", [*PRIMES, LARGEST, *WIDE])
 @pytest.mark.parametrize("n", [8, 64, 128, N])
 def test_inverse_undoes_forward_for_extreme_rows(p, n):
     rows = np.stack(
@@ -48,6 +51,37 @@ def test_inverse_undoes_forward_for_extreme_rows(p, n):
     assert (kernels.intt(kernels.ntt(rows, (p,)), (p,)) == rows).all()
     assert (kernels.ntt(kernels.intt(rows, (p,)), (p,)) == rows).all()
     assert (rows == before).all(), "transforms return new arrays"
+
+
+@pytest.mark.parametrize(("p", "n"), [(PRIMES[0], N), *((p, N) for p in WIDE), (LARGEST, 32768)])
+def test_ntt_is_exact_where_values_grow_most(p, n):
+    # Of the last layers, over one row of the first `columns` numbers: before every layer number
+    # `last` gets another p / 2, and the last layer multiplies it.
+    columns = 1 << (n.bit_length() // 2)
+    rows, root, order = n // columns, ntt.minimal_root(p, 2 * n), ntt.bit_reversal(n)
+    for sign in (1, -1):
+        for last in (0, 1):
+            terms, m = {last: sign * (p // 2)}, 1
+            while m < columns >> last:
+                factor = pow(root, -int(order[m * rows]), p)
+                terms[last + columns // (2 * m)] = sign * (p // 2) * factor % p
+                m *= 2
+            a = np.zeros(n, np.uint64)
+            a[list(terms)] = [term % p for term in terms.values()]
+            values = kernels.ntt(a[None], (p,))[0]
+            for j in (*range(2 * columns), n - 1):
+                point = pow(root, 2 * int(order[j]) + 1, p)
+                assert int(values[j]) == sum(c * pow(point, i, p) for i, c in terms.items()) % p
+            assert (kernels.intt(values[None], (p,))[0] == a).all()
+
+
+@pytest.mark.parametrize("p", [PRIMES[0], LARGEST, *WIDE])
+def test_inverse_is_exact_where_values_grow_most(p):
+    half = p // 2
+    for pattern in ([half, half, -half, -half], [half], [half, -half]):
+        values = np.resize(np.array(pattern) % p, N).astype(np.uint64)[None]
+        back = kernels.intt(values, (p,))
+        assert (kernels.ntt(back, (p,)) == values).all()
 
 
 def test_one_row_is_not_changed_in_place():

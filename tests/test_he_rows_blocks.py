@@ -43,7 +43,7 @@ def test_inputs_in_blocks_make_the_same_rows_and_noise(monkeypatch, babies, pass
     assert (packing.rows_out(values).astype(np.int64) == product(rho, weights)).all()
     assert 0.9 < noise.std() / packing.noise_std < 1.1
     assert packing.rotations == passes * 7 * babies + 3 * (-(-220 // babies) - 1)
-    assert dict(packing.work.arriving)["extended_rotation/8192x4"] == passes * 7 * babies
+    assert dict(packing.work.arriving)["extended_rotation/8192x3"] == passes * 7 * babies
 
 
 def test_floats_make_the_same_rows(monkeypatch):

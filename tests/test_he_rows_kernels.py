@@ -1,5 +1,7 @@
 """Kernels of exact slots against plain integers, and ciphertexts against SEAL."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tenseal.sealapi as seal
@@ -14,7 +16,7 @@ from he_linear.exact.slot_encryption import (
 )
 from he_linear.kernels import fused_sums, integer_tiles, row_products, sampling
 from he_linear.kernels.fused_sums import (
-    MAX_FUSED_INNER,
+    DIGITS,
     PANEL,
     key_products,
     multiply_blocks,
@@ -126,10 +128,12 @@ def tiles(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("inner", [1, 31, 128, MAX_FUSED_INNER, MAX_FUSED_INNER + 41])
-def test_fused_sums_are_exact_at_the_extremes(inner):
-    blocks, n, p = 8, 512, P.all_primes[-1]
-    half = float(p // 2)
+@pytest.mark.parametrize("p", [P.all_primes[0], P.all_primes[-1]])
+@pytest.mark.parametrize("inner", [1, 4, 31, 128, 960])
+def test_fused_sums_are_exact_at_the_extremes(inner, p):
+    blocks, n = 8, 512
+    # Residues are centred up to as much.
+    half = float(p * 3 // 5)
     for sign in (1.0, -1.0, 0.0):
         x = np.full(panel_shape(blocks, inner, n), half)
         w = np.full((blocks, 4, inner), sign * half)
@@ -157,15 +161,17 @@ def test_fused_sums_are_exact_at_the_extremes(inner):
 
 def test_key_products_are_exact():
     for k, p in enumerate(P.all_primes):
-        digits = np.rint(rng.uniform(-p / 2, p / 2, (4, 5, 64)))
-        ends = np.full((4, 2, 5, 64), float(p // 2))
+        random = np.rint(rng.uniform(-p / 2, p / 2, (DIGITS, 4, 64)))
+        ends = np.full((DIGITS, 2, 4, 64), float(p // 2))
         keys = (ends, -ends, np.rint(rng.uniform(-p / 2, p / 2, ends.shape)))
-        body, out = np.rint(rng.uniform(-p, p, 64)), np.empty((3, 64))
-        key_products(digits, keys, (1, k), body, p, out)
-        for key, row in zip(keys, out, strict=True):
-            expected = (whole(digits[:, k]) * whole(key[:, 1, k])).sum(axis=0) + whole(body)
-            assert ((whole(row) - expected) % p == 0).all()
-            assert np.abs(row).max() < 0.51 * p
+        bodies = np.rint(rng.uniform(-p, p, 64)), np.full(64, float(p)), np.full(64, -float(p))
+        for digits, body in itertools.product((random, ends[:, 0] * 1.02 // 1), bodies):
+            out = np.empty((3, 64))
+            key_products(digits, keys, (1, k), body, p, out)
+            for key, row in zip(keys, out, strict=True):
+                expected = (whole(digits[:, k]) * whole(key[:, 1, k])).sum(axis=0) + whole(body)
+                assert ((whole(row) - expected) % p == 0).all()
+                assert np.abs(row).max() < 0.51 * p
 
 
 def test_slots_and_coefficients():

@@ -135,7 +135,7 @@ def test_declared_failures_and_ranges():
     with pytest.raises(ParameterError, match=r"room below 4096; use fewer bits"):
         check_rows_range(4096.0, 30, P, SHIFT)
     packing = ExactRowsPacking(P, 64, 576, 960)
-    assert prepare_cost(packing).failure_probability == packing.wrong_probability < 2**-34
+    assert prepare_cost(packing).failure_probability == packing.wrong_probability < 2**-32
 
 
 def sent_online(tokens, d_in):

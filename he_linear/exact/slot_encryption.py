@@ -72,7 +72,7 @@ def slot_encrypted_bytes(count: int, parameters: SlotParameters) -> int:
 def slot_encrypt(count: int, keys: ClientKeys, rng: SecureRandom) -> tuple[bytes, Residues]:
     """Ciphertexts of uniform polynomials, and those polynomials (count, N) modulo t.
 
-    Drawn again where a body comes near Q / 2t, with a chance of 2^-54 a coefficient: for the
+    Drawn again where a body comes near Q / 2t, with a chance of 2^-40 a coefficient: for the
     others every pair of B and m belongs to exactly one d, so that m is independent of B.
     """
     p = slot_parameters(keys)
@@ -96,14 +96,14 @@ def _drawn(count: int, seed: bytes, keys: ClientKeys) -> tuple[Residues, WidePai
     uniform = sampling.expand_uniform(seed, _INPUT_DOMAIN, count, p.primes, p.poly_degree)
     rows = keys.encrypt_rows(uniform, np.zeros_like(uniform))
     d = to_centred(intt(rows, p.primes), p.primes).transpose(1, 0, 2).copy()
-    t, primes = p.plain_prime, p.primes[: p.lift_primes]
+    t = p.plain_prime
     m = rounded_multiple(fractions(d, p.primes), t)
     signed = np.where(m > t // 2, m - np.uint64(t), m).view(np.int64).astype(np.float64)
-    for row, prime in zip(d, primes, strict=False):
+    for row, prime in zip(d, p.primes, strict=True):
         factor = centred(-pow(t, -1, prime), prime)
         constants = float(t), centred(p.modulus, t), float(prime), factor
         _subtract_scaled(signed.reshape(-1), *constants, row.reshape(-1))
-    return m, lift(d[: len(primes)], primes)
+    return m, lift(d, p.primes)
 
 
 def _inside(high: Integers, limit: int) -> bool:
@@ -127,14 +127,10 @@ def slot_parse(data: bytes, count: int, parameters: SlotParameters) -> Floats:
         raise FrameError("encrypted rows: a body exceeds Q / t; the frame is corrupt")
     low = unpack_bits(data[end:], count * n, p.body_low_bits).reshape(count, n).view(np.int64)
     uniform = sampling.expand_uniform(data[:SEED_BYTES], _INPUT_DOMAIN, count, p.primes, n)
-    out = np.empty((count, 2, len(p.primes), n))
+    out, unit = np.empty((count, 2, len(p.primes), n)), 1 << (p.body_low_bits + DROPPED_BITS)
     for start in range(0, count, _PARSED):
         some = slice(start, start + _PARSED)
-        values = reduce_words(high[some], p.primes, 1 << p.body_low_bits, low[some])
-        for row, prime in zip(values, p.primes, strict=True):
-            # Below 2^47, so exact.
-            row *= 1 << DROPPED_BITS
-            row -= np.rint(row / prime) * prime
+        values = reduce_words(high[some], p.primes, unit, low[some] << DROPPED_BITS)
         out[some, 0] = transform(values, p.primes).transpose(1, 0, 2)
         out[some, 1] = to_centred(uniform[some], p.primes)
     return out
@@ -195,9 +191,8 @@ def slot_unmask(data: bytes, count: int, keys: ClientKeys) -> Residues:
             f"masked rows: got {len(data)} bytes, expected {expected}; are both parties the same "
             "version?"
         )
-    n, size = p.poly_degree, _second_bytes(p)
-    primes = p.primes[: p.lift_primes]
-    secret = to_centred(keys.secret_residues[: len(primes)], primes)
+    n, size, primes = p.poly_degree, _second_bytes(p), p.primes
+    secret = to_centred(keys.secret_residues, primes)
     out = np.empty((count, n), np.uint64)
     bodies = _masked_bodies(data[:SEED_BYTES], n)
     for index, target in enumerate(out):

@@ -1,10 +1,12 @@
-"""Sums of products modulo primes of up to 43 bits, four operations a product, in float64.
+"""Sums of products modulo primes of up to 51 bits, four operations a product, in float64.
 
-With s near 1.5 * 2^95, h = fma(v, w, s) rounds v w to a multiple of 2^43, and fma(v, w, s - h) is
-the exact rest, which is summed beside it. For centred residues of 43 bits both sums are exact over
-`MAX_FUSED_INNER` products: multiples stay below 84 + 10 bits <= 51 + 43, rests below 2^(42 + 10).
-No limbs, no transposed copies, no BLAS. Where the processor multiplies integers of 52 bits, tiles
-of matrix products are those of `integer_tiles`, half the operations.
+With s near 1.5 * 2^(52 + S), h = fma(v, w, s) rounds v w to a multiple of 2^S, and fma(v, w, s - h)
+is the exact rest, at most 2^(S - 1), which is summed beside it. Both sums are exact over M products
+while multiples stay within 2^(51 + S) and rests within 2^53. Matrices, S = 52: factors within 0.6 p
+have products below 0.36 * 2^102, so M = 4. Keys, S = 51: factors within 0.51 p, 0.27 * 2^102, and
+M = 3 leaves room for a body. So few fit in one sum only in float64: where the processor multiplies
+integers of 52 bits, tiles of matrix products are those of `integer_tiles`, half the operations and
+sums over hundreds of products. Results are the same residues either way.
 """
 
 from __future__ import annotations
@@ -15,16 +17,14 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from he_linear.kernels.integer_tiles import AVAILABLE, BIAS, WORD_BITS, IntegerSums
+from he_linear.kernels.integer_tiles import AVAILABLE, BIAS, MAX_FOLD, WORD_BITS, IntegerSums
 from he_linear.kernels.ntt_butterflies import ModularCode
 from he_linear.kernels.scalars import Floats, centred
 from he_linear.kernels.sum_tiles import TileSums, tile_maker
 from he_linear.kernels.vectors import LANES, VECTOR, data_of
 
-MAX_FUSED_PRIME_BITS = 43
-MAX_FUSED_INNER = 960
-"""Products in one exact sum; longer sums are reduced in between."""
-DIGITS = 4
+MAX_FUSED_PRIME_BITS = 51
+DIGITS = 3
 """Data primes of the parameter sets that key products serve."""
 TILE_ROWS = 2
 PANEL = 4 * LANES
@@ -33,19 +33,24 @@ PANEL = 4 * LANES
 _INTEGERS = AVAILABLE
 _NEAR_INNER = 128
 """Products in one sum of integers, which need x twice as fast: a panel stays in the first cache."""
-_SHIFT = 43
-_BIG, _SHRINK = 1.5 * 2.0 ** (52 + _SHIFT), 2.0**-_SHIFT
+_FLOAT_INNER = 4
+_SHIFT, _KEY_SHIFT = WORD_BITS, 51
+
+
+def _constants(shift: int) -> tuple[float, float]:
+    """What the sum of multiples of 2^shift starts with, and what makes a count of it."""
+    return 1.5 * 2.0 ** (52 + shift), 2.0**-shift
 
 
 class _FloatSums(TileSums):
-    """One in the high part means 2^43."""
+    """One in the high part means 2^52."""
 
     vector = VECTOR
 
     def __init__(self, code: ModularCode) -> None:
         super().__init__(code)
         self._big, self._shrink, self._zero = (
-            code.splat(ir.DoubleType()(c)) for c in (_BIG, _SHRINK, 0.0)
+            code.splat(ir.DoubleType()(c)) for c in (*_constants(_SHIFT), 0.0)
         )
 
     def start(self) -> tuple[Any, Any]:
@@ -104,13 +109,16 @@ def multiply_blocks(
 ) -> None:
     """Out (rows, 2, primes, N), rows < used and prime k = or += matrices times x, modulo p.
 
+    p: a prime just below a power of two, as SEAL's are.
+
     x (c, panels, inner, PANEL) as `spread` leaves it; matrices (c, rows, inner); both hold
     residues centred within 0.6 p, with `stored_bias`. `used` of the matrices' rows count: with an
     odd number one more row of `out` is overwritten. Matrix i meets blocks i and 2c - 1 - i of the
     NTT values. Results are centred, so that sums of any number of calls are exact.
     """
-    shift, together = (WORD_BITS, _NEAR_INNER) if _INTEGERS else (_SHIFT, MAX_FUSED_INNER)
-    constants = float(p), centred(1 << shift, p)
+    constants = float(p), centred(1 << _SHIFT, p)
+    assert p < 1 << 47 or abs(constants[1]) < MAX_FOLD
+    together = _NEAR_INNER if _INTEGERS else _FLOAT_INNER
     _multiply_blocks(x, matrices, used, constants, k, out, int(add), (_INTEGERS, together))
 
 
@@ -118,7 +126,7 @@ def _key_vector_maker() -> Any:
     """Out, 8 numbers from `at` on = sum over digits times key, plus body, modulo p.
 
     Arguments: digits and key as one row each, the index of number 0 of the first digit and the
-    step between digits, for both; body (N), out (N), at, p, 1 / p, 2^43 mod p, that over p.
+    step between digits, for both; body (N), out (N), at, p, 1 / p, 2^51 mod p, that over p.
     """
 
     def vector(  # noqa: PLR0913
@@ -144,7 +152,8 @@ def _key_vector_maker() -> Any:
         def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
             ds, ks, bodies, outs = (data_of(context, b, signature, args, k) for k in (0, 3, 6, 7))
             code, at = ModularCode(b, args[9], args[10]), args[8]
-            big, shrink, low = (code.splat(ir.DoubleType()(c)) for c in (_BIG, _SHRINK, 0.0))
+            numbers = (*_constants(_KEY_SHIFT), 0.0)
+            big, shrink, low = (code.splat(ir.DoubleType()(c)) for c in numbers)
             place, start, high = b.add(args[1], at), b.add(args[4], at), big
             for _ in range(DIGITS):
                 x, y = code.load(ds, place), code.load(ks, start)
@@ -153,6 +162,7 @@ def _key_vector_maker() -> Any:
                 high, place, start = after, b.add(place, args[2]), b.add(start, args[5])
             factor = code.splat(args[11]), code.splat(args[12])
             value = code.times(b.fmul(b.fsub(high, big), shrink), factor)
+            # Below 2^52.7: rests of three products are up to 3 * 2^50, a body up to 2^51.
             value = b.fadd(value, b.fadd(low, code.load(bodies, at)))
             code.store(code.centre(value), outs, at)
             return context.get_dummy_value()
@@ -201,7 +211,7 @@ def key_products(
     digits (DIGITS, primes, N), keys (DIGITS, 2, primes, N); place: which polynomial of the keys,
     and the prime p's number; body (N): centred residues, or twice as large.
     """
-    _key_products(digits, keys, *place, body, (float(p), centred(1 << _SHIFT, p)), out)
+    _key_products(digits, keys, *place, body, (float(p), centred(1 << _KEY_SHIFT, p)), out)
 
 
 @njit(cache=True, nogil=True)

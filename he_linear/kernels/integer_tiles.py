@@ -2,8 +2,8 @@
 
 Each operation takes the low 52 bits of its factors and adds the lower or upper 52 bits of their
 product to a sum of 64 bits. A residue r is stored as the float64 number 2^52 + p + r, whose low 52
-bits are p + r, not negative. For r within 0.6 p of zero and p of 43 bits, factors are below 2^44:
-sums over 960 products are below 2^62 and 2^46.
+bits are p + r, not negative. For r within 0.6 p of zero and p of 51 bits, factors are below 1.6 p <
+2^52: sums over 128 products are below 2^59 and 2^58.4.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ AVAILABLE = bool(llvmlite.binding.get_host_cpu_features().get("avx512ifma"))
 """Whether this processor has them."""
 WORD_BITS = 52
 BIAS = 2.0**WORD_BITS
+MAX_FOLD = 2.0**44
+"""Of 2^52 modulo a prime of 47 bits or more: it then takes a sum to few words, see `value`."""
 
 _WORDS = ir.VectorType(ir.IntType(64), LANES)
 
@@ -50,9 +52,14 @@ class IntegerSums(TileSums):
         b, code = self.builder, self.code
         # What the lower halves carry.
         top = b.add(high, b.lshr(low, _splat(WORD_BITS)))
-        bottom = self._number(b.and_(low, _splat((1 << WORD_BITS) - 1)))
-        # Below 2^47 and 2^52: both quotients by p are small, so products and remainders are exact.
-        return b.fadd(code.times(self._number(top), factor), code.centre(bottom))
+        # Below 2^58.5, so 2^52 stands there less than 2^6.5 times, and is below 2^44 modulo p: the
+        # sum is below 2^52.5 and exact. A smaller p has none.
+        folded = code.fma(self._number(b.lshr(top, _splat(WORD_BITS))), factor[0], self._low(top))
+        return b.fadd(code.times(folded, factor), code.centre(self._low(low)))
+
+    def _low(self, words: Any) -> Any:
+        """Their lower 52 bits."""
+        return self._number(self.builder.and_(words, _splat((1 << WORD_BITS) - 1)))
 
     def _number(self, words: Any) -> Any:
         """Words below 2^52."""
