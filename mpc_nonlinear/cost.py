@@ -78,6 +78,8 @@ RESIDUE_BITS = 128
 """Uniform bits of which a pad modulo a number is the remainder."""
 _BATCH = 1 << 14
 """Instances made at a time, so that their raw OTs and pads stay near the processor."""
+_BATCH_BITS = 1 << 28
+"""Of the pads that these take: of long ones, fewer instances."""
 _DEALT_BATCH = 1 << 19
 """Products that a dealer is asked for at a time."""
 
@@ -142,7 +144,10 @@ class Kind:
     @property
     def batch(self) -> int:
         """Instances that are made at a time."""
-        return max(1, _DEALT_BATCH // self.products) if self.form.is_dealt else _BATCH
+        if self.form.is_dealt:
+            return max(1, _DEALT_BATCH // self.products)
+        pads = self._string_bits * self.width * self.choice_bits
+        return max(1, min(_BATCH, _BATCH_BITS // pads))
 
     @property
     def products(self) -> int:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from he_linear.exact.slot_encryption import slot_encrypt, slot_mask_for_client, slot_parse
 from he_linear.packings.element_triples import ElementTriplesPacking
@@ -98,25 +100,49 @@ def require_true_rows(client, server):
         assert (squares == (a**2).sum(-1) % T).all()
 
 
-@pytest.mark.parametrize("rows,width", [(1, 1), (3, 7), (1, N + 1), (15, 576)])
+@pytest.mark.parametrize(
+    "rows,width", [(1, 1), (3, 7), (1, N + 1), (15, 576), (N, 1), (N // 2 + 1, 3), (61, 64)]
+)
 def test_scaled_rows_are_true_for_any_amount(rows, width):
     require_true_rows(*made(Demand.of(prime_scaled_row_kind(T, width), rows)))
 
 
 def test_scaled_rows_of_two_widths_go_in_frames_of_whole_rows(monkeypatch):
-    monkeypatch.setattr(slot_triples, "_BLOCKS", 1)
+    monkeypatch.setattr(slot_triples, "_ROW_BLOCKS", 2)
     wide, narrow = (prime_scaled_row_kind(T, width) for width in (N - 1, 9))
-    demand = Demand.of(wide, 2) + Demand.of(narrow, 2)
+    demand = Demand.of(wide, 5) + Demand.of(narrow, 2)
     traffic = triples_cost(demand).traffic
-    assert (traffic.client_frames, traffic.server_frames, traffic.rounds) == (3, 3, 2)
+    assert (traffic.client_frames, traffic.server_frames, traffic.rounds) == (4, 4, 2)
     require_true_rows(*made(demand))
 
 
 def test_scaled_rows_take_less_than_triples_and_squares_for_the_same():
     rows = triples_cost(Demand.of(prime_scaled_row_kind(T, 576), 113))
     others = triples_cost(Demand.of(TRIPLE, 113 * 576) + Demand.of(SQUARE, 113 * 576))
-    assert rows.traffic.sent_bytes < 0.9 * others.traffic.sent_bytes
-    assert rows.failure_probability == pytest.approx(others.failure_probability, 1e-6)
+    assert rows.traffic.sent_bytes < 0.5 * others.traffic.sent_bytes
+    assert rows.failure_probability < others.failure_probability
+
+
+@pytest.mark.parametrize("rows,most", [(1, 57), (61, 39), (455, 29), (3904, 28)])
+def test_a_number_of_scaled_rows_takes_one_ciphertext_each_way(rows, most):
+    cost = triples_cost(Demand.of(prime_scaled_row_kind(T, 576), rows))
+    slots = -(-rows * 576 // N) * N
+    assert cost.traffic.sent_bytes < most * slots
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, N), st.integers(1, 2 * N))
+def test_every_number_of_a_row_has_a_slot_of_its_own(rows, width):
+    packing = ScaledRowsPacking(P, rows, width)
+    assert packing.rows * packing.columns <= N
+    empty = packing.blocks * packing.columns - width
+    # What draws know of: slots without a number are in the last ciphertext alone.
+    assert 0 <= empty < packing.columns
+
+
+def test_more_rows_than_slots_are_refused():
+    with pytest.raises(UsageError, match=f"scaled rows: {N + 1} rows; a ciphertext has {N}"):
+        ScaledRowsPacking(P, N + 1, 1)
 
 
 def test_many_go_in_frames(monkeypatch):
@@ -187,27 +213,27 @@ def test_extreme_operands_are_exact():
         assert len(answer) == packing.download_bytes
 
 
-def test_noise_of_scaled_rows_is_within_what_is_declared():
-    packing = ScaledRowsPacking(P, 15, 576)
+@pytest.mark.parametrize("rows,width", [(15, 576), (300, 576)])
+def test_noise_of_scaled_rows_is_what_is_declared(rows, width):
+    packing = ScaledRowsPacking(P, rows, width)
     client, _ = made_keys(())
     message, drawn = slot_encrypt(packing.input_ciphertexts, client, SecureRandom())
-    mine = packing.operands_of(drawn)
     assert len(message) + packing.difference_bytes == packing.upload_bytes
     ciphertexts = slot_parse(message, packing.input_ciphertexts, P)
-    own = packing.draw(SecureRandom())
+    own, b = packing.draw(SecureRandom())
     values, noise = messages_and_noise(
         np.concatenate(list(packing.stream(ciphertexts, own))), client
     )
-    assert noise[: packing.blocks].std() < 1.1 * packing.noise_std
-    # Squares have one operand.
-    assert 0.6 < noise[packing.blocks :].std() / packing.noise_std < 0.8
-    theirs = packing.operands_of(own)
-    rows = theirs[1].reshape(15, 576)
-    assert (rows == rows[:, :1]).all() and len(set(rows[:, 0].tolist())) == 15
-    products, squares = packing.numbers_of_both(values)
-    exact = mine[0].astype(object) * theirs[1] + mine[1].astype(object) * theirs[0]
-    assert (products.astype(object) == exact % T).all()
-    assert (squares.astype(object) == 2 * mine[0].astype(object) * theirs[0] % T).all()
+    assert 0.9 < noise[:-1].std() / packing.noise_std < 1.1
+    assert 0.9 < noise[-1].std() / packing.sum_noise_std < 1.1
+    assert np.log2(float(P.modulus) / (2 * T) / np.abs(noise).max()) > 60
+    assert (packing.columns_of(own[-1:]) == b[:, None]).all() and len(set(b.tolist())) == rows
+    mine, theirs = (packing.numbers(part[:-1]).astype(object) for part in (drawn, own))
+    held = packing.repeated(packing.columns_of(drawn[-1:]))
+    exact = mine * b[:, None] + held.astype(object) * theirs
+    assert (packing.numbers(values[:-1]).astype(object) == exact % T).all()
+    squares = packing.columns_of(values[-1:]).astype(object).sum(-1) % T
+    assert (squares == (mine * theirs).sum(-1) % T).all()
 
 
 def test_declared_probability_covers_every_ciphertext():
@@ -245,8 +271,8 @@ def test_shares_of_scaled_rows_and_differences_are_uniform_and_fresh():
     sent = []
     for _ in range(2):
         _, drawn = slot_encrypt(packing.input_ciphertexts, client, SecureRandom())
-        data = packing.differences(factors, packing.operands_of(drawn)[1])
-        sent.append(packing.parse_differences(data))
+        data = packing.differences(factors, packing.columns_of(drawn[-1:]))
+        sent.append(packing.parse_differences(data).reshape(-1))
     # Even of one and the same factor.
     assert all(
         uniform_residues(part)

@@ -73,14 +73,8 @@ class ElementTriplesPacking(SlotPacking):
 
     @property
     def noise_std(self) -> float:
-        """Standard deviation of a result's coefficient modulo Q, an estimate.
-
-        A fresh encryption's noise, its body rounded to 2^DROPPED_BITS, times polynomials of N
-        coefficients that are uniform modulo t; the fresh zero adds nothing beside that.
-        """
-        fresh = NoiseModel(self.parameters).fresh + ROUNDING_VARIANCE * 4.0**DROPPED_BITS
-        terms = self.operands * self.parameters.poly_degree
-        return self.parameters.plain_prime * math.sqrt(ROUNDING_VARIANCE * terms * fresh)
+        """Standard deviation of a result's coefficient modulo Q, an estimate."""
+        return products_noise(self.operands, self.parameters)
 
     # -- what the parties do ------------------------------------------------------------------
 
@@ -111,22 +105,36 @@ class ElementTriplesPacking(SlotPacking):
 
     def _cross(self, ciphertexts: Floats, own: Residues) -> Floats:
         """The sum of the ciphertexts, each times its polynomial; twice one alone."""
-        primes = self.parameters.primes
-        inputs = np.ascontiguousarray(ciphertexts.transpose(2, 0, 1, 3))
-        out = np.zeros((len(primes), 2, self.parameters.poly_degree))
-        multiply_sum(inputs, self._encoded(own), primes, out)
-        return np.ascontiguousarray(out.transpose(1, 0, 2))[None]
+        if len(own) == 1 and not self.crossed:
+            own = 2 * own % np.uint64(self.parameters.plain_prime)
+        return sum_of_products(ciphertexts, encoded(own, self.parameters), self.parameters)[None]
 
-    def _encoded(self, polynomials: Residues) -> Floats:
-        """Polynomials (operands, N), twice that of one alone, as (primes, operands, N) NTTs.
 
-        Centred modulo t: then products with a noise are smallest.
-        """
-        t = self.parameters.plain_prime
-        words = polynomials.astype(np.int64)
-        if len(polynomials) == 1 and not self.crossed:
-            words = 2 * words % t
-        return transform(
-            reduce_words(np.where(words > t // 2, words - t, words), self.parameters.primes),
-            self.parameters.primes,
-        )
+def encoded(polynomials: Residues, parameters: SlotParameters) -> Floats:
+    """Polynomials (count, N) modulo t, as (primes, count, N) NTTs.
+
+    Centred modulo t: then products with a noise are smallest.
+    """
+    t, words = parameters.plain_prime, polynomials.astype(np.int64)
+    centred = np.where(words > t // 2, words - t, words)
+    return transform(reduce_words(centred, parameters.primes), parameters.primes)
+
+
+def sum_of_products(ciphertexts: Floats, plains: Floats, parameters: SlotParameters) -> Floats:
+    """Of ciphertexts (count, 2, primes, N), each times its `encoded` one: (2, primes, N)."""
+    primes = parameters.primes
+    inputs = np.ascontiguousarray(ciphertexts.transpose(2, 0, 1, 3))
+    out = np.zeros((len(primes), 2, parameters.poly_degree))
+    multiply_sum(inputs, plains, primes, out)
+    return np.ascontiguousarray(out.transpose(1, 0, 2))
+
+
+def products_noise(products: int, parameters: SlotParameters) -> float:
+    """Standard deviation of a coefficient modulo Q of a sum of so many products, an estimate.
+
+    A fresh encryption's noise, its body rounded to 2^DROPPED_BITS, times polynomials of N
+    coefficients that are uniform modulo t; the fresh zero adds nothing beside that.
+    """
+    fresh = NoiseModel(parameters).fresh + ROUNDING_VARIANCE * 4.0**DROPPED_BITS
+    terms = products * parameters.poly_degree
+    return parameters.plain_prime * math.sqrt(ROUNDING_VARIANCE * terms * fresh)

@@ -8,6 +8,7 @@ same in every slot of a row: what it encrypts is uniform, and the difference tra
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,39 +19,51 @@ from mpc_nonlinear.blocks.prime_arithmetic import multiply_add
 from transport.randomness import SecureRandom
 
 
+@dataclass(frozen=True, slots=True)
+class RowParts:
+    """What a party drew for its rows."""
+
+    a: Residues
+    """(rows, width)."""
+    b: Residues
+    """(rows,)."""
+    met: Residues
+    """What its own a is to be multiplied by, (rows, columns): its b, and of the server what the
+    client's encryption lacks of the client's."""
+
+
 def rows_question(
     packing: ScaledRowsPacking, uniform: Residues, randomness: SecureRandom
-) -> tuple[list[Residues], bytes]:
-    """The client's a and b, b once a number, (count,) each; and the difference, packed."""
-    own, encrypted = packing.operands_of(uniform)
-    factors = packing.draw_factors(randomness)
-    spread = packing.spread(factors).reshape(-1)
-    return [own, spread], packing.differences(factors, encrypted)
+) -> tuple[RowParts, bytes]:
+    """The client's parts of what its polynomials (inputs, N) hold; and the difference, packed."""
+    b = packing.draw_factors(randomness)
+    clear = packing.differences(b, packing.columns_of(uniform[-1:]))
+    met = np.repeat(b[:, None], packing.columns, axis=1)
+    return RowParts(packing.numbers(uniform[:-1]), b, met), clear
 
 
 def rows_results(
     packing: ScaledRowsPacking, upload: bytes, randomness: SecureRandom
-) -> tuple[Iterator[Floats], list[Residues], Residues]:
-    """The server's cross terms, encrypted, its a and b, and what its a takes for the product."""
+) -> tuple[Iterator[Floats], RowParts]:
+    """The server's cross terms, encrypted, and its parts."""
     cut = len(upload) - packing.difference_bytes
     moved = packing.parse_differences(upload[cut:])
     ciphertexts = slot_parse(upload[:cut], packing.input_ciphertexts, packing.parameters)
-    drawn = packing.draw(randomness)
-    own = packing.operands_of(drawn)
+    drawn, b = packing.draw(randomness)
     # What is encrypted is the client's part of b less the difference it sent.
-    factor = (own[1] + moved) % np.uint64(packing.parameters.plain_prime)
-    return packing.stream(ciphertexts, drawn), own, factor
+    met = (b[:, None] + moved) % np.uint64(packing.parameters.plain_prime)
+    return packing.stream(ciphertexts, drawn), RowParts(packing.numbers(drawn[:-1]), b, met)
 
 
-def rows_shares(
-    packing: ScaledRowsPacking, own: list[Residues], factor: Residues, cross: Residues
-) -> tuple[Residues, ...]:
-    """This party's shares of a (rows, width), b (rows,), a b and each row's sum of a^2."""
+def rows_shares(packing: ScaledRowsPacking, own: RowParts, cross: Residues) -> tuple[Residues, ...]:
+    """This party's shares of a (rows, width), b (rows,), a b and each row's sum of a^2.
+
+    cross: its share of the results' polynomials (outputs, N).
+    """
     t = packing.parameters.plain_prime
-    a, b = (part.reshape(packing.rows, packing.width) for part in own)
-    of_products, of_squares = packing.numbers_of_both(cross)
-    product = multiply_add(own[0], factor, of_products, t)
-    squares = multiply_add(own[0], own[0], of_squares, t).reshape(a.shape)
-    total = squares.sum(axis=-1, dtype=np.uint64) % np.uint64(t)
-    copies = np.ascontiguousarray(a), np.ascontiguousarray(b[:, 0])
-    return (*copies, product.reshape(a.shape), total)
+    met = packing.repeated(own.met)
+    product = multiply_add(own.a, met, packing.numbers(cross[:-1]), t)
+    squares = multiply_add(own.a, own.a, np.zeros_like(own.a), t)
+    crossed = packing.columns_of(cross[-1:]).sum(axis=-1, dtype=np.uint64) % np.uint64(t)
+    total = squares.sum(axis=-1, dtype=np.uint64) % np.uint64(t) + 2 * crossed
+    return own.a, own.b, product, total % np.uint64(t)

@@ -8,7 +8,7 @@ docs/security.md, "Why a body modulo Q / t hides the rows".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -34,11 +34,14 @@ from mpc_nonlinear.cost import NO_COST, Cost, Demand, Form, Kind
 from transport.channel import Channel
 from transport.computing import units
 from transport.errors import ParameterError
+from transport.randomness import SecureRandom
 
 TRIPLE_PARAMETERS = SLOT_SETS["n8192_t44"]
 """Its plain prime is the modulus of all triples; rows in exact slots have the same keys."""
 _BLOCKS = 8
 """Results of one frame: memory stays below 50 MB, and each party works while others travel."""
+_ROW_BLOCKS = 32
+"""Ciphertexts of a frame's rows, which all share two more: the more, the less these count."""
 _BLOCK_NAME = "triples in exact slots"
 
 
@@ -47,7 +50,7 @@ def stored_part(demand: Demand) -> Demand:
     return Demand(tuple((kind, count) for kind, count in demand.counts if kind.form.is_stored))
 
 
-_Packing = ElementTriplesPacking | ElementCubesPacking
+_Packing = ElementTriplesPacking | ElementCubesPacking | ScaledRowsPacking
 
 
 def _frames(demand: Demand, parameters: SlotParameters) -> Iterator[tuple[Kind, _Packing]]:
@@ -67,7 +70,7 @@ def _most(kind: Kind, parameters: SlotParameters) -> int:
     """Instances of a frame: of rows, whole ones, with ciphertexts of their own."""
     size = _BLOCKS * parameters.poly_degree
     if kind.form is Form.PRIME_SCALED_ROW:
-        return max(1, size // kind.width)
+        return ScaledRowsPacking.most_rows(kind.width, _ROW_BLOCKS, parameters)
     return max(1, _BLOCKS // 2) * parameters.poly_degree if kind.form is Form.PRIME_CUBE else size
 
 
@@ -111,32 +114,35 @@ def make_triples(demand: Demand, party: RowsParty, channel: Channel, prepared: P
 
 _Frames = list[tuple[Kind, _Packing]]
 _Made = Iterator[tuple[Kind, tuple[Residues, ...]]]
+_Completing = Callable[[Residues], tuple[Residues, ...]]
+"""From a party's share of the results to its part of what is made."""
 
 
 def _client(frames: _Frames, party: RowsClient, channel: Channel) -> _Made:
     """Ask for everything, then read the answers."""
-    drawn: list[list[Residues]] = []
+    asked: list[_Completing] = []
     for _, packing in frames:
         message, uniform = slot_encrypt(packing.input_ciphertexts, party.keys, party.randomness)
-        clear = b""
-        if isinstance(packing, ElementCubesPacking):
-            number, clear = cube_question(packing, uniform)
-            drawn.append([number])
-        elif isinstance(packing, ScaledRowsPacking):
-            operands, clear = rows_question(packing, uniform, party.randomness)
-            drawn.append(operands)
-        else:
-            drawn.append(packing.operands_of(uniform))
+        clear, complete = _asked(packing, uniform, party.randomness)
+        asked.append(complete)
         channel.send(message + clear)
-    for (kind, packing), own in zip(frames, drawn, strict=True):
+    for (kind, packing), complete in zip(frames, asked, strict=True):
         answer = channel.recv(packing.download_bytes)
-        cross = slot_unmask(answer, packing.output_ciphertexts, party.keys)
-        if isinstance(packing, ElementCubesPacking):
-            yield kind, cube_shares(packing, own[0], cross)
-        elif isinstance(packing, ScaledRowsPacking):
-            yield kind, rows_shares(packing, own, own[1], cross)
-        else:
-            yield kind, _completed(packing, own, cross)
+        yield kind, complete(slot_unmask(answer, packing.output_ciphertexts, party.keys))
+
+
+def _asked(
+    packing: _Packing, uniform: Residues, randomness: SecureRandom
+) -> tuple[bytes, _Completing]:
+    """What the client says in the clear beside encryptions of these polynomials."""
+    if isinstance(packing, ElementCubesPacking):
+        number, clear = cube_question(packing, uniform)
+        return clear, lambda cross: cube_shares(packing, number, cross)
+    if isinstance(packing, ScaledRowsPacking):
+        parts, clear = rows_question(packing, uniform, randomness)
+        return clear, lambda cross: rows_shares(packing, parts, cross)
+    own = packing.operands_of(uniform)
+    return b"", lambda cross: _completed(packing, own, cross)
 
 
 def _server(frames: _Frames, party: RowsServer, channel: Channel) -> _Made:
@@ -147,8 +153,8 @@ def _server(frames: _Frames, party: RowsServer, channel: Channel) -> _Made:
             results, number, clear = cube_results(packing, upload, party.randomness)
             yield kind, cube_shares(packing, number, _answered(results, party, channel), clear)
         elif isinstance(packing, ScaledRowsPacking):
-            results, own, factor = rows_results(packing, upload, party.randomness)
-            yield kind, rows_shares(packing, own, factor, _answered(results, party, channel))
+            results, parts = rows_results(packing, upload, party.randomness)
+            yield kind, rows_shares(packing, parts, _answered(results, party, channel))
         else:
             ciphertexts = slot_parse(upload, packing.input_ciphertexts, packing.parameters)
             drawn = packing.draw(party.randomness)

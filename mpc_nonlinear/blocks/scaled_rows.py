@@ -17,10 +17,9 @@ from transport.traffic import Party
 
 
 def scaled_rows_cost(rows: int, width: int, modulus: int) -> Cost:
-    """Cost of `ScaledRows.open`, and of `times` after it. 2 rounds."""
+    """Cost of `ScaledRows.open`, and of what follows locally. 1 round."""
     demand = Demand.of(prime_scaled_row_kind(modulus, width), rows)
-    whole = opened_cost(rows * width, modulus, demand, products=3)
-    return whole + opened_cost(rows, modulus)
+    return opened_cost(rows * width, modulus, demand, products=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +65,19 @@ class ScaledRows:
         total: RingArray = (terms.sum(axis=-1, dtype=np.uint64) + self.squares) % t
         return total
 
-    def times(self, r: RingArray, session: Session) -> RingArray:
-        """Shares modulo t of x r, (rows, width), from shares of r (rows,). Exact. 1 round.
-
-        X r = a b + d b + e a + d e for opened e = r - b.
-        """
-        t = self.modulus
+    def factor_mask(self) -> RingArray:
+        """This party's share of b, (rows,): what multiplies a row is opened under it, once."""
         if self._spent:
             raise UsageError("scaled rows: their factor's mask serves once; open the rows anew")
         self._spent.append(True)
-        (e,) = opened([(r, self.b)], t, session)
+        return self.b
+
+    def times(self, e: RingArray, session: Session) -> RingArray:
+        """Shares modulo t of x r, (rows, width), for e = r - b (rows,) that both know. Exact.
+
+        X r = a b + d b + e a + d e.
+        """
+        t = self.modulus
         b = (self.b + e) % np.uint64(t) if session.party is Party.SERVER else self.b
         by_b, by_e = (np.broadcast_to(part[:, None], self.d.shape) for part in (b, e))
         return multiply_add(by_e, self.a, multiply_add(self.d, by_b, self.product, t), t)

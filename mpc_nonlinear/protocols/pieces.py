@@ -1,4 +1,4 @@
-"""RMSNorm and LayerNorm from one opening of a row's numbers, with the inverse root by lines.
+"""RMSNorm and LayerNorm from one opening of a row's numbers, with the inverse root by pieces.
 
 Without gain and bias: they belong to the linear map that follows. Products are modulo a prime.
 """
@@ -33,11 +33,11 @@ class _PiecesNorm(NonlinearProtocol):
 
     name = "pieces"
     source = (
-        "[Beaver91] modulo a prime, one mask for squares and product; inverse root by lines as the "
-        "splines of [Liu17] MiniONN, eprint 2017/452, Section 5.3"
+        "[Beaver91] modulo a prime, one mask for squares and product; inverse root as the splines "
+        "of [Liu17] MiniONN, eprint 2017/452, Section 5.3, a piece taken by one oblivious transfer"
     )
     max_error = 2.0**-6
-    approximation_error = 2.0**-12
+    approximation_error = 2.0**-40
     product_engines = (PrimeProducts.name,)
 
     @property
@@ -57,11 +57,11 @@ class _PiecesNorm(NonlinearProtocol):
 
 @dataclass(frozen=True, slots=True)
 class PiecesRmsNorm(_PiecesNorm):
-    """x / sqrt(mean(x^2) + epsilon) over the last axis. 5 rounds and those of a comparison.
+    """x / sqrt(mean(x^2) + epsilon) over the last axis. 5 rounds.
 
     `bound`: largest |x|; `square_min`, `square_max`: powers of two around every mean square, at
     most 2^12 apart; `square_rms`: their root mean square over all rows; `rms`: that of x. A row
-    below `square_min` is multiplied by up to 1.5 / sqrt(square_min); above twice `square_max` sums
+    below `square_min` is multiplied by up to 2.2 / sqrt(square_min); above twice `square_max` sums
     of squares wrap around the prime.
     """
 
@@ -91,7 +91,7 @@ class PiecesRmsNorm(_PiecesNorm):
         return RowScaling(self.op, self.width, self.epsilon, *ends, self.square_rms, self.rms)
 
     def reference(self, x: FloatArray) -> FloatArray:
-        """The inverse root by lines, in float64."""
+        """In float64, the inverse root continued below the smallest mean square."""
         return self._scaling.value(x)
 
     def true_function(self, x: FloatArray) -> FloatArray:
@@ -110,7 +110,7 @@ class PiecesRmsNorm(_PiecesNorm):
 
 @dataclass(frozen=True, slots=True)
 class PiecesLayerNorm(_PiecesNorm):
-    """(x - mean) / sqrt(variance + epsilon) over the last axis. Rounds as RMSNorm: means are local.
+    """(x - mean) / sqrt(variance + epsilon) over the last axis. 5 rounds: means are local.
 
     `bound`: largest |x|; `variance_min`, `variance_max`: powers of two around every variance, at
     most 2^12 apart where epsilon is not above the smallest; `variance_rms`: their root mean square
@@ -144,7 +144,7 @@ class PiecesLayerNorm(_PiecesNorm):
         return RowScaling(self.op, *own, _CENTRED_UNITS)
 
     def reference(self, x: FloatArray) -> FloatArray:
-        """The inverse root by lines, in float64."""
+        """In float64, the inverse root continued below the smallest mean square."""
         return self._scaling.value(x - x.mean(-1, keepdims=True))
 
     def true_function(self, x: FloatArray) -> FloatArray:
