@@ -101,7 +101,7 @@ def test_a_token_takes_fewer_rounds_and_bytes_than_by_polynomials():
     shape = (9, 1, 64)
     own = OwnPowersCausalSoftmax(64.0).cost(shape, CONTEXT)
     other = SquaredPolynomialCausalSoftmax(64.0).cost(shape, CONTEXT)
-    assert own.traffic.rounds == 23
+    assert own.traffic.rounds == 15
     assert other.traffic.rounds == 59
     assert own.traffic.sent_bytes < other.traffic.sent_bytes
     stored = [sum(n for k, n in c.demand.counts if k.form.is_stored) for c in (own, other)]
@@ -110,7 +110,7 @@ def test_a_token_takes_fewer_rounds_and_bytes_than_by_polynomials():
 
 def test_sizes_are_public_and_part_of_the_plan():
     found = OwnPowersCausalSoftmax(64.0).public_sizes(64, CONTEXT)
-    assert set(found) == {"clip", "step_bits", "kept_bits"}
+    assert set(found) == {"clip", "stretch", "step_bits", "kept_bits"}
     assert found != OwnPowersCausalSoftmax(64.0).public_sizes(300, CONTEXT)
 
 
