@@ -106,7 +106,7 @@ class Channel(ABC):
             self._sent_frames += 1
 
     def absorb(self, moved: Traffic, is_open: bool = False) -> None:
-        """Count what branches have moved; sends from here on open a new round, or share the last."""
+        """Count what branches have moved; what is sent next opens a round, unless one is open."""
         self._round += moved.rounds
         self._round_is_open = is_open
         self._traffic[self._label] = self.traffic(self._label) + moved

@@ -38,9 +38,9 @@ from transport.traffic import Party
 _PLACE_BITS = 7
 _START = 64
 """Where an octave starts, in units of places; they are known up to one."""
-_RATIO = 1.1
+_RATIO = 1.105
 """Largest ratio of the ends of a line's interval, what places are off by included."""
-_OCTAVE_START = 32
+_OCTAVE_START = 16
 """Where the first octave starts, in units in which octaves are told apart, up to one."""
 RESULT_ERROR_UNITS = 1.5
 """Of what `row_inverses` returns, beside the lines' error: the product's, the constant's."""
@@ -86,12 +86,14 @@ class RowInverses:
 @lru_cache
 def _intervals() -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
     """Places where lines end but for the last, and the ends of what each line is right for."""
-    starts, ends = [_START], []
-    while (end := int(_RATIO * (starts[-1] - 1))) < 2 * _START:
-        ends.append((starts[-1] - 1, end))
+    # Octaves but the first begin up to one of 2 _OCTAVE_START units before their start.
+    low, starts, ends = _START - _START // (2 * _OCTAVE_START), list[int](), []
+    while (end := int(_RATIO * low)) < 2 * _START:
         starts.append(end)
-    ends.append((starts[-1] - 1, 2 * _START))
-    return tuple(starts[1:]), tuple(ends)
+        ends.append((low, end))
+        low = end - 1
+    ends.append((low, 2 * _START))
+    return tuple(starts), tuple(ends)
 
 
 @lru_cache(maxsize=256)
@@ -169,7 +171,7 @@ def row_inverses(s: RingArray, inverses: RowInverses, asker: Party, session: Ses
 def _octaves_above(s: RingArray, inverses: RowInverses, asker: Party, session: Session) -> BitArray:
     """Boolean shares (octaves - 1, rows): whether s is in this octave, from the second, or above.
 
-    Off by up to a part in `_START` of an octave's start, below it only.
+    Said up to a unit below an octave's start; it has 2 _OCTAVE_START units or more.
     """
     if inverses.octaves == 1:
         return np.zeros((0, s.size), np.uint8)

@@ -58,12 +58,11 @@ _SMALLEST_SUM = 0.96
 """Of a row's terms: the largest is one or more, up to its error."""
 _INVERSE_BITS = 8
 """Reciprocals of sums are kept with so many more fraction bits: sums may be large."""
-_LEVEL_BITS = (9, 13)
-"""Of comparisons of whole steps, the first where errors allow it: one digit of eight bits, or two
-of six; of four bits, two or three."""
+_LEVEL_BITS = ((8, 2.0**-8.5), (9, 2.0**-7.5), (13, 1.0))
+"""Of comparisons of whole steps: the first with which rounding is less than this. One digit of
+seven or eight bits, or two of six; of four bits, two or three."""
 _STRETCHES = (1, 3, 5, 7)
 """Numbers are multiplied by one of these, so that a step may be more than powers of two."""
-_WANTED_ERROR = 2.0**-7.5
 _KEPT_COMPARED_BITS, _KEPT_SLACK = 13, 2.0**-3
 _FEWEST_KEPT_BITS = 6
 _FEW = 1500
@@ -119,7 +118,7 @@ def power_sizes(largest: float, length: int, unit: float, modulus: int) -> Power
     """For rows whose numbers differ by at most `largest`: the shortest comparisons that do."""
     room = log2(from_prime_limit(modulus, 0))
     best: PowerSizes | None = None
-    for bits in _LEVEL_BITS:
+    for bits, wanted in _LEVEL_BITS:
         stretch, step_bits, width = min(
             (_steps(largest * stretch, unit, bits, stretch) for stretch in _STRETCHES),
             key=lambda found: 2.0 ** found[1] / found[0],
@@ -133,7 +132,7 @@ def power_sizes(largest: float, length: int, unit: float, modulus: int) -> Power
             if best is None or sizes.rounding(length) < best.rounding(length):
                 best = sizes
         assert best is not None
-        if best.rounding(length) < _WANTED_ERROR:
+        if best.rounding(length) < wanted:
             break
     assert best is not None
     return best
