@@ -41,6 +41,7 @@ class Channel(ABC):
         self._label = SETUP
         self._round = 0
         self._round_is_open = False
+        self._flows = False
         self._sent_frames = 0
         self._received_frames = 0
         self._link = LinkSchedule(link) if link else None
@@ -104,10 +105,10 @@ class Channel(ABC):
             self._put(replace(frame, sequence=self._sent_frames))
             self._sent_frames += 1
 
-    def absorb(self, moved: Traffic) -> None:
-        """Count what branches have moved; sends from here on open a new round."""
+    def absorb(self, moved: Traffic, is_open: bool = False) -> None:
+        """Count what branches have moved; what is sent next opens a round, unless one is open."""
         self._round += moved.rounds
-        self._round_is_open = False
+        self._round_is_open = is_open
         self._traffic[self._label] = self.traffic(self._label) + moved
 
     def exchange(self, payload: bytes | memoryview, expected_bytes: int | None = None) -> bytes:
@@ -165,9 +166,34 @@ class Channel(ABC):
         """Sends from here on share no round with earlier ones.
 
         Every protocol calls it first, so that declared rounds add up exactly; where messages of
-        neighbouring protocols overlap on the wire, the count is an upper bound.
+        neighbouring protocols overlap on the wire, the count is an upper bound, unless they flow.
         """
-        self._round_is_open = False
+        if not self._flows:
+            self._round_is_open = False
+
+    @contextmanager
+    def flow(self) -> Iterator[None]:
+        """Count protocols inside as their messages go: what is sent back to back shares a round.
+
+        Whoever declares them counts alike, message by message.
+        """
+        before, self._flows = self._flows, True
+        self._round_is_open &= before
+        try:
+            yield
+        finally:
+            self._flows = before
+            self._round_is_open &= before
+
+    @property
+    def flows(self) -> bool:
+        """Whether it is inside `flow`."""
+        return self._flows
+
+    @property
+    def round_is_open(self) -> bool:
+        """Whether what is sent next goes in the current round."""
+        return self._round_is_open
 
     @property
     def is_branch(self) -> bool:

@@ -27,6 +27,8 @@ class Branch(Channel):
         super().__init__(parent.party, None, 0.0)
         self.index = index
         self._round = start_round
+        self._flows = parent.flows
+        self._round_is_open = parent.flows and parent.round_is_open
         self._label = parent.label
         self._go, self._rest = threading.Semaphore(0), threading.Semaphore(0)
         self.outbox: list[Frame] = []
@@ -113,9 +115,13 @@ def overlapped(channel: Channel, tasks: Sequence[Callable[[Channel], Any]]) -> l
             _turn(branch, channel)
     finally:
         _stop(branches, threads)
-    moved = [branch.total for branch in branches]
-    rounds = max(part.rounds for part in moved)
-    channel.absorb(replace(sum(moved, NO_TRAFFIC), rounds=rounds))
+    last = max(branch.current_round for branch in branches)
+    moved = sum((branch.total for branch in branches), NO_TRAFFIC)
+    # In a flow what comes next waits for what this party has received, whatever it has sent.
+    is_open = channel.flows and all(
+        branch.round_is_open for branch in branches if branch.current_round == last
+    )
+    channel.absorb(replace(moved, rounds=last - start), is_open)
     return [branch.result for branch in branches]
 
 

@@ -20,6 +20,7 @@ from mpc_nonlinear.blocks.digits import (
     receiver_leaves,
     sender_leaves,
 )
+from mpc_nonlinear.blocks.flow import Move, question
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.blocks.wide_digits import (
     LARGEST_DIGIT_BITS,
@@ -111,20 +112,34 @@ class Width:
         return width
 
 
-def less_than_constants_cost(count: int, thresholds: int, width: Width) -> Cost:
+def less_than_constants_cost(
+    count: int, thresholds: int, width: Width, asker: Party = Party.CLIENT
+) -> Cost:
     """Cost of comparing `count` numbers with `thresholds` constants each."""
-    return _carries_cost(count, thresholds, width.bits - 1, width.digits)
+    return _carries_cost(count, thresholds, width.bits - 1, width.digits, asker)
+
+
+def comparison_moves(width: Width, asker: Party = Party.CLIENT) -> tuple[Move, ...]:
+    """Messages of a comparison: tables of digits, then a level of conjunctions each."""
+    levels = width.digits - 1
+    if not width.digits:
+        levels = digits_of(comparison_groups(width.bits - 1)).bit_length() - 1
+    return *question(asker), *[Move.BOTH] * levels
 
 
 def less_than_constants(
-    x: RingArray, thresholds: Sequence[int], width: Width, session: Session
+    x: RingArray,
+    thresholds: Sequence[int],
+    width: Width,
+    session: Session,
+    asker: Party = Party.CLIENT,
 ) -> BitArray:
     """Boolean shares of [x < t] for every t (ring units), shape (thresholds, *x.shape).
 
     Exact for dropped = 0, otherwise within `width.slack` units of the threshold. One pass of
     1-of-16 or 1-of-8 OTs serves all thresholds, since only the sender's tables depend on them.
     2 + ceil(log2((bits - 1) / 4)) rounds, as many as `digits` and 1. [Rathee20] eprint 2020/1002,
-    Algorithm 1, Section 3.2.
+    Algorithm 1, Section 3.2. asker: who sends first and gets tables; of long digits either party.
     """
     flat = x.reshape(-1)
     shape = (len(thresholds), *x.shape)
@@ -136,24 +151,26 @@ def less_than_constants(
             "pass; split them"
         )
     values = flat[None]
-    if session.party is Party.SERVER:
+    if session.party is not asker:
         offsets = np.array([(width.slack - t) % 2**RING_BITS for t in thresholds], np.uint64)
         values = values + offsets[:, None]
     kept = values >> np.uint64(width.dropped)
     sign = (kept >> np.uint64(width.bits - 1)).astype(np.uint8) & np.uint8(1)
     # The sign of the sum is the exclusive or of both signs and the carry, for every threshold.
-    carries = _carries(kept, len(thresholds), width.bits - 1, session, width.digits)
+    carries = _carries(kept, len(thresholds), width.bits - 1, session, width.digits, asker)
     return (sign ^ carries).reshape(shape)
 
 
-def less_than_zero_cost(count: int, width: Width) -> Cost:
+def less_than_zero_cost(count: int, width: Width, asker: Party = Party.CLIENT) -> Cost:
     """Cost of `less_than_zero`."""
-    return less_than_constants_cost(count, 1, width)
+    return less_than_constants_cost(count, 1, width, asker)
 
 
-def less_than_zero(x: RingArray, width: Width, session: Session) -> BitArray:
+def less_than_zero(
+    x: RingArray, width: Width, session: Session, asker: Party = Party.CLIENT
+) -> BitArray:
     """Boolean shares of [x < 0], same shape; see `less_than_constants`."""
-    (result,) = less_than_constants(x, [0], width, session)
+    (result,) = less_than_constants(x, [0], width, session, asker)
     return np.asarray(result, np.uint8)
 
 
@@ -173,13 +190,16 @@ def carry(x: RingArray, bits: int, session: Session) -> BitArray:
     return _carries(x.reshape(1, -1), 1, bits, session).reshape(x.shape)
 
 
-def _carries_cost(count: int, rows: int, bits: int, digits: int = 0) -> Cost:
+def _carries_cost(
+    count: int, rows: int, bits: int, digits: int = 0, asker: Party = Party.CLIENT
+) -> Cost:
     if not count:
         return NO_COST
+    _check_asker(digits, asker)
     if digits:
         lowest, *above = _wide_sizes(bits, digits)
         leaves = [(lowest, rows), *((size, 2 * rows) for size in above)]
-        cost = wide_leaves_cost(count, leaves, Party.SERVER)
+        cost = wide_leaves_cost(count, leaves, asker.peer)
         return cost + ands_cost(rows * count, 0) * len(above)
     groups = comparison_groups(bits)
     cost = leaves_cost(count, rows, groups, Party.SERVER)
@@ -191,6 +211,11 @@ def _carries_cost(count: int, rows: int, bits: int, digits: int = 0) -> Cost:
     return cost
 
 
+def _check_asker(digits: int, asker: Party) -> None:
+    if not digits and asker is not Party.CLIENT:
+        raise UsageError("comparison in short digits: the client asks; use long digits")
+
+
 def _wide_sizes(bits: int, digits: int) -> list[int]:
     """Bits of each digit, lowest first."""
     size, longer = divmod(bits, digits)
@@ -198,16 +223,22 @@ def _wide_sizes(bits: int, digits: int) -> list[int]:
 
 
 def _carries(
-    values: RingArray, rows: int, bits: int, session: Session, digits: int = 0
+    values: RingArray,
+    rows: int,
+    bits: int,
+    session: Session,
+    digits: int = 0,
+    asker: Party = Party.CLIENT,
 ) -> BitArray:
     """Carries out of the low `bits` bits, (rows, n).
 
-    The server's values are (rows, n), the client's (1, n). A carry is
-    [2^bits - 1 - the server's bits < the client's bits].
+    The asker's values are (1, n), its peer's (rows, n). A carry is
+    [2^bits - 1 - the peer's bits < the asker's bits].
     """
+    _check_asker(digits, asker)
     session.channel.next_round()
     if digits:
-        return _wide_carries(values, rows, _wide_sizes(bits, digits), session)
+        return _wide_carries(values, rows, _wide_sizes(bits, digits), session, asker)
     groups = comparison_groups(bits)
     if session.party is Party.SERVER:
         leaves = sender_leaves(values, groups, session)
@@ -217,14 +248,16 @@ def _carries(
     return less
 
 
-def _wide_carries(values: RingArray, rows: int, sizes: list[int], session: Session) -> BitArray:
+def _wide_carries(
+    values: RingArray, rows: int, sizes: list[int], session: Session, asker: Party
+) -> BitArray:
     """The same of a few digits; the tables of all in one round, then one after the other."""
     starts = np.cumsum([0, *sizes[:-1]])
     parts = [
         values >> np.uint64(start) & low_mask(size)
         for start, size in zip(starts, sizes, strict=True)
     ]
-    if session.party is Party.SERVER:
+    if session.party is not asker:
         tables = [less_tables(parts[0].T, sizes[0])]
         for part, size in zip(parts[1:], sizes[1:], strict=True):
             both = less_tables(part.T, size), equal_tables(part.T, size)

@@ -14,7 +14,13 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_nonlinear.blocks.compare import Width, less_than_zero, less_than_zero_cost
+from mpc_nonlinear.blocks.compare import (
+    Width,
+    comparison_moves,
+    less_than_zero,
+    less_than_zero_cost,
+)
+from mpc_nonlinear.blocks.flow import Flow, Move, question
 from mpc_nonlinear.blocks.select import select, select_cost
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.blocks.wide_digits import (
@@ -64,6 +70,21 @@ def even_groups(longest: int) -> list[int]:
     return sizes
 
 
+def fewest_meetings(longest: int) -> list[int]:
+    """Sizes of the groups of each level, as few levels as can be, with the fewest comparisons."""
+    even = even_groups(longest)
+    if len(even) != 2:
+        return even
+    choices = [[size, -(-longest // size)] for size in range(2, LARGEST_GROUP + 1)]
+    return min((c for c in choices if c[1] <= LARGEST_GROUP), key=lambda c: _meetings(longest, *c))
+
+
+def _meetings(longest: int, first: int, second: int) -> int:
+    """Comparisons of two levels."""
+    whole, rest = divmod(longest, first)
+    return sum(n * (n - 1) for n in [first] * whole + [rest, second])
+
+
 @dataclass(frozen=True)
 class _Level:
     """Groups of one level: members are columns of (rows, columns)."""
@@ -71,6 +92,7 @@ class _Level:
     size: int
     lengths: _Indices
     """Of each row, before the level."""
+    index: int
 
     @property
     def left(self) -> _Indices:
@@ -96,12 +118,20 @@ class _Level:
         """Members that are not their group's first."""
         return int((self.members[1] - 1).sum())
 
-    def cost(self, width: Width, bits: int) -> Cost:
-        """Of `run`."""
-        cost = less_than_zero_cost(self.pairs, self._compared(width))
+    def after(self, flow: Flow, width: Width, bits: int) -> Flow:
+        """`flow`, and `run` after it."""
+        compared = self._compared(width)
+        asker = self._asker(compared)
+        compare = less_than_zero_cost(self.pairs, compared, asker)
+        flow = flow.then(compare, *comparison_moves(compared, asker))
         if self.size > 2:
-            cost += wide_leaves_cost(self.others, [(self.size - 1, 1)], Party.SERVER)
-        return cost + select_cost(self.others, bits)
+            leaves = wide_leaves_cost(self.others, [(self.size - 1, 1)], asker)
+            flow = flow.then(leaves, *question(asker.peer))
+        return flow.then(select_cost(self.others, bits), Move.BOTH)
+
+    def _asker(self, compared: Width) -> Party:
+        """Who asks in the comparison; then the other one does, and in the next level first."""
+        return Party(self.index % 2) if compared.digits else Party.CLIENT
 
     def run(self, values: RingArray, width: Width, bits: int, session: Session) -> RingArray:
         """The largest of each group, (rows, groups)."""
@@ -113,10 +143,14 @@ class _Level:
         meets = np.nonzero(second < counts[:, None])
         i, j = first[meets[1]], second[meets[1]]
         differences = groups[meets[0], i] - groups[meets[0], j]
-        smaller = less_than_zero(differences, self._compared(width), session)
+        compared = self._compared(width)
+        asker = self._asker(compared)
+        smaller = less_than_zero(differences, compared, session, asker)
         group, member = np.nonzero((np.arange(self.size) < counts[:, None])[:, 1:])
         wins = self._wins(smaller, (meets[0], i, j), len(groups), session)[group, member + 1]
-        won = _all_set(wins, session) if self.size > 2 else np.ascontiguousarray(wins[:, 0])
+        won = np.ascontiguousarray(wins[:, 0])
+        if self.size > 2:
+            won = _all_set(wins, session, asker.peer)
         # The first, or who has beaten all others instead.
         differences = groups[group, member + 1] - groups[group, 0]
         gained = np.zeros(groups.shape, np.uint64)
@@ -144,13 +178,13 @@ class _Level:
         return wins[:, others].reshape(groups, self.size, self.size - 1)
 
 
-def _all_set(bits: BitArray, session: Session) -> BitArray:
+def _all_set(bits: BitArray, session: Session, asker: Party) -> BitArray:
     """Shares of the conjunction of all bits (n, m) of a row, (n,). 2 rounds."""
     count = bits.shape[1]
     digits = (bits.astype(np.uint64) << np.arange(count, dtype=np.uint64)).sum(1, dtype=np.uint64)
     session.channel.next_round()
-    if session.party is Party.SERVER:
-        # All are set where the client's digit is the complement of ours.
+    if session.party is not asker:
+        # All are set where the asker's digit is the complement of ours.
         tables = equal_tables(digits, count)[:, None]
         (found,) = wide_senders([tables], [count], session)
     else:
@@ -159,10 +193,10 @@ def _all_set(bits: BitArray, session: Session) -> BitArray:
 
 
 def _levels(lengths: _Indices, sizes: list[int]) -> Iterator[_Level]:
-    for size in sizes:
+    for index, size in enumerate(sizes):
         if not 2 <= size <= LARGEST_GROUP:
             raise UsageError(f"tournament in groups of {size}; use 2 to {LARGEST_GROUP}")
-        level = _Level(size, lengths)
+        level = _Level(size, lengths, index)
         yield level
         lengths = level.left
     if lengths.size and lengths.max() > 1:
@@ -176,7 +210,18 @@ def group_tournament_cost(
     if not lengths.size:
         return NO_COST
     bits = width.ring_bits + luggage_bits
-    return sum((level.cost(width, bits) for level in _levels(lengths, sizes)), NO_COST)
+    # Each of its protocols begins in step.
+    costs = (level.after(Flow(), width, bits).cost for level in _levels(lengths, sizes))
+    return sum(costs, NO_COST)
+
+
+def group_tournament_flow(
+    flow: Flow, lengths: _Indices, sizes: list[int], width: Width, luggage_bits: int = 0
+) -> Flow:
+    """`flow`, and `group_tournament` after it: 3 rounds a level in long digits, and one more."""
+    for level in _levels(lengths, sizes):
+        flow = level.after(flow, width, width.ring_bits + luggage_bits)
+    return flow
 
 
 def group_tournament(

@@ -69,6 +69,16 @@ class Riding(Channel):
         """As the channel's."""
         return self._channel.current_round
 
+    @property
+    def flows(self) -> bool:
+        """As the channel's."""
+        return self._channel.flows
+
+    @property
+    def round_is_open(self) -> bool:
+        """As the channel's."""
+        return self._channel.round_is_open
+
     def next_round(self) -> None:
         """As the channel's."""
         self._channel.next_round()
