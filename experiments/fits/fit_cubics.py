@@ -30,16 +30,20 @@ def cubic(
 
 
 def pieces(
-    function: Callable[[Array], Array], knots: Sequence[float], slack: float, steps: float
+    function: Callable[[Array], Array],
+    knots: Sequence[float],
+    slacks: Sequence[float],
+    steps: float,
 ) -> tuple[Array, list[float]]:
-    """Rows of coefficients between zero and the knots, and their errors.
+    """Rows of coefficients between the knots, of which zero is the first, and their errors.
 
-    Each holds `slack` beyond its ends. steps: of one, to which operands of the cube are cut.
+    Each holds beyond its ends by the slacks there. steps: of one, to which operands of the cube are
+    cut.
     """
-    starts = (0.0, *knots)
+    ends = list(zip(knots, slacks, strict=True))
     found = [
-        cubic(function, low - slack, high + slack, steps**3 * 2.0**-SCALE_BITS)
-        for low, high in zip(starts, knots, strict=False)
+        cubic(function, low - below, high + above, steps**3 * 2.0**-SCALE_BITS)
+        for (low, below), (high, above) in zip(ends, ends[1:], strict=False)
     ]
     return np.stack([c for c, _ in found]), [error for _, error in found]
 

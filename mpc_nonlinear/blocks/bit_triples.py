@@ -1,13 +1,15 @@
-"""Conjunctions of shared bits with prepared triples: one bit times one or two bits."""
+"""Conjunctions of shared bits with prepared triples: one bit times one to three bits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from mpc_nonlinear.blocks.riding import riding_cost
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.correlations.preprocessing import triple_kind
 from mpc_nonlinear.cost import NO_COST, Cost, Demand
@@ -56,8 +58,7 @@ def ands_cost(single: int, double: int) -> Cost:
     """Cost of `ands`: 2 bits each way for a single conjunction, 3 for a double one."""
     if not single + double:
         return NO_COST
-    size = packed_bytes(single, 2) + packed_bytes(double, 3)
-    demand = Demand.of(triple_kind(1), single) + Demand.of(triple_kind(2), double)
+    size, demand = _conjunctions([single, double])
     return Cost.of(Traffic.exchange(size, size), demand)
 
 
@@ -67,24 +68,56 @@ def ands(single: BitArray, double: BitArray, session: Session) -> tuple[BitArray
     Shapes (n,) and (m,), results the same. Exact. 1 round. A double conjunction masks x once and
     takes one OT in each direction, of two bits. [Rathee20] eprint 2020/1002, Section 3.1.1.
     """
-    n, m = len(single), len(double)
-    if not n + m:
+    if not len(single) + len(double):
         return single, double
     session.channel.next_round()
-    triples = (
-        session.prepared.triples(triple_kind(1), n),
-        session.prepared.triples(triple_kind(2), m),
-    )
-    mine = single ^ triples[0] & np.uint8(3), double ^ triples[1] & np.uint8(7)
-    payload = pack_bits(mine[0], 2) + pack_bits(mine[1], 3)
-    data = memoryview(session.channel.exchange(payload, len(payload)))
-    cut = packed_bytes(n, 2)
-    opened = (
-        mine[0] ^ unpack_bits(data[:cut], n, 2, np.uint8),
-        mine[1] ^ unpack_bits(data[cut:], m, 3, np.uint8),
-    )
-    first = session.party is Party.CLIENT
-    return _products(opened[0], triples[0], 1, first), _products(opened[1], triples[1], 2, first)
+    both = Conjunctions([single, double], session)
+    first, second = both.results(session.channel.exchange(both.message, len(both.message)))
+    return first, second
+
+
+def conjunctions_cost(counts: Sequence[int]) -> Cost:
+    """Cost of `Conjunctions` whose message rides on another block's: how many by 1, 2, 3 bits."""
+    return riding_cost(*_conjunctions(counts))
+
+
+def _conjunctions(counts: Sequence[int]) -> tuple[int, Demand]:
+    """Bytes each way, and triples."""
+    size, demand = 0, Demand()
+    for bits, count in enumerate(counts, 1):
+        size += packed_bytes(count, bits + 1)
+        demand += Demand.of(triple_kind(bits), count)
+    return size, demand
+
+
+class Conjunctions:
+    """As `ands`, of x with one, two and three bits: first a message, then, with the peer's, shares.
+
+    operands: bytes x | y << 1 | ..., (n,) of each size. `message` may travel alone or with another
+    one. [Beaver91].
+    """
+
+    def __init__(self, operands: Sequence[BitArray], session: Session) -> None:
+        self._first = session.party is Party.CLIENT
+        self._triples = [
+            session.prepared.triples(triple_kind(bits), len(own))
+            for bits, own in enumerate(operands, 1)
+        ]
+        self._own = [
+            own ^ triples & np.uint8((2 << bits) - 1)
+            for bits, (own, triples) in enumerate(zip(operands, self._triples, strict=True), 1)
+        ]
+        self.message = b"".join(pack_bits(own, bits + 1) for bits, own in enumerate(self._own, 1))
+
+    def results(self, data: bytes) -> list[BitArray]:
+        """Bytes x & y | (x & z) << 1 | ..., (n,) of each size."""
+        view, found, at = memoryview(data), [], 0
+        for bits, (own, triples) in enumerate(zip(self._own, self._triples, strict=True), 1):
+            end = at + packed_bytes(len(own), bits + 1)
+            opened = own ^ unpack_bits(view[at:end], len(own), bits + 1, np.uint8)
+            at = end
+            found.append(_products(opened, triples, bits, self._first))
+        return found
 
 
 def _products(

@@ -216,48 +216,6 @@ def residue_ot_receive(choices: BitArray, modulus: int, session: Session) -> Rin
     return out
 
 
-def residue_ot_both_cost(n: int, modulus: int) -> Cost:
-    """Cost of `ResidueOts` in a round of its own, n OTs in each direction."""
-    if not n:
-        return NO_COST
-    size = packed_bytes(n, 1) + packed_bytes(n, modulus.bit_length())
-    demand = sum((Demand.of(residue_kind(modulus, sender), n) for sender in Party), Demand())
-    return Cost.of(Traffic.exchange(size, size), demand)
-
-
-class ResidueOts:
-    """As `correlated_ot_both`, modulo t: first a message, then, with the peer's, the shares.
-
-    x (n,) is below t, choices (n,). `message` may travel alone or with another one.
-    """
-
-    def __init__(self, x: RingArray, choices: BitArray, modulus: int, session: Session) -> None:
-        self._x, self._modulus = _checked_correlation(x), modulus
-        choices, n = _checked_choices(choices, 1), len(x)
-        if len(choices) != n:
-            raise UsageError(f"residue OTs: {n} correlations, {len(choices)} choices")
-        mine, theirs = (residue_kind(modulus, p) for p in (session.party, session.party.peer))
-        self._sending = session.prepared.product_sender(mine, n)
-        self._receiving = session.prepared.product_receiver(theirs, n)
-        self._flips = choices ^ self._receiving.choices
-        corrections = (self._x + self._sending.difference[:, 0]) % np.uint64(modulus)
-        self.message = pack_bits(self._flips, 1) + pack_bits(corrections, modulus.bit_length())
-
-    def shares(self, data: bytes) -> tuple[RingArray, RingArray]:
-        """Of (peer's choice * my x, my choice * peer's x), (n,) each; data: the peer's message."""
-        n, t, bits = len(self._x), np.uint64(self._modulus), self._modulus.bit_length()
-        cut, view = packed_bytes(n, 1), memoryview(data)
-        corrections = unpack_bits(view[cut:], n, bits, np.uint64)
-        if corrections.max(initial=0) >= t:
-            raise FrameError("oblivious transfer: a word exceeds the modulus; the frame is corrupt")
-        sent, received = np.empty(n, np.uint64), np.empty(n, np.uint64)
-        flips = unpack_bits(view[:cut], n, 1, np.uint8)
-        _sender_residue(self._x, flips, self._sending.pad[:, 0], t, sent)
-        ots = self._receiving
-        _receiver_residue(corrections, self._flips, ots.choices, ots.pad[:, 0], t, received)
-        return sent, received
-
-
 @njit(cache=True)
 def _sender_residue(x, flips, pad, t, out):  # type: ignore[no-untyped-def]
     for i in range(out.size):

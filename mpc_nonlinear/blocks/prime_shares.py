@@ -36,9 +36,9 @@ def to_prime(x: RingArray, modulus: int) -> RingArray:
     return lifted
 
 
-def from_prime_cost(count: int) -> Cost:
-    """Cost of `from_prime` for `count` numbers: one OT of 64 bits each, 1 round."""
-    return correlated_ot_cost(count, RING_BITS, Party.SERVER)
+def from_prime_cost(count: int, bits: int = RING_BITS) -> Cost:
+    """Cost of `from_prime` for `count` numbers: one OT of so many bits each, 1 round."""
+    return correlated_ot_cost(count, bits, Party.SERVER)
 
 
 def from_prime_limit(modulus: int, shift: int) -> int:
@@ -65,13 +65,13 @@ class _Floors:
     """[own share below t / 2]: the shares wrap unless both parties' are."""
     wrapped: int
 
-    def shared(self, session: Session) -> RingArray:
-        """Shares modulo 2^64. One OT a number, 1 round."""
+    def shared(self, session: Session, bits: int = RING_BITS) -> RingArray:
+        """Shares modulo 2^bits, not reduced. One OT a number, 1 round."""
         if session.party is Party.SERVER:
             payload = self.low_half * np.uint64(self.wrapped)
-            return self.part + correlated_ot_send(payload, RING_BITS, session)
+            return self.part + correlated_ot_send(payload, bits, session)
         choices = self.low_half.astype(np.uint8)
-        return self.part + correlated_ot_receive(choices, RING_BITS, session)
+        return self.part + correlated_ot_receive(choices, bits, session)
 
     def shared_modulo(self, modulus: int, session: Session) -> RingArray:
         """Shares modulo t. One OT a number, 1 round."""
@@ -84,16 +84,19 @@ class _Floors:
         return to_prime(self.part + both, modulus)
 
 
-def from_prime(x: RingArray, modulus: int, shift: int, session: Session) -> RingArray:
+def from_prime(
+    x: RingArray, modulus: int, shift: int, session: Session, bits: int = RING_BITS
+) -> RingArray:
     """Shares modulo 2^64 of x / 2^shift, same shape, from shares of x modulo an odd t.
 
     |x| <= `from_prime_limit`; each share is below t < 2^62; 0 <= shift < bits of t - 2. An offset
     of about t / 4 makes x positive and below t / 2: then the shares wrap around t exactly unless
     both are below t / 2. One correlated OT of 64 bits shares the wrap times t / 2^shift. Off by
     less than `from_prime_error_units`, and unbiased up to their part beyond one unit. 1 round. The
-    known sign is that of [Huang22] Cheetah, eprint 2022/207, Section 4.2, for an odd modulus.
+    known sign is that of [Huang22] Cheetah, eprint 2022/207, Section 4.2, for an odd modulus. With
+    fewer `bits` the OTs are as short, and only so many low bits are shares of the result.
     """
-    return _floors(x, modulus, shift, session).shared(session).reshape(x.shape)
+    return _floors(x, modulus, shift, session).shared(session, bits).reshape(x.shape)
 
 
 def rescale_cost(count: int, modulus: int) -> Cost:

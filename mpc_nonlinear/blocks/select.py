@@ -5,15 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from mpc_nonlinear.blocks.oblivious_transfer import (
-    ResidueOts,
     correlated_ot_both,
     correlated_ot_both_cost,
     correlated_ot_cost,
     correlated_ot_receive,
     correlated_ot_send,
-    residue_ot_both_cost,
 )
-from mpc_nonlinear.blocks.riding import riding, riding_cost
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RING_BITS, BitArray, RingArray
@@ -38,34 +35,6 @@ def select(bit: BitArray, x: RingArray, session: Session, bits: int = RING_BITS)
     ones = np.uint64(0) - own.astype(np.uint64)
     sent, received = correlated_ot_both((flat ^ ones) - ones, own, bits, session)
     return _reduced((flat & ones) + sent + received, bits).reshape(x.shape)
-
-
-def select_with_residues_cost(count: int, residues: int, modulus: int) -> Cost:
-    """Cost of `select_with_residues` for `count` numbers and `residues` residues."""
-    alone = residue_ot_both_cost(residues, modulus)
-    return riding_cost(alone.traffic.client_payload_bytes, alone.demand) + select_cost(count)
-
-
-def select_with_residues(
-    bit: BitArray,
-    x: RingArray,
-    residue_bit: BitArray,
-    residues: RingArray,
-    modulus: int,
-    session: Session,
-) -> tuple[RingArray, RingArray]:
-    """`select` of x modulo 2^64 and of residues modulo t, in one round together.
-
-    Exact, in their shapes; neither is empty. b r = b0 r0 + b1 r1 + b1 (1 - 2 b0) r0
-    + b0 (1 - 2 b1) r1 modulo t as well.
-    """
-    own, flat, t = residue_bit.reshape(-1), residues.reshape(-1), np.uint64(modulus)
-    ones = np.uint64(0) - own.astype(np.uint64)
-    ots = ResidueOts((flat & ~ones) + ((t - flat) % t & ones), own, modulus, session)
-    rode, channel = riding(session, ots.message)
-    selected = select(bit, x, rode)
-    sent, received = ots.shares(channel.theirs)
-    return selected, (((flat & ones) + sent + received) % t).reshape(residues.shape)
 
 
 def bit_to_arithmetic_cost(count: int, bits: int = RING_BITS) -> Cost:

@@ -29,7 +29,7 @@ class EvenPolynomialGeluTanh(EvenPolynomialGelu):
 
 @dataclass(frozen=True, slots=True)
 class CubicPiecesGeluTanh(CubicPieces):
-    """max(x, 0) plus gelu_tanh(-|x|) as two cubics, see `CubicPieces`. 6 rounds below 2^10.
+    """max(x, 0) plus gelu_tanh(-|x|) as two cubics, see `CubicPieces`. 5 rounds below 300.
 
     `bound`: largest |x|; `rms`: its root mean square.
     """
@@ -37,19 +37,21 @@ class CubicPiecesGeluTanh(CubicPieces):
     op = "gelu_tanh"
     name = "cubic_pieces"
     source = "this project; comparisons of [Rathee20], openings of [Beaver91]"
-    # At a knot either piece may be taken, 9e-4 apart; operands cut to 2^-10 add 3e-4.
+    # At a knot either piece may be taken, 1e-3 apart; operands cut to 1 / 1740 add 2.1e-4.
     max_error = 1.375 * 2.0**-10
-    approximation_error = 1.0625 * 2.0**-11
+    approximation_error = 1.5 * 2.0**-11
     true_error = 2.0**-10
-    breakpoints = (-3.4, -1.6, 0.0, 1.6, 3.4)
-    # Minimax on [-2^-6, 1.6 + 2^-6] and [1.6 - 2^-6, 3.4 + 2^-6], errors 4.9e-4 and 3.7e-4;
-    # experiments/fits/fit_gelu_tanh.py
+    breakpoints = (-3.4, -1.69, 0.0, 1.69, 3.4)
+    # Minimax as far as their slacks, errors 7.3e-4 and 3.1e-4; experiments/fits/fit_gelu_tanh.py
     pieces = (
-        CubicPiece(1.6, (0.000275324398406, -0.512737907052, 0.465012203167, -0.11181640625)),
-        CubicPiece(3.4, (-0.511913597427, 0.426579426334, -0.118636200656, 0.010986328125)),
+        CubicPiece(
+            1.69, (-0.000399616029391, -0.508136441213, 0.45808674662, -0.109000708107), 0.06
+        ),
+        CubicPiece(3.4, (-0.526165974457, 0.444558282957, -0.126028048891, 0.011978099792), 0.1),
     )
-    outside = -31 * 2.0**-16
-    steps = 1024.0
+    zero_slack = 0.06
+    outside = -43 * 2.0**-16
+    steps = 1740.0
 
     bound: float
     rms: float = 3.4
