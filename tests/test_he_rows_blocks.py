@@ -28,9 +28,9 @@ def test_inputs_in_blocks_make_the_same_rows_and_noise(monkeypatch, babies, pass
         monkeypatch.setattr(row_blocks, name, value)
     packing, moved, move = ExactRowsPacking(P, 64, 846, 300), [], ExactRowsPacking._move
 
-    def noted(self, ciphertext, index, keys, out):
-        moved.append(index)
-        move(self, ciphertext, index, keys, out)
+    def noted(self, ciphertexts, index, keys, out):
+        moved.extend(range(index, index + len(ciphertexts)))
+        move(self, ciphertexts, index, keys, out)
 
     monkeypatch.setattr(ExactRowsPacking, "_move", noted)
     weights = rng.integers(-(2**15), 2**15, (846, 300))

@@ -166,12 +166,14 @@ def test_key_products_are_exact():
         keys = (ends, -ends, np.rint(rng.uniform(-p / 2, p / 2, ends.shape)))
         bodies = np.rint(rng.uniform(-p, p, 64)), np.full(64, float(p)), np.full(64, -float(p))
         for digits, body in itertools.product((random, ends[:, 0] * 1.02 // 1), bodies):
-            out = np.empty((3, 64))
-            key_products(digits, keys, (1, k), body, p, out)
-            for key, row in zip(keys, out, strict=True):
-                expected = (whole(digits[:, k]) * whole(key[:, 1, k])).sum(axis=0) + whole(body)
-                assert ((whole(row) - expected) % p == 0).all()
-                assert np.abs(row).max() < 0.51 * p
+            out = np.empty((2, 3, 64))
+            both = np.stack([digits, -digits]), np.stack([body, -body])
+            key_products(both[0], keys, (1, k), both[1], p, out)
+            for digit, added, rows in zip(*both, out, strict=True):
+                for key, row in zip(keys, rows, strict=True):
+                    expected = (whole(digit[:, k]) * whole(key[:, 1, k])).sum(axis=0)
+                    assert ((whole(row) - expected - whole(added)) % p == 0).all()
+                    assert np.abs(row).max() < 0.51 * p
 
 
 def test_slots_and_coefficients():

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
 from he_linear.kernels.integer_tiles import AVAILABLE, BIAS, MAX_FOLD, WORD_BITS, IntegerSums
 from he_linear.kernels.ntt_butterflies import ModularCode
-from he_linear.kernels.scalars import Floats, centred
+from he_linear.kernels.scalars import Floats, centre, centred
 from he_linear.kernels.sum_tiles import TileSums, tile_maker
 from he_linear.kernels.vectors import LANES, VECTOR, data_of
 
@@ -31,8 +32,10 @@ PANEL = 4 * LANES
 """Columns of a tile: with two rows, 16 accumulators stay in registers."""
 
 _INTEGERS = AVAILABLE
-_NEAR_INNER = 128
-"""Products in one sum of integers, which need x twice as fast: a panel stays in the first cache."""
+_NEAR_INNER = 160
+"""Products in one sum of integers: a panel of x stays in the first cache, nearly."""
+_NEAR = 1024
+"""Numbers of a key that several ciphertexts meet while they are in the cache."""
 _FLOAT_INNER = 4
 _SHIFT, _KEY_SHIFT = WORD_BITS, 51
 
@@ -76,27 +79,39 @@ _integer_tile = tile_maker(IntegerSums, TILE_ROWS, PANEL // LANES) if AVAILABLE 
 
 
 @njit(cache=True, nogil=True)
+def _put(sums, out, at, p, add):  # type: ignore[no-untyped-def]
+    """Columns of out (rows, N) from `at` on = or += sums (rows, width), modulo p."""
+    width, inv = sums.shape[1], 1.0 / p
+    for r in range(sums.shape[0]):
+        row, target = sums[r], out[r, at : at + width]
+        for e in range(width):
+            target[e] = centre(target[e] + row[e], p, inv) if add else row[e]
+
+
+@njit(cache=True, nogil=True)
 def _multiply_blocks(x, w, used, constants, k, out, add, kind):  # type: ignore[no-untyped-def]
     blocks, panels, inner, width = x.shape
     primes, n = out.shape[2], out.shape[3]
-    (p, f), (integers, together) = constants, kind
-    run, step, inv = n // (2 * blocks), 2 * primes * n, 1.0 / p
-    xs, ws, outs = x.reshape(-1), w.reshape(-1), out.reshape(-1)
+    (p, f), (integers, most) = constants, kind
+    run, inv = n // (2 * blocks), 1.0 / p
+    together = -(-inner // -(-inner // most))
+    # The rows of `out` lie a power of two apart, where few of them share a cache.
+    sums = np.empty((w.shape[1], width))
+    xs, ws, near = x.reshape(-1), w.reshape(-1), sums.reshape(-1)
     for block in range(blocks):
         for panel in range(panels):
-            part, column = panel * width // run, panel * width % run
-            mirrored = 2 * blocks - 1 - block if part // 2 else block
-            to = (part % 2 * primes + k) * n + mirrored * run + column
             for start in range(0, inner, together):
                 a = ((block * panels + panel) * inner + start) * width
-                count, more = min(together, inner - start), start + add
+                count, args = min(together, inner - start), (p, inv, f, f / p, start)
                 for r in range(0, used, TILE_ROWS):
-                    b = (block * w.shape[1] + r) * inner + start
-                    at, args = to + r * step, (p, inv, f, f / p, more)
+                    b, at = (block * w.shape[1] + r) * inner + start, r * width
                     if integers:
-                        _integer_tile(xs, a, ws, b, inner, count, outs, at, step, *args)
+                        _integer_tile(xs, a, ws, b, inner, count, near, at, width, *args)
                     else:
-                        _tile(xs, a, ws, b, inner, count, outs, at, step, *args)
+                        _tile(xs, a, ws, b, inner, count, near, at, width, *args)
+            part, column = panel * width // run, panel * width % run
+            mirrored = 2 * blocks - 1 - block if part // 2 else block
+            _put(sums[:used], out[:used, part % 2, k], mirrored * run + column, p, add)
 
 
 def stored_bias(p: int) -> float:
@@ -112,8 +127,7 @@ def multiply_blocks(
     p: a prime just below a power of two, as SEAL's are.
 
     x (c, panels, inner, PANEL) as `spread` leaves it; matrices (c, rows, inner); both hold
-    residues centred within 0.6 p, with `stored_bias`. `used` of the matrices' rows count: with an
-    odd number one more row of `out` is overwritten. Matrix i meets blocks i and 2c - 1 - i of the
+    residues centred within 0.6 p, with `stored_bias`. `used` of the matrices' rows count. Matrix i meets blocks i and 2c - 1 - i of the
     NTT values. Results are centred, so that sums of any number of calls are exact.
     """
     constants = float(p), centred(1 << _SHIFT, p)
@@ -176,42 +190,32 @@ _key_vector = _key_vector_maker()
 
 
 @njit(cache=True, nogil=True)
-def _key_products(digits, keys, half, k, body, constants, out):  # type: ignore[no-untyped-def]
+def _key_products(digits, keys, half, k, bodies, constants, out):  # type: ignore[no-untyped-def]
     p, f = constants
-    _, primes, n = digits.shape
+    count, terms, primes, n = digits.shape
     flat, inv = digits.reshape(-1), 1.0 / p
-    from_digit, digit_step = k * n, primes * n
-    from_key, key_step = (half * primes + k) * n, 2 * primes * n
+    steps = primes * n, 2 * primes * n
+    of_key = (half * primes + k) * n
     for i in range(len(keys)):
-        key, row = keys[i].reshape(-1), out[i]
-        for j in range(0, n, LANES):
-            _key_vector(
-                flat,
-                from_digit,
-                digit_step,
-                key,
-                from_key,
-                key_step,
-                body,
-                row,
-                j,
-                p,
-                inv,
-                f,
-                f / p,
-            )
+        key = keys[i].reshape(-1)
+        for start in range(0, n, _NEAR):
+            for c in range(count):
+                body, row, args = bodies[c], out[c, i], (p, inv, f, f / p)
+                first = (c * terms * primes + k) * n
+                for j in range(start, min(start + _NEAR, n), LANES):
+                    _key_vector(flat, first, steps[0], key, of_key, steps[1], body, row, j, *args)
 
 
 def key_products(
-    digits: Floats, keys: tuple[Floats, ...], place: tuple[int, int], body: Floats, p: int,
+    digits: Floats, keys: tuple[Floats, ...], place: tuple[int, int], bodies: Floats, p: int,
     out: Floats,
 ) -> None:  # fmt: skip
-    """Out (keys, N) = sum of digits times each key, plus body, modulo p.
+    """Out (count, keys, N) = sums of each one's digits times each key, plus its body, modulo p.
 
-    digits (DIGITS, primes, N), keys (DIGITS, 2, primes, N); place: which polynomial of the keys,
-    and the prime p's number; body (N): centred residues, or twice as large.
+    digits (count, DIGITS, primes, N), keys (DIGITS, 2, primes, N); place: which polynomial of the
+    keys, and the prime p's number; bodies (count, N): centred residues, or twice as large.
     """
-    _key_products(digits, keys, *place, body, (float(p), centred(1 << _KEY_SHIFT, p)), out)
+    _key_products(digits, keys, *place, bodies, (float(p), centred(1 << _KEY_SHIFT, p)), out)
 
 
 @njit(cache=True, nogil=True)

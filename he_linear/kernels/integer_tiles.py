@@ -3,7 +3,7 @@
 Each operation takes the low 52 bits of its factors and adds the lower or upper 52 bits of their
 product to a sum of 64 bits. A residue r is stored as the float64 number 2^52 + p + r, whose low 52
 bits are p + r, not negative. For r within 0.6 p of zero and p of 51 bits, factors are below 1.6 p <
-2^52: sums over 128 products are below 2^59 and 2^58.4.
+2^52: sums over 160 products are below 2^59.4 and 2^58.7.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class IntegerSums(TileSums):
         b, code = self.builder, self.code
         # What the lower halves carry.
         top = b.add(high, b.lshr(low, _splat(WORD_BITS)))
-        # Below 2^58.5, so 2^52 stands there less than 2^6.5 times, and is below 2^44 modulo p: the
-        # sum is below 2^52.5 and exact. A smaller p has none.
+        # Below 2^58.8, so 2^52 stands there less than 2^6.8 times, and is below 2^44 modulo p: the
+        # sum is below 2^52.6 and exact. A p of fewer than 47 bits has none.
         folded = code.fma(self._number(b.lshr(top, _splat(WORD_BITS))), factor[0], self._low(top))
         return b.fadd(code.times(folded, factor), code.centre(self._low(low)))
 

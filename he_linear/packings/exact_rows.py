@@ -24,20 +24,27 @@ from he_linear.ckks.keys import ServerKeys
 from he_linear.ckks.noise import ROUNDING_VARIANCE, NoiseModel
 from he_linear.exact.plain_slots import ROWS, slots_of
 from he_linear.exact.slot_parameters import DROPPED_BITS, SlotParameters
-from he_linear.kernels.fused_sums import PANEL, key_products, multiply_blocks, spread, stored_bias
+from he_linear.kernels.fused_sums import (
+    DIGITS,
+    PANEL,
+    key_products,
+    multiply_blocks,
+    spread,
+    stored_bias,
+)
 from he_linear.kernels.row_products import IntegerMatrix
 from he_linear.kernels.scalars import Floats, Residues
 from he_linear.packings.base import check_sizes, power_of_two
 from he_linear.packings.evaluation_work import EvaluationWork
 from he_linear.packings.paired_diagonals import DiagonalSizes, encode_diagonals
-from he_linear.packings.row_blocks import HOISTED, Room, RowBlocks
+from he_linear.packings.row_blocks import HOISTED, Room, RowBlocks, evenly
 from he_linear.packings.slot_packing import SlotPacking
 from transport.computing import units
 from transport.errors import UsageError
 
 MAX_TOKENS = 256
-_SIDE = 8
-"""Baby steps that are laid out side by side, at most."""
+_SIDE, _TOGETHER = 4, 4
+"""Baby steps that are laid out side by side, inputs that meet a key while it is near, at most."""
 
 
 class ExactRowsPacking(SlotPacking):
@@ -181,33 +188,36 @@ class ExactRowsPacking(SlotPacking):
     def _move_all(self, ciphertexts: Floats, block: range, keys: ServerKeys, moved: Floats) -> None:
         """A block of inputs by all baby steps."""
 
-        def move(index: int) -> None:
-            self._move(ciphertexts[index], index - block.start, keys, moved)
+        def move(some: range) -> None:
+            self._move(ciphertexts[some.start : some.stop], some.start - block.start, keys, moved)
 
-        list(keys.workers.map(move, block))
+        list(keys.workers.map(move, evenly(block, _TOGETHER)))
 
-    def _move(self, ciphertext: Floats, index: int, keys: ServerKeys, moved: Floats) -> None:
-        """One input (2, primes, N) by all baby steps, in the basis Q P, to its place."""
-        primes, switcher, n = self.parameters.all_primes, keys.switcher, ciphertext.shape[-1]
-        babies = self._cut.babies
-        side = min(_SIDE, babies)
-        zero, rows = np.zeros(n), np.empty((side, n))
+    def _move(self, ciphertexts: Floats, index: int, keys: ServerKeys, moved: Floats) -> None:
+        """Inputs (some, 2, primes, N) by all baby steps, in the basis Q P, to their places."""
+        primes, switcher, babies = self.parameters.all_primes, keys.switcher, self._cut.babies
+        (count, *_, n), side = ciphertexts.shape, min(_SIDE, babies)
+        # Bodies times P, which leaves nothing modulo P.
+        bodies, zeros = np.zeros((len(primes), count, n)), np.zeros((count, n))
+        digits, rows = np.empty((count, DIGITS, len(primes), n)), np.empty((count, side, n))
         for start in range(0, babies, side):
             if start % HOISTED == 0:
                 if start:
                     group = [keys.rotation_key(HOISTED)]
-                    ciphertext = switcher.rotations(ciphertext, group)[0]
-                digits = switcher.decompose(ciphertext[1])
-                # Bodies times P, which leaves nothing modulo P.
-                bodies = [*switcher.extended(ciphertext[0]), zero]
+                    ciphertexts = np.stack([switcher.rotations(x, group)[0] for x in ciphertexts])
+                for i, (body, second) in enumerate(ciphertexts):
+                    digits[i] = switcher.decompose(second)
+                    bodies[:-1, i] = switcher.extended(body)
             first = start % HOISTED + 1 - self._columns
             steps = [keys.rotation_key(step) for step in range(first, first + side)]
             orders = np.stack([key.order for key in steps])
             residues = tuple(key.residues for key in steps)
             for k, p in enumerate(primes):
-                for half, body in enumerate((bodies[k], zero)):
+                for half, body in enumerate((bodies[k], zeros)):
                     key_products(digits, residues, (half, k), body, p, rows)
-                    spread(rows, orders, moved[k], half, index * babies + start, stored_bias(p))
+                    for i, row in enumerate(rows):
+                        to = (index + i) * babies + start
+                        spread(row, orders, moved[k], half, to, stored_bias(p))
 
     def _encode(
         self, weights: IntegerMatrix, block: range, outputs: range, keys: ServerKeys, out: Floats
@@ -246,13 +256,13 @@ class ExactRowsPacking(SlotPacking):
         if self._cut.giants == 1:
             return np.stack([switcher.divide(total), second])
         key = keys.rotation_key(self._cut.babies)
-        zero, switched = np.zeros(total.shape), np.empty((1, rows.shape[-1]))
+        zero, switched = np.zeros(total.shape), np.empty((1, 1, rows.shape[-1]))
         for row in rows[-2::-1]:
-            digits, moved = switcher.decompose(second), np.empty(row.shape)
+            digits, moved = switcher.decompose(second)[None], np.empty(row.shape)
             for half, bodies in enumerate((total, zero)):
                 for k, p in enumerate(primes):
-                    key_products(digits, (key.residues,), (half, k), bodies[k], p, switched)
-                    gather_add(switched[0], key.order, row[half, k], float(p), moved[half, k])
+                    key_products(digits, (key.residues,), (half, k), bodies[k : k + 1], p, switched)
+                    gather_add(switched[0, 0], key.order, row[half, k], float(p), moved[half, k])
             total, second = moved[0], switcher.divide(moved[1])
         return np.stack([switcher.divide(total), second])
 

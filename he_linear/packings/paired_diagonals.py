@@ -20,7 +20,12 @@ from he_linear.exact.plain_slots import slot_places
 from he_linear.exact.slot_parameters import SlotParameters
 from he_linear.kernels.fused_sums import stored_bias
 from he_linear.kernels.ntt import minimal_root, subring_tables
+from he_linear.kernels.ntt_butterflies import split_four
 from he_linear.kernels.scalars import Floats, centre, centred, times
+from he_linear.kernels.vectors import LANES
+
+_NEAR = 50_000
+"""Numbers of diagonals that are encoded together, for the second cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +93,31 @@ def _lift_pairs(rows, half, t):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _halved(values, half, p, out):  # type: ignore[no-untyped-def]
-    for i in range(values.size):
-        out[i] = times(values[i], half, half / p, p)
+def _split_pairs(values, first, factors, p, bias, out):  # type: ignore[no-untyped-def]
+    """Values (giants, pairs, 2c) of A + Y^c B to out (c, first + giants, 2 pairs), plus the bias.
 
-
-@njit(cache=True, nogil=True)
-def _split_pairs(values, first, root, p, bias, out):  # type: ignore[no-untyped-def]
-    """Values (giants, pairs, 2c) of half of A + Y^c B to out (c, first + giants, 2 pairs).
-
-    The bias is added.
+    factors: of A, 1 / 2, and of Y^c B, 1 / 2 over Y^c.
     """
     giants, pairs, n = values.shape
+    rows, inner = out.shape[1], out.shape[2]
+    half, other = factors
+    constants = half, half / p, other, other / p, p, bias
+    source, target = values.reshape(-1), out.reshape(-1)
     for g in range(giants):
-        for start in range(0, n // 2, 8):
-            for i in range(pairs):
+        for start in range(0, n // 2, LANES):
+            to = (start * rows + first + g) * inner
+            for i in range(0, pairs - 3, 4):
+                at = (g * pairs + i) * n
+                mirrored = at + n - LANES - start
+                split_four(
+                    source, at + start, mirrored, n, target, to + 2 * i, rows * inner, *constants
+                )
+            for i in range(pairs // 4 * 4, pairs):
                 row = values[g, i]
-                for e in range(start, start + 8):
+                for e in range(start, start + LANES):
                     x, y = row[e], row[n - 1 - e]
-                    out[e, first + g, 2 * i] = centre(x + y, p, 1.0 / p) + bias
-                    out[e, first + g, 2 * i + 1] = times(x - y, -root, -root / p, p) + bias
+                    out[e, first + g, 2 * i] = times(x + y, half, half / p, p) + bias
+                    out[e, first + g, 2 * i + 1] = times(x - y, other, other / p, p) + bias
 
 
 @lru_cache
@@ -158,11 +168,14 @@ def _encode_pairs(
 ) -> None:
     """Values (rows, pairs, 2c) of A + Y^c B modulo t to rows `first` on of out, for the primes."""
     n, t, length = parameters.poly_degree, parameters.plain_prime, values.shape[-1]
-    flat = values.reshape(-1, length)
-    subring_tables(t, length, n).inverse(flat)
-    _lift_pairs(flat, centred(pow(2, -1, t), t), float(t))
-    scaled = np.empty(values.shape)
-    for k, p in enumerate(primes):
-        _halved(values.reshape(-1), centred(pow(2, -1, p), p), float(p), scaled.reshape(-1))
-        subring_tables(p, length, n).forward(scaled.reshape(-1, length))
-        _split_pairs(scaled, first, _imaginary(p, n), float(p), stored_bias(p), out[k])
+    for start in range(0, len(values), together := max(1, _NEAR // values[0].size)):
+        part = values[start : start + together]
+        flat = part.reshape(-1, length)
+        subring_tables(t, length, n).inverse(flat)
+        _lift_pairs(flat, centred(pow(2, -1, t), t), float(t))
+        for k, p in enumerate(primes):
+            lifted = part.copy()
+            subring_tables(p, length, n).forward(lifted.reshape(-1, length))
+            half, root = pow(2, -1, p), int(_imaginary(p, n))
+            factors = centred(half, p), centred(-half * root, p)
+            _split_pairs(lifted, first + start, factors, float(p), stored_bias(p), out[k])

@@ -165,6 +165,11 @@ class RowBlocks:
         return moved + giants * _GIANT_MS + diagonals * _DIAGONAL_MS
 
 
+def evenly(whole: range, most: int) -> list[range]:
+    """Pieces of nearly equal size, of up to `most`."""
+    return _cut(whole, -(-len(whole) // -(-len(whole) // most)))
+
+
 def _cut(whole: range, size: int) -> list[range]:
     """Pieces of this size; the last may be smaller."""
     return [
