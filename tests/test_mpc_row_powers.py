@@ -161,27 +161,27 @@ def test_messages_differ_for_the_same_shares_and_masks():
             assert abs(bits.mean() - 0.5) < 5 * 0.5 / np.sqrt(bits.size)
 
 
-def test_rows_of_one_number_take_other_entries():
-    """What the client reads of an entry is uniform: it says nothing of the window."""
+def test_what_the_client_reads_says_nothing_of_the_number(monkeypatch):
+    # Of one number with the same shares, 400 times.
     powers, seen = cells(-0.5, 2.0**33, 2.0**43), []
     unlocked = row_powers._unlocked
 
     def reading(entries, powers):
         found = unlocked(entries, powers)
-        seen.append((found, [entry[:, -1] for entry in entries[:1]]))
+        seen.append((entries, found))
         return found
 
-    s, first = np.full(400, 2.0**34), np.zeros(400, np.uint64)
-    row_powers._unlocked = reading
-    try:
-        by_cells(powers, s, first)
-    finally:
-        row_powers._unlocked = unlocked
-    ((coefficients, (places,)),) = seen
-    assert 140 < places.sum() < 260
-    assert len(np.unique(coefficients)) == coefficients.size
-    halves = (coefficients > T // 2).mean(axis=0)
-    assert (np.abs(halves - 0.5) < 0.15).all()
+    monkeypatch.setattr(row_powers, "_unlocked", reading)
+    by_cells(powers, np.full(400, 2.0**34), np.zeros(400, np.uint64))
+    (((first, second), coefficients),) = seen
+    # Which of the next window's entries is read.
+    assert 140 < first[:, -1].sum() < 260
+    # What is read of both windows, and the entry that is not read beside the one that is.
+    copies = second.reshape(400, 2, -1)
+    away = (copies[:, 0] + np.uint64(T) - copies[:, 1]) % np.uint64(T)
+    for numbers in (coefficients.reshape(400, -1), first[:, :-1], second, away):
+        assert len(np.unique(numbers)) == numbers.size
+        assert (np.abs((numbers > T // 2).mean(axis=0) - 0.5) < 0.15).all()
 
 
 @pytest.mark.parametrize("party", list(Party))

@@ -21,6 +21,7 @@ _ONE = 1 << 120
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
 
 
+@lru_cache(maxsize=4096)
 def exact_power(base: float, exponent: float) -> float:
     """base^exponent for base > 0, the nearest float64 but once in 10^30."""
     context = Context(prec=_DIGITS)
