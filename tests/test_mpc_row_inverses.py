@@ -21,7 +21,7 @@ from transport.errors import UsageError
 from transport.traffic import Party
 
 FIXED = FixedPoint(16)
-RANGES = [(0.96, 9), (1.0, 1), (0.37, 4), (0.96, 13), (0.001, 16)]
+RANGES = [(0.96, 9), (1.0, 1), (0.37, 4), (0.96, 13), (0.96, 16)]
 
 
 def private(inverses, s, asker=Party.SERVER, shares=None):
