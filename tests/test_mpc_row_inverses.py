@@ -21,7 +21,7 @@ from transport.errors import UsageError
 from transport.traffic import Party
 
 FIXED = FixedPoint(16)
-RANGES = [(0.96, 9), (1.0, 1), (0.37, 4), (0.96, 13)]
+RANGES = [(0.96, 9), (1.0, 1), (0.37, 4), (0.96, 13), (0.96, 16)]
 
 
 def private(inverses, s, asker=Party.SERVER, shares=None):
@@ -64,8 +64,8 @@ def test_shared_values_are_right_around_every_end(low, octaves, asker):
     s = FIXED.encode(s[(s >= low + FIXED.unit) & (s < low * 2**octaves * (1 - 1e-4))])
     got, cost = private(inverses, s, asker)
     near(inverses, got, s)
-    # A table, lines beside octaves, and a selection among these; wide ranges take one more.
-    assert cost.traffic.rounds == {1: 3, 4: 4, 9: 4, 13: 5}[octaves]
+    # A table, lines beside octaves, and a selection among these; wider ranges take one more.
+    assert cost.traffic.rounds == {1: 3, 4: 4, 9: 4, 13: 4, 16: 5}[octaves]
 
 
 @settings(max_examples=8, deadline=None)

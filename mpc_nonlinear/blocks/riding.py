@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from mpc_nonlinear.blocks.session import Session
@@ -78,6 +80,12 @@ class Riding(Channel):
     def round_is_open(self) -> bool:
         """As the channel's."""
         return self._channel.round_is_open
+
+    @contextmanager
+    def flow(self) -> Iterator[None]:
+        """As the channel's."""
+        with self._channel.flow():
+            yield
 
     def next_round(self) -> None:
         """As the channel's."""

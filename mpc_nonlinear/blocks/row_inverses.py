@@ -40,7 +40,7 @@ _START = 64
 """Where an octave starts, in units of places; they are known up to one."""
 _RATIO = 1.105
 """Largest ratio of the ends of a line's interval, what places are off by included."""
-_OCTAVE_START = 16
+_OCTAVE_START = 8
 """Where the first octave starts, in units in which octaves are told apart, up to one."""
 RESULT_ERROR_UNITS = 1.5
 """Of what `row_inverses` returns, beside the lines' error: the product's, the constant's."""
@@ -161,11 +161,12 @@ def row_inverses(s: RingArray, inverses: RowInverses, asker: Party, session: Ses
         ],
         session,
     )
-    first: RingArray = answers[0]
     if inverses.octaves == 1:
+        first: RingArray = answers[0]
         return first
     more = select(above, answers[1:] - answers[:-1], session)
-    return first + more.sum(axis=0, dtype=np.uint64)
+    found: RingArray = answers[0] + more.sum(axis=0, dtype=np.uint64)
+    return found
 
 
 def _octaves_above(s: RingArray, inverses: RowInverses, asker: Party, session: Session) -> BitArray:
