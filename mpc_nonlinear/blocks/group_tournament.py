@@ -34,19 +34,7 @@ _FEW = 512
 LARGEST_GROUP = LARGEST_DIGIT_BITS + 1
 """Members of a group: as many results as one table's index has bits, and one more."""
 
-_MANY = LARGEST_GROUP**4
-"""Numbers of a level, above which they meet in pairs."""
-
 _Indices = NDArray[np.intp]
-
-
-def pairs_then_groups(rows: int, longest: int) -> list[int]:
-    """Sizes of the groups of each level: pairs while numbers are many, which send the least."""
-    pairs = []
-    while rows * longest > _MANY and longest > LARGEST_GROUP:
-        pairs.append(2)
-        longest = ceil(longest / 2)
-    return pairs + even_groups(longest)
 
 
 def even_groups(longest: int) -> list[int]:
@@ -100,7 +88,7 @@ class _Level:
         """Of `run`."""
         cost = less_than_zero_cost(self.pairs, self._compared(width))
         if self.size > 2:
-            cost += wide_leaves_cost(self.others, [(self.size - 1, 1)], Party.SERVER)
+            cost += all_set_cost(self.others, self.size - 1)
         return cost + select_cost(self.others, bits)
 
     def run(self, values: RingArray, width: Width, bits: int, session: Session) -> RingArray:
@@ -116,7 +104,7 @@ class _Level:
         smaller = less_than_zero(differences, self._compared(width), session)
         group, member = np.nonzero((np.arange(self.size) < counts[:, None])[:, 1:])
         wins = self._wins(smaller, (meets[0], i, j), len(groups), session)[group, member + 1]
-        won = _all_set(wins, session) if self.size > 2 else np.ascontiguousarray(wins[:, 0])
+        won = all_set(wins, session) if self.size > 2 else np.ascontiguousarray(wins[:, 0])
         # The first, or who has beaten all others instead.
         differences = groups[group, member + 1] - groups[group, 0]
         gained = np.zeros(groups.shape, np.uint64)
@@ -144,7 +132,12 @@ class _Level:
         return wins[:, others].reshape(groups, self.size, self.size - 1)
 
 
-def _all_set(bits: BitArray, session: Session) -> BitArray:
+def all_set_cost(count: int, bits: int) -> Cost:
+    """Cost of `all_set` for rows of so many bits."""
+    return wide_leaves_cost(count, [(bits, 1)], Party.SERVER)
+
+
+def all_set(bits: BitArray, session: Session) -> BitArray:
     """Shares of the conjunction of all bits (n, m) of a row, (n,). 2 rounds."""
     count = bits.shape[1]
     digits = (bits.astype(np.uint64) << np.arange(count, dtype=np.uint64)).sum(1, dtype=np.uint64)
