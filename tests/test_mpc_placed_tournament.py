@@ -131,10 +131,10 @@ def test_levels_end_with_one_and_weigh_rounds_and_transfers(monkeypatch):
 
 
 def test_a_vocabulary_takes_pairs_first_and_few_transfers():
-    cost = argmax_cost(1, 49152, 16382)
-    sizes = [level.size for level in levels(1, 49152, Width.exact(2 * 16382), 17)]
+    cost = argmax_cost(1, 49152, 8190)
+    sizes = [level.size for level in levels(1, 49152, Width.exact(2 * 8190), 17)]
     assert sizes[:3] == [2, 2, 2]
     assert sizes[-1] > 3
     assert cost.traffic.rounds <= 47
-    assert cost.ots.total < 1.25e6
-    assert cost.traffic.sent_bytes < 1.3e6
+    assert cost.ots.total < 1.1e6
+    assert cost.traffic.sent_bytes < 1.4e6

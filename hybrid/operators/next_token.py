@@ -28,10 +28,10 @@ class ChosenOnShares:
     source: ClassVar[str] = "tournament [Rathee20]; inverse transform [Devroye86] Chapter II.2"
 
 
-_STEP_PART = 2.0**-14
+_STEP_PART = 2.0**-13
 """Of the bound on logits: those that differ by less than two such steps are taken for equal, since
-their own errors are larger. Then 15 bits are compared below the sign, in four digits."""
-_KEPT = 1 - 2.0**-12
+their own errors are larger. Then 14 bits are compared below the sign: four short digits, or two."""
+_KEPT = 1 - 2.0**-11
 """Of the bound, which has a wide margin: two logits at both its ends would take a bit more."""
 
 
