@@ -28,9 +28,11 @@ class ChosenOnShares:
     source: ClassVar[str] = "tournament [Rathee20]; inverse transform [Devroye86] Chapter II.2"
 
 
-_STEP_PART = 2.0**-14
+_STEP_PART = 2.0**-13
 """Of the bound on logits: those that differ by less than two such steps are taken for equal, since
-their own errors are larger. Then 16 bits are compared below the sign, in four digits."""
+their own errors are larger. Then 14 bits are compared below the sign: four short digits, or two."""
+_KEPT = 1 - 2.0**-11
+"""Of the bound, which has a wide margin: two logits at both its ends would take a bit more."""
 
 
 class NextTokenOperator(MultiplyingOperator):
@@ -43,7 +45,7 @@ class NextTokenOperator(MultiplyingOperator):
         bound, found = node.bounds["input"].max_abs, node.constants
         self._top_k = int(found["top_k"]) or None
         self._decoding: GreedyDecoding | TemperatureSampling = GreedyDecoding(
-            bound, _STEP_PART * 2.0 ** ceil(log2(bound))
+            _KEPT * bound, _STEP_PART * 2.0 ** ceil(log2(bound))
         )
         if found["temperature"]:
             self._check_candidates(node.shape[-1])

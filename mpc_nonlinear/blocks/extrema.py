@@ -1,6 +1,6 @@
 """Largest numbers of shared rows: maximum and argmax, by tournaments.
 
-Shares stay modulo 2^b with b just wide enough; a place travels above its number.
+Shares stay modulo 2^b with b just wide enough; a place travels beside its number.
 """
 
 from __future__ import annotations
@@ -11,12 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_nonlinear.blocks.compare import Width, less_than_zero, less_than_zero_cost
-from mpc_nonlinear.blocks.group_tournament import (
-    group_tournament,
-    group_tournament_cost,
-    pairs_then_groups,
-)
-from mpc_nonlinear.blocks.lookup import split, split_cost
+from mpc_nonlinear.blocks.placed_tournament import placed_tournament, placed_tournament_cost
 from mpc_nonlinear.blocks.select import select, select_cost
 from mpc_nonlinear.blocks.session import Session
 from mpc_nonlinear.blocks.truncate import widen, widen_cost
@@ -102,18 +97,17 @@ def widened(x: RingArray, bits: int, session: Session) -> RingArray:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """Numbers below their places in a row: place * 2^(width.bits) + value + max_abs_units."""
+    """Numbers and, beside them, their places in a row, less the middle one."""
 
     columns: int
     max_abs_units: int
     """Of values."""
 
     def __post_init__(self) -> None:
-        bits = (2 * self.max_abs_units).bit_length() + 1 + self.luggage_bits
-        if self.max_abs_units < 0 or bits > RING_BITS:
+        if self.max_abs_units < 0 or self.width.bits > RING_BITS - 2:
             raise UsageError(
-                f"argmax of {self.columns} numbers up to {self.max_abs_units} units: number and "
-                f"place must fit {RING_BITS - 3} bits together; lower the bound"
+                f"argmax of numbers up to {self.max_abs_units} units: differences must fit "
+                f"{RING_BITS - 2} bits with their sign; lower the bound"
             )
 
     @property
@@ -122,36 +116,26 @@ class _Placed:
         return Width.exact(max(1, 2 * self.max_abs_units))
 
     @property
-    def luggage_bits(self) -> int:
-        """Bits of a place, and room to widen."""
-        return max(1, (self.columns - 1).bit_length()) + 2
-
-    @property
-    def ring_bits(self) -> int:
-        """Of both together."""
-        return self.width.bits + self.luggage_bits
+    def bits(self) -> int:
+        """Of numbers and places, with room to widen both."""
+        largest = max(self.max_abs_units, self.columns // 2)
+        return max(self.width.bits, largest.bit_length() + 2)
 
     def cost(self, rows: int) -> Cost:
         """Cost of `argmax`."""
-        lengths, bits = np.full(rows, self.columns), self.width.bits
-        sizes = pairs_then_groups(rows, self.columns)
-        tree = group_tournament_cost(lengths, sizes, self.width, self.luggage_bits)
-        places = widened_cost(rows, self.luggage_bits)
-        return tree + widened_cost(rows, self.ring_bits) + split_cost(rows, bits) + places
+        tree = placed_tournament_cost(rows, self.columns, self.width, self.bits)
+        return tree + widened_cost(2 * rows, self.bits)
 
     def run(self, x: RingArray, session: Session) -> tuple[RingArray, RingArray]:
         """Largest number and its place of rows (rows, columns)."""
-        lengths, bits = np.full(len(x), self.columns), self.width.bits
+        middle = np.uint64(self.columns // 2)
+        places = np.zeros(x.shape, np.uint64)
         if session.party is Party.SERVER:
-            places = np.arange(self.columns, dtype=np.uint64) << np.uint64(bits)
-            x = x + places + np.uint64(self.max_abs_units)
-        sizes = pairs_then_groups(len(x), self.columns)
-        best = group_tournament(x, lengths, sizes, self.width, session, self.luggage_bits)
-        whole = widened(best, self.ring_bits, session)
-        place, value = split(whole, bits, session)
-        if session.party is Party.SERVER:
-            value = value - np.uint64(self.max_abs_units)
-        return value, widened(place, self.luggage_bits, session)
+            places += np.arange(self.columns, dtype=np.uint64) - middle
+        both = np.stack([x, places], axis=-1)
+        best = placed_tournament(both, self.width, self.bits, session)
+        value, place = widened(best, self.bits, session).T
+        return value, place + middle if session.party is Party.SERVER else place
 
 
 def argmax_cost(rows: int, columns: int, max_abs_units: int) -> Cost:
@@ -165,7 +149,7 @@ def argmax(x: RingArray, max_abs_units: int, session: Session) -> tuple[RingArra
     """Shares of the largest number along the last axis and of its place, (...,) each.
 
     For |x| <= max_abs_units. Exact; of equal numbers the first, as numpy does. Places are
-    integers, not fixed-point. See `group_tournament`.
+    integers, not fixed-point. See `placed_tournament`.
     """
     columns = x.shape[-1]
     if columns == 1 or not x.size:

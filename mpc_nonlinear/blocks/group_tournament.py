@@ -40,19 +40,7 @@ _FEW = 512
 LARGEST_GROUP = LARGEST_DIGIT_BITS + 1
 """Members of a group: as many results as one table's index has bits, and one more."""
 
-_MANY = LARGEST_GROUP**4
-"""Numbers of a level, above which they meet in pairs."""
-
 _Indices = NDArray[np.intp]
-
-
-def pairs_then_groups(rows: int, longest: int) -> list[int]:
-    """Sizes of the groups of each level: pairs while numbers are many, which send the least."""
-    pairs = []
-    while rows * longest > _MANY and longest > LARGEST_GROUP:
-        pairs.append(2)
-        longest = ceil(longest / 2)
-    return pairs + even_groups(longest)
 
 
 def even_groups(longest: int) -> list[int]:
@@ -125,7 +113,7 @@ class _Level:
         compare = less_than_zero_cost(self.pairs, compared, asker)
         flow = flow.then(compare, *comparison_moves(compared, asker))
         if self.size > 2:
-            leaves = wide_leaves_cost(self.others, [(self.size - 1, 1)], asker)
+            leaves = all_set_cost(self.others, self.size - 1, asker.peer)
             flow = flow.then(leaves, *question(asker.peer))
         return flow.then(select_cost(self.others, bits), Move.BOTH)
 
@@ -150,7 +138,7 @@ class _Level:
         wins = self._wins(smaller, (meets[0], i, j), len(groups), session)[group, member + 1]
         won = np.ascontiguousarray(wins[:, 0])
         if self.size > 2:
-            won = _all_set(wins, session, asker.peer)
+            won = all_set(wins, session, asker.peer)
         # The first, or who has beaten all others instead.
         differences = groups[group, member + 1] - groups[group, 0]
         gained = np.zeros(groups.shape, np.uint64)
@@ -178,7 +166,12 @@ class _Level:
         return wins[:, others].reshape(groups, self.size, self.size - 1)
 
 
-def _all_set(bits: BitArray, session: Session, asker: Party) -> BitArray:
+def all_set_cost(count: int, bits: int, asker: Party = Party.CLIENT) -> Cost:
+    """Cost of `all_set` for rows of so many bits."""
+    return wide_leaves_cost(count, [(bits, 1)], asker.peer)
+
+
+def all_set(bits: BitArray, session: Session, asker: Party = Party.CLIENT) -> BitArray:
     """Shares of the conjunction of all bits (n, m) of a row, (n,). 2 rounds."""
     count = bits.shape[1]
     digits = (bits.astype(np.uint64) << np.arange(count, dtype=np.uint64)).sum(1, dtype=np.uint64)

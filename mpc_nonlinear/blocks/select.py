@@ -37,6 +37,22 @@ def select(bit: BitArray, x: RingArray, session: Session, bits: int = RING_BITS)
     return _reduced((flat & ones) + sent + received, bits).reshape(x.shape)
 
 
+def select_rows_cost(count: int, width: int, bits: int) -> Cost:
+    """Cost of `select_rows` for `count` rows of `width` numbers."""
+    return correlated_ot_both_cost(count, bits, width)
+
+
+def select_rows(bit: BitArray, x: RingArray, session: Session, bits: int) -> RingArray:
+    """Shares of bit * x modulo 2^bits and below it, one bit (n,) for each row (n, width).
+
+    As `select`, all numbers of a row by one OT in each direction. 1 round.
+    """
+    own = bit.reshape(-1)
+    ones = (np.uint64(0) - own.astype(np.uint64))[:, None]
+    sent, received = correlated_ot_both((x ^ ones) - ones, own, bits, session)
+    return _reduced((x & ones) + sent + received, bits)
+
+
 def bit_to_arithmetic_cost(count: int, bits: int = RING_BITS) -> Cost:
     """Cost of `bit_to_arithmetic` for `count` bits."""
     return correlated_ot_cost(count, bits - 1, Party.CLIENT)
