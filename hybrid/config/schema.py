@@ -99,6 +99,9 @@ class GenerationConfig(Strict):
     every answer runs to `max_new_tokens`."""
     rows: int = Field(default=64, ge=1, le=256)
     """Rows of linear layers that are prepared at once; what is left serves later prompts."""
+    ahead_tokens: int = Field(default=16, ge=0, le=256)
+    """Tokens to come, of prompts and answers, whose correlations are made while nobody asks; 0:
+    none. More take memory at both parties."""
     prompt_bucket: int = Field(default=8, ge=1, le=16)
     """The server sees the length of a conversation's first prompt rounded up to a multiple of this;
     1: as it is."""
