@@ -19,6 +19,7 @@ from he_linear.kernels.fused_sums import (
     key_products,
     multiply_blocks,
     panel_shape,
+    panel_width,
     stored_bias,
 )
 from he_linear.kernels.residues import add, from_centred, intt, ntt, to_centred
@@ -126,9 +127,10 @@ def tiles(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("blocks", [8, 16])
 @pytest.mark.parametrize("inner", [1, 31, 128, MAX_FUSED_INNER, MAX_FUSED_INNER + 41])
-def test_fused_sums_are_exact_at_the_extremes(inner):
-    blocks, n, p = 8, 512, P.all_primes[-1]
+def test_fused_sums_are_exact_at_the_extremes(inner, blocks):
+    n, p = 512, P.all_primes[-1]
     half = float(p // 2)
     for sign in (1.0, -1.0, 0.0):
         x = np.full(panel_shape(blocks, inner, n), half)
@@ -145,7 +147,8 @@ def test_fused_sums_are_exact_at_the_extremes(inner):
         first = out[:3, :, 4, 5 * run : 6 * run]
         mirrored = out[:3, :, 4, (2 * blocks - 6) * run : (2 * blocks - 5) * run]
         got = np.concatenate([first, mirrored], axis=1).reshape(3, -1)
-        assert x.shape[-1] == PANEL
+        # Blocks of fewer columns have narrow tiles.
+        assert x.shape[-1] == panel_width(blocks, n) == PANEL * 8 // blocks
         assert ((whole(got) - expected) % p == 0).all()
         assert np.abs(got).max() <= 0.51 * p
         # Again on top of that, as another block of inputs.

@@ -29,6 +29,8 @@ DIGITS = 4
 TILE_ROWS = 2
 PANEL = 4 * LANES
 """Columns of a tile: with two rows, 16 accumulators stay in registers."""
+_NARROW, _NARROW_ROWS = PANEL // 2, 2 * TILE_ROWS
+"""Of a tile where blocks have fewer columns than a panel: as many accumulators."""
 
 _INTEGERS = AVAILABLE
 _NEAR_INNER = 128
@@ -68,6 +70,10 @@ class _FloatSums(TileSums):
 _tile = tile_maker(_FloatSums, TILE_ROWS, PANEL // LANES)
 # Only one of both is compiled where the processor lacks the instructions.
 _integer_tile = tile_maker(IntegerSums, TILE_ROWS, PANEL // LANES) if AVAILABLE else _tile
+_narrow_tile = tile_maker(_FloatSums, _NARROW_ROWS, _NARROW // LANES)
+_narrow_integer_tile = (
+    tile_maker(IntegerSums, _NARROW_ROWS, _NARROW // LANES) if AVAILABLE else _narrow_tile
+)
 
 
 @njit(cache=True, nogil=True)
@@ -85,9 +91,17 @@ def _multiply_blocks(x, w, used, constants, k, out, add, kind):  # type: ignore[
             for start in range(0, inner, together):
                 a = ((block * panels + panel) * inner + start) * width
                 count, more = min(together, inner - start), start + add
+                args = p, inv, f, f / p, more
+                if width == _NARROW:
+                    for r in range(0, used, _NARROW_ROWS):
+                        b, at = (block * w.shape[1] + r) * inner + start, to + r * step
+                        if integers:
+                            _narrow_integer_tile(xs, a, ws, b, inner, count, outs, at, step, *args)
+                        else:
+                            _narrow_tile(xs, a, ws, b, inner, count, outs, at, step, *args)
+                    continue
                 for r in range(0, used, TILE_ROWS):
-                    b = (block * w.shape[1] + r) * inner + start
-                    at, args = to + r * step, (p, inv, f, f / p, more)
+                    b, at = (block * w.shape[1] + r) * inner + start, to + r * step
                     if integers:
                         _integer_tile(xs, a, ws, b, inner, count, outs, at, step, *args)
                     else:
@@ -105,8 +119,8 @@ def multiply_blocks(
     """Out (rows, 2, primes, N), rows < used and prime k = or += matrices times x, modulo p.
 
     x (c, panels, inner, PANEL) as `spread` leaves it; matrices (c, rows, inner); both hold
-    residues centred within 0.6 p, with `stored_bias`. `used` of the matrices' rows count: with an
-    odd number one more row of `out` is overwritten. Matrix i meets blocks i and 2c - 1 - i of the
+    residues centred within 0.6 p, with `stored_bias`. `used` of the matrices' rows count: of `out`
+    as many more are overwritten as `tile_rows` says. Matrix i meets blocks i and 2c - 1 - i of the
     NTT values. Results are centred, so that sums of any number of calls are exact.
     """
     shift, together = (WORD_BITS, _NEAR_INNER) if _INTEGERS else (_SHIFT, MAX_FUSED_INNER)
@@ -226,11 +240,18 @@ def spread(rows, orders, x, half, first, bias):  # type: ignore[no-untyped-def]
                     cell[e] = row[source[e]] + bias
 
 
-def tile_rows(rows: int) -> int:
-    """Rows that `multiply_blocks` writes."""
-    return -(-rows // TILE_ROWS) * TILE_ROWS
+def panel_width(blocks: int, n: int) -> int:
+    """Columns of a panel: half of `PANEL` where blocks have no more."""
+    return _NARROW if n // (2 * blocks) == _NARROW else PANEL
+
+
+def tile_rows(rows: int, width: int = PANEL) -> int:
+    """Rows that `multiply_blocks` writes with panels of this width."""
+    together = _NARROW_ROWS if width == _NARROW else TILE_ROWS
+    return -(-rows // together) * together
 
 
 def panel_shape(blocks: int, inner: int, n: int) -> tuple[int, int, int, int]:
     """Shape of x: one column for each value of both polynomials that meets a matrix."""
-    return blocks, 2 * n // (blocks * PANEL), inner, PANEL
+    width = panel_width(blocks, n)
+    return blocks, 2 * n // (blocks * width), inner, width
