@@ -166,7 +166,8 @@ def test_what_is_there_is_taken_and_the_rest_is_made(monkeypatch, made):
     watched.as_declared()
     first, second, *third = watched.records["client"].passes
     assert 0 < sent_offline(second) < sent_offline(first) * 2
-    assert [sent_offline(done) for done in third] == [0, 0]
+    # Its prompt fills a bucket of 8, for which there was enough; the next token had to be made.
+    assert [bool(sent_offline(done)) for done in third] == [False, True]
     # Every byte, round and second belongs to a pass or is left over.
     for record in watched.records.values():
         ledger = Ledger(watched.plan, record)
@@ -188,26 +189,28 @@ def test_what_is_there_is_taken_and_the_rest_is_made(monkeypatch, made):
 
 @pytest.mark.long
 def test_nothing_is_handed_out_twice(monkeypatch):
-    """Instances of every kind: those taken are those made, each once."""
+    """Of every kind: what is taken is what was made, in that order, each instance once."""
     made, taken = {}, {}
     store, make, take = Prepared.store, Prepared._make, Prepared._take
 
-    def keeping(found, mine, kind, arrays):
-        parts = found.setdefault((mine._source.party, kind), [])
-        parts.append(np.ascontiguousarray(arrays[0]).reshape(len(arrays[0]), -1))
+    def keep(found, prepared, kind, arrays):
+        # What one protocol among several reserves has left the stock before.
+        if type(prepared) is Prepared and len(arrays[0]):
+            parts = found.setdefault((prepared._source.party, kind), [])
+            parts.append(np.copy(arrays[0]).reshape(len(arrays[0]), -1))
 
     def storing(self, kind, arrays):
-        keeping(made, self, kind, arrays)
+        keep(made, self, kind, arrays)
         store(self, kind, arrays)
 
     def making(self, kind, count):
         found = make(self, kind, count)
-        keeping(made, self, kind, found)
+        keep(made, self, kind, found)
         return found
 
     def taking(self, kind, count):
         found = take(self, kind, count)
-        keeping(taken, self, kind, found)
+        keep(taken, self, kind, found)
         return found
 
     def ask(client):
@@ -219,12 +222,11 @@ def test_nothing_is_handed_out_twice(monkeypatch):
     monkeypatch.setattr(Prepared, "_make", making)
     monkeypatch.setattr(Prepared, "_take", taking)
     Watched(monkeypatch, ask, ahead_tokens=8).as_declared()
-    both = [key for key in taken if key in made and key[1].form.is_stored]
-    assert both
-    for key in both:
-        here, out = (np.concatenate(found[key]) for found in (made, taken))
+    assert {kind.form.is_stored for _, kind in taken} == {False, True}
+    for key, parts in taken.items():
+        here, out = np.concatenate(made[key]), np.concatenate(parts)
         assert len(out) <= len(here)
-        assert (out == here[: len(out)]).all()
+        assert (out == here[: len(out)]).all(), key
 
 
 @pytest.mark.long

@@ -86,3 +86,11 @@ class AheadPlan:
         lacks = dict(lacking(wanted, stock).counts)
         parts = ((kind, -(-count // self.tokens)) for kind, count in wanted.counts)
         return Demand(tuple((k, min(n, lacks[k])) for k, n in parts if k in lacks))
+
+    def making(self, past: int = 0) -> list[Cost]:
+        """What every piece sends, and its chance of failure, where the stock is empty."""
+        stock, found = Demand(), []
+        while (piece := self.piece(past, stock)).counts:
+            found.append(making(self.plan.source, Cost(ots=piece.ots, demand=piece)))
+            stock += piece
+        return found
