@@ -57,6 +57,10 @@ def generation_plan_to_dict(plan: GenerationPlan, prompt_rows: int | None = None
             "rows": shared_rows(plan, plan.batch),
             **_shared_total(plan, plan.batch),
         },
+        "first_batch": {
+            "rows_of_a_batch": plan.first_rows,
+            **_shared_total(plan, plan.first_batch),
+        },
         "ahead": _ahead(plan),
         "prefill": {"prompt_rows": rows, "past": 0, **_pass(prefill, plan)},
         "token": {"past": middle, **_pass(token, plan), "with_shares": token_totals(plan, token)},

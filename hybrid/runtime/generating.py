@@ -26,7 +26,7 @@ from hybrid.operators.base import EncodedLinear, Operator, RunState, WeightedOpe
 from hybrid.planning.ahead import still_to_make
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan, plan_generation
-from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
+from hybrid.planning.plan import MAX_FAILURE_PROBABILITY, Plan
 from hybrid.runtime.ahead import PreparesAhead
 from hybrid.runtime.generation_records import PassRecord, SharedRecord
 from hybrid.runtime.generation_words import WORD, NextToken, Ready, RefusedError, Word
@@ -114,16 +114,24 @@ class GenerationSession(PreparesAhead):
         self._prepare(CONVERSATION, self.plan.conversation, _for_conversation, 1)
         self.past, self._is_open = 0, True
 
-    def _fill(self, rows: int) -> None:
-        """Batches until so many rows are prepared in every layer."""
-        while self.stock() < rows:
-            least = self.stock()
-            short = [
-                (operator, cost)
-                for operator, cost in self.plan.batch
-                if len(self._state.rows.get(operator.node.name, ())) <= least
-            ]
-            self._make(short)
+    def _fill(self, plan: Plan) -> None:
+        """Batches until every layer has the rows that a pass takes: small ones for a prompt."""
+        needs = {step.node.name: step.node.shape[0] for step in plan.steps}
+        while lacks := {name: n for name, n in self._lacks(needs).items() if n > 0}:
+            is_few = max(needs[name] for name in lacks) > 1
+            is_few = is_few and max(lacks.values()) <= self.plan.first_rows
+            batch = self.plan.first_batch if is_few else self.plan.batch
+            short = [each for each in batch if each[0].node.name in lacks]
+            if is_few:
+                self._spend(sum(cost.failure_probability for _, cost in short))
+                self._prepare(BATCH, short, _for_first_rows, self.plan.first_rows)
+            else:
+                self._make(short)
+
+    def _lacks(self, needs: dict[str, int]) -> dict[str, int]:
+        """Rows that the layers of a batch do not have."""
+        names = [operator.node.name for operator, _ in self.plan.batch]
+        return {name: needs[name] - len(self._state.rows.get(name, ())) for name in names}
 
     def _make(self, pieces: list[tuple[Operator, Cost]]) -> None:
         self._spend(sum(cost.failure_probability for _, cost in pieces))
@@ -147,8 +155,8 @@ class GenerationSession(PreparesAhead):
         """One pass; rows that are missing are prepared first."""
         if not self._is_open:
             raise UsageError("generation: no conversation has begun; begin one first")
-        self._fill(rows)
         plan = self.plan.of_pass(rows, self.past)
+        self._fill(plan)
         needed = still_to_make(plan.cost, self._prepared())
         self._spend(self._pass_failure(plan))
         start = time.perf_counter()
@@ -169,6 +177,10 @@ def _for_conversation(operator: Operator, state: RunState) -> None:
 
 def _for_rows(operator: Operator, state: RunState) -> None:
     operator.prepare_batch(state)
+
+
+def _for_first_rows(operator: Operator, state: RunState) -> None:
+    operator.prepare_first_batch(state)
 
 
 class GenerationClient(GenerationSession):
