@@ -300,9 +300,9 @@ class RemoteSession(_Session[runtime_remote.RemoteSession | RemoteGeneration]):
         return Plan(self._session.config, self._session.plan)
 
     def prepare(self) -> None:
-        """Decoders: make the rows that later prompts need, before there is one.
+        """Decoders: make what later prompts need, before there is one, until all of it is there.
 
-        With both parties on this machine that happens by itself while nobody asks.
+        Piece by piece that happens by itself while nobody asks.
         """
         if not isinstance(self._session, RemoteGeneration):
             raise UsageError("prepare: this config's encoder prepares with each request")

@@ -164,7 +164,8 @@ def test_rows_are_made_ahead_of_need_layer_by_layer():
         # Nothing but the conversation had to be prepared for the answer.
         assert [one.kind for one in session.shared] == ["batch"] * made + ["conversation"]
 
-    assert both_ends(generation_config(), generation_config(), ask) == (None, None)
+    config = generation_config(ahead_tokens=0)
+    assert both_ends(config, config, ask) == (None, None)
 
 
 # -- ranges that are kept -----------------------------------------------------------------------

@@ -21,6 +21,7 @@ from he_linear.kernels.fused_sums import (
     key_products,
     multiply_blocks,
     panel_shape,
+    panel_width,
     stored_bias,
 )
 from he_linear.kernels.residues import add, from_centred, intt, ntt, to_centred
@@ -129,9 +130,10 @@ def tiles(request, monkeypatch):
 
 @pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("p", [P.all_primes[0], P.all_primes[-1]])
+@pytest.mark.parametrize("blocks", [8, 16])
 @pytest.mark.parametrize("inner", [1, 4, 31, 128, 960])
-def test_fused_sums_are_exact_at_the_extremes(inner, p):
-    blocks, n = 8, 512
+def test_fused_sums_are_exact_at_the_extremes(inner, blocks, p):
+    n = 512
     # Residues are centred up to as much.
     half = float(p * 3 // 5)
     for sign in (1.0, -1.0, 0.0):
@@ -149,7 +151,8 @@ def test_fused_sums_are_exact_at_the_extremes(inner, p):
         first = out[:3, :, 4, 5 * run : 6 * run]
         mirrored = out[:3, :, 4, (2 * blocks - 6) * run : (2 * blocks - 5) * run]
         got = np.concatenate([first, mirrored], axis=1).reshape(3, -1)
-        assert x.shape[-1] == PANEL
+        # Blocks of fewer columns have narrow tiles.
+        assert x.shape[-1] == panel_width(blocks, n) == PANEL * 8 // blocks
         assert ((whole(got) - expected) % p == 0).all()
         assert np.abs(got).max() <= 0.51 * p
         # Again on top of that, as another block of inputs.

@@ -30,6 +30,8 @@ DIGITS = 3
 TILE_ROWS = 2
 PANEL = 4 * LANES
 """Columns of a tile: with two rows, 16 accumulators stay in registers."""
+_NARROW, _NARROW_ROWS = PANEL // 2, 2 * TILE_ROWS
+"""Of a tile where blocks have fewer columns than a panel: as many accumulators."""
 
 _INTEGERS = AVAILABLE
 _NEAR_INNER = 160
@@ -76,6 +78,10 @@ class _FloatSums(TileSums):
 _tile = tile_maker(_FloatSums, TILE_ROWS, PANEL // LANES)
 # Only one of both is compiled where the processor lacks the instructions.
 _integer_tile = tile_maker(IntegerSums, TILE_ROWS, PANEL // LANES) if AVAILABLE else _tile
+_narrow_tile = tile_maker(_FloatSums, _NARROW_ROWS, _NARROW // LANES)
+_narrow_integer_tile = (
+    tile_maker(IntegerSums, _NARROW_ROWS, _NARROW // LANES) if AVAILABLE else _narrow_tile
+)
 
 
 @njit(cache=True, nogil=True)
@@ -103,6 +109,14 @@ def _multiply_blocks(x, w, used, constants, k, out, add, kind):  # type: ignore[
             for start in range(0, inner, together):
                 a = ((block * panels + panel) * inner + start) * width
                 count, args = min(together, inner - start), (p, inv, f, f / p, start)
+                if width == _NARROW:
+                    for r in range(0, used, _NARROW_ROWS):
+                        b, at = (block * w.shape[1] + r) * inner + start, r * width
+                        if integers:
+                            _narrow_integer_tile(xs, a, ws, b, inner, count, near, at, width, *args)
+                        else:
+                            _narrow_tile(xs, a, ws, b, inner, count, near, at, width, *args)
+                    continue
                 for r in range(0, used, TILE_ROWS):
                     b, at = (block * w.shape[1] + r) * inner + start, r * width
                     if integers:
@@ -127,11 +141,12 @@ def multiply_blocks(
     p: a prime just below a power of two, as SEAL's are.
 
     x (c, panels, inner, PANEL) as `spread` leaves it; matrices (c, rows, inner); both hold
-    residues centred within 0.6 p, with `stored_bias`. `used` of the matrices' rows count. Matrix i meets blocks i and 2c - 1 - i of the
-    NTT values. Results are centred, so that sums of any number of calls are exact.
+    residues centred within 0.6 p, with `stored_bias`. `used` of the matrices' rows count, of as
+    many as `tile_rows` says. Matrix i meets blocks i and 2c - 1 - i of the NTT values. Results are centred, so that sums of any number of calls are exact.
     """
     constants = float(p), centred(1 << _SHIFT, p)
     assert p < 1 << 47 or abs(constants[1]) < MAX_FOLD
+    assert matrices.shape[1] >= tile_rows(used, x.shape[3])
     together = _NEAR_INNER if _INTEGERS else _FLOAT_INNER
     _multiply_blocks(x, matrices, used, constants, k, out, int(add), (_INTEGERS, together))
 
@@ -240,11 +255,18 @@ def spread(rows, orders, x, half, first, bias):  # type: ignore[no-untyped-def]
                     cell[e] = row[source[e]] + bias
 
 
-def tile_rows(rows: int) -> int:
-    """Rows that `multiply_blocks` writes."""
-    return -(-rows // TILE_ROWS) * TILE_ROWS
+def panel_width(blocks: int, n: int) -> int:
+    """Columns of a panel: half of `PANEL` where blocks have no more."""
+    return _NARROW if n // (2 * blocks) == _NARROW else PANEL
+
+
+def tile_rows(rows: int, width: int = PANEL) -> int:
+    """Rows that `multiply_blocks` writes with panels of this width."""
+    together = _NARROW_ROWS if width == _NARROW else TILE_ROWS
+    return -(-rows // together) * together
 
 
 def panel_shape(blocks: int, inner: int, n: int) -> tuple[int, int, int, int]:
     """Shape of x: one column for each value of both polynomials that meets a matrix."""
-    return blocks, 2 * n // (blocks * PANEL), inner, PANEL
+    width = panel_width(blocks, n)
+    return blocks, 2 * n // (blocks * width), inner, width

@@ -97,7 +97,9 @@ def _key_products(digits, keys, half, k, bodies, constants, out):  # type: ignor
                 body, row, args = bodies[c], out[c, i], (p, inv, f, f / p)
                 first = (c * terms * primes + k) * n
                 for j in range(start, min(start + _NEAR, n), LANES):
-                    _key_vector(flat, first, steps[0], key, of_key, steps[1], body, row, j, j, *args)
+                    _key_vector(
+                        flat, first, steps[0], key, of_key, steps[1], body, row, j, j, *args
+                    )
 
 
 def key_products(
@@ -155,7 +157,17 @@ def _spread_products(digits, keys, orders, half, k, bodies, constants, x, at):  
                 for j in range(0, width, LANES):
                     to, start = j, source * width + j
                     _key_vector(
-                        flat, of_digit, steps[0], key, of_key, steps[1], body, near, to, start, *args
+                        flat,
+                        of_digit,
+                        steps[0],
+                        key,
+                        of_key,
+                        steps[1],
+                        body,
+                        near,
+                        to,
+                        start,
+                        *args,
                     )
                 cell = x[place, panel, first + c * step + i]
                 for e in range(width):

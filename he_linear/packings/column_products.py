@@ -24,6 +24,7 @@ from he_linear.kernels.fused_sums import (
     PANEL,
     multiply_blocks,
     panel_shape,
+    panel_width,
     spread,
     stored_bias,
     tile_rows,
@@ -135,7 +136,8 @@ class ColumnProductsPacking(SlotPacking):
         """
         p, outputs = self.parameters, self.output_ciphertexts
         inner, together = -(-self.input_ciphertexts // 2) * 2, min(_TOGETHER, outputs)
-        rows, primes, n = tile_rows(together), p.primes, p.poly_degree
+        primes, n = p.primes, p.poly_degree
+        rows = tile_rows(together, panel_width(self.period, n))
         moved, matrices, sums = room.arrays(
             (len(primes), *panel_shape(self.period, inner, n)),
             (len(primes), self.period, rows, inner),

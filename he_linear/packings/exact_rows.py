@@ -70,7 +70,7 @@ class ExactRowsPacking(SlotPacking):
         self.parameters = parameters
         self.tokens, self.d_in, self.d_out = tokens, d_in, d_out
         half = parameters.poly_degree // ROWS
-        self._rows = max(PANEL, power_of_two(-(-tokens // ROWS)))
+        self._rows = max(PANEL // 2, power_of_two(-(-tokens // ROWS)))
         self._columns = half // self._rows
         self.input_ciphertexts = -(-d_in // self._columns)
         self.output_ciphertexts = -(-d_out // self._columns)

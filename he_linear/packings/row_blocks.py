@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from he_linear.kernels.fused_sums import panel_shape, tile_rows
+from he_linear.kernels.fused_sums import panel_shape, panel_width, tile_rows
 from he_linear.kernels.scalars import Floats
 
 HOISTED = 16
@@ -100,7 +100,8 @@ class RowBlocks:
     @property
     def _rows(self) -> int:
         """Sums of the outputs of `together`, with what the product overwrites."""
-        return tile_rows(self.together * self.giants)
+        width = panel_width(self.columns, self.degree)
+        return tile_rows(self.together * self.giants, width)
 
     @cached_property
     def fits(self) -> bool:

@@ -18,6 +18,7 @@ from typing import Annotated, Any  # noqa: E402
 
 import typer  # noqa: E402
 
+from hybrid.cli import chat as chatting  # noqa: E402
 from hybrid.cli import check as check_  # noqa: E402
 from hybrid.cli import commands  # noqa: E402
 from hybrid.cli import doctor as doctor_  # noqa: E402
@@ -100,6 +101,19 @@ def generate(  # noqa: PLR0913
         out,
         is_conversation=conversation,
     )
+
+
+@app.command()
+def chat(
+    config: ConfigPath,
+    connect: Annotated[
+        str | None, typer.Option(help="tcp://HOST:PORT of the server; none: on this machine.")
+    ] = None,
+    max_new_tokens: NewTokens = None,
+    set_: Sets = None,
+) -> None:
+    """A conversation from the console; while one types, the next answer is prepared."""
+    chatting.chat(commands.configured(config, set_ or ()), connect, max_new_tokens)
 
 
 @app.command()

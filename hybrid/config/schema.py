@@ -99,6 +99,12 @@ class GenerationConfig(Strict):
     every answer runs to `max_new_tokens`."""
     rows: int = Field(default=64, ge=1, le=256)
     """Rows of linear layers that are prepared at once; what is left serves later prompts."""
+    first_rows: int = Field(default=0, ge=0, le=128)
+    """Of a batch that a prompt waits for, where so many are enough; dearer by the row, and keys of
+    its own. 0: as `rows`."""
+    ahead_tokens: int = Field(default=16, ge=0, le=256)
+    """Tokens to come, of prompts and answers, whose correlations are made while nobody asks; 0:
+    none. More take memory at both parties."""
     prompt_bucket: int = Field(default=8, ge=1, le=16)
     """The server sees the length of a conversation's first prompt rounded up to a multiple of this;
     1: as it is."""
@@ -131,6 +137,11 @@ class GenerationConfig(Strict):
             raise ValueError(
                 f"max_new_tokens {self.max_new_tokens} leaves no position for a prompt; positions "
                 f"is {self.positions}"
+            )
+        if self.first_rows >= self.rows:
+            raise ValueError(
+                f"first_rows {self.first_rows} are no fewer than rows, {self.rows}; lower it, or "
+                "leave it out"
             )
         if self.prompt_bucket + self.max_new_tokens - 1 > self.positions:
             raise ValueError(

@@ -139,6 +139,8 @@ class PlanContext:
     output_bits: int = 6
     batch_rows: int = 0
     """Decoders: rows of linear layers that are prepared at once."""
+    first_rows: int = 0
+    """The same for a prompt that waits for them; 0: no other batches."""
 
     def mpc(self, multiply: str) -> Context:
         """Of a step that multiplies by this engine; `ConfigError` where there is none."""
@@ -234,6 +236,14 @@ class Operator(ABC):
     def prepare_batch(self, state: RunState) -> None:  # noqa: ARG002
         """Work that `batch_cost` declares; called where that is not nothing."""
         raise UsageError(f"{self.node.name}: declares no batches, and was asked for one")
+
+    def first_batch_cost(self) -> Cost:
+        """Of one batch of `first_rows` rows; nothing where there are no such batches."""
+        return NO_COST
+
+    def prepare_first_batch(self, state: RunState) -> None:  # noqa: ARG002
+        """Work that `first_batch_cost` declares; called where that is not nothing."""
+        raise UsageError(f"{self.node.name}: declares no small batches, and was asked for one")
 
     def join(self, operators: Sequence[Operator]) -> None:  # noqa: B027
         """All operators of a conversation, in order: some prepare together with others."""

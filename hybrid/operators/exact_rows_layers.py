@@ -27,7 +27,7 @@ from hybrid.operators.exact_rows import (
     rows_result,
 )
 from hybrid.operators.pads import LinearPad
-from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.cost import Cost, total_without_work
 from mpc_nonlinear.fixed_point import RingArray
 from transport.errors import ConfigError, ParameterError, UsageError
 
@@ -104,10 +104,17 @@ class ExactRowsOperator(WeightedOperator):
         """Of a batch."""
         return ExactRowsPacking(self._parameters, self.context.batch_rows, self._in, self._out)
 
+    @cached_property
+    def _first_packings(self) -> list[ExactRowsPacking]:
+        """Of a batch that a prompt waits for, if there are such batches."""
+        rows = self.context.first_rows
+        return [ExactRowsPacking(self._parameters, rows, self._in, self._out)] if rows else []
+
     @property
     def slot_steps(self) -> tuple[int, ...]:
-        """Rotations of the packing, in slots modulo a prime."""
-        return self.packing.galois_steps
+        """Rotations of the packings, in slots modulo a prime."""
+        packings = self.packing, *self._first_packings
+        return tuple(sorted({step for packing in packings for step in packing.galois_steps}))
 
     def parameters(self) -> dict[str, float | int | str]:
         """Scale of the weights, bounds used for the failure probability."""
@@ -140,10 +147,22 @@ class ExactRowsOperator(WeightedOperator):
 
     def prepare_batch(self, state: RunState) -> None:
         """Append a batch to this node's rows."""
+        self._append(self.packing, state)
+
+    def first_batch_cost(self) -> Cost:
+        """As `batch_cost`."""
+        return total_without_work(map(prepare_cost, self._first_packings))
+
+    def prepare_first_batch(self, state: RunState) -> None:
+        """As `prepare_batch`."""
+        for packing in self._first_packings:
+            self._append(packing, state)
+
+    def _append(self, packing: ExactRowsPacking, state: RunState) -> None:
         name = self.node.name
         assert state.slots is not None
         channel, weights = state.session.channel, self._weights(state)
-        pads = prepare_rows(self.packing, state.slots, channel, weights, layer=name)
+        pads = prepare_rows(packing, state.slots, channel, weights, layer=name)
         state.rows.setdefault(name, deque()).extend(pads)
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:

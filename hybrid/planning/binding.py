@@ -59,6 +59,7 @@ class Binder:
             config.ckks.exact,
             config.mpc.output_bits,
             0 if config.generation is None else config.generation.rows,
+            0 if config.generation is None else config.generation.first_rows,
         )
 
     def bind(self, node: Node, choice: Choice) -> Operator:

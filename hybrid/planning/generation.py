@@ -114,6 +114,17 @@ class GenerationPlan:
         return [(operator, cost) for operator, cost in found if cost != NO_COST]
 
     @cached_property
+    def first_batch(self) -> list[tuple[Operator, Cost]]:
+        """The same for a batch of `first_rows` rows; empty where there are none."""
+        found = [(operator, operator.first_batch_cost()) for operator, _ in self.batch]
+        return [(operator, cost) for operator, cost in found if cost != NO_COST]
+
+    @property
+    def first_rows(self) -> int:
+        """Rows that one of them prepares; a prompt that lacks no more waits for it alone."""
+        return self.binder.context.first_rows
+
+    @cached_property
     def conversation(self) -> list[tuple[Operator, Cost]]:
         """Operators that prepare a conversation, and what that costs."""
         operators = [step.operator for step in self.one.steps]
@@ -143,6 +154,7 @@ class GenerationPlan:
         rows = self.model.settings.padded(prompt) + new_tokens - 1
         batches = -(-rows // self.batch_rows)
         shared = self.conversation_cost() + self.batch_cost() * batches
+        shared += total_without_work(cost for _, cost in self.first_batch)
         return passes + shared.failure_probability
 
     def announced_failure_probability(self) -> float:
@@ -158,9 +170,10 @@ class GenerationPlan:
         last = self.of_pass(1, self.model.capacity - 1)
         shared = [
             [operator.node.name, traffic_row(cost.traffic)]
-            for operator, cost in (*self.batch, *self.conversation)
+            for operator, cost in (*self.batch, *self.first_batch, *self.conversation)
         ]
-        agreed = [self.one.digest(), last.digest(), self.batch_rows, shared]
+        rows = self.batch_rows, self.first_rows
+        agreed = [self.one.digest(), last.digest(), rows, shared]
         return hashlib.sha256(json.dumps(agreed).encode()).hexdigest()
 
     @property

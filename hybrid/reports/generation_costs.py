@@ -13,8 +13,10 @@ from functools import cached_property
 from typing import Any
 
 from hybrid.operators.slot_triples import stored_part, triples_cost
+from hybrid.planning.ahead import AHEAD
 from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan
 from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, Step, offline_name, traffic_row
+from hybrid.reports.generation_stock import Drawn, StockReplay, making_traffic
 from hybrid.reports.run_report import share_offline_cost
 from hybrid.runtime.generation_records import GenerationRecord, SharedRecord
 from mpc_nonlinear.cost import Cost, Demand, total_without_work
@@ -112,7 +114,8 @@ class Ledger:
     def __init__(self, plan: GenerationPlan, record: GenerationRecord) -> None:
         self._plan = plan
         self._record = record
-        shared = [(one.kind, one.rows, _parts(plan, one)) for one in record.shared]
+        rest = [one for one in record.shared if one.kind != AHEAD]
+        shared = [(one.kind, one.rows, _parts(plan, one)) for one in rest]
         self._conversations = [parts for kind, _, parts in shared if kind == CONVERSATION]
         self._stock: dict[str, list[tuple[int, _Part]]] = {}
         for kind, rows, parts in shared:
@@ -134,8 +137,23 @@ class Ledger:
             about = {k: v for k, v in row.items() if k not in ("parameters", "predicted")}
             about["correlation_bytes"] = made.get(row["name"], 0)
             declared = Amount(0.0, *row["predicted"].values())
-            found.append(Line(about, declared, Amount.of(seen.traffic, seen.seconds)))
+            measured = Amount.of(seen.traffic, seen.seconds)
+            if row["name"] == CORRELATIONS_STEP:
+                own, share = self._made_before(index)
+                declared, measured = own + share.declared, measured + share.measured
+            found.append(Line(about, declared, measured))
         return found
+
+    @cached_property
+    def _drawn(self) -> list[Drawn]:
+        return StockReplay(self._plan).passes(self._record, self._plans)
+
+    def _made_before(self, index: int) -> tuple[Amount, _Part]:
+        """Correlations that a pass was to make itself, and its share of those made ahead of it."""
+        drawn, share = self._drawn[index], _Part(NOTHING, NOTHING)
+        for place, part in drawn.parts.items():
+            share += _ahead_part(self._record.shared[place]) * part
+        return Amount.of(making_traffic(self._plan, drawn)), share
 
     @cached_property
     def _plans(self) -> list[Plan]:
@@ -213,7 +231,9 @@ class Ledger:
         prepared = [x for one in self._conversations for x in one.values()]
         prepared += [part for stock in self._stock.values() for _, part in stock]
         passes = range(len(self._record.passes))
-        consumed = (line.measured for index in passes for line in self._shares(index))
+        consumed = [line.measured for index in passes for line in self._shares(index)]
+        consumed += [self._made_before(index)[1].measured for index in passes]
+        prepared += [_ahead_part(one) for one in self._record.shared if one.kind == AHEAD]
         return total(part.measured for part in prepared) - total(consumed)
 
 
@@ -248,6 +268,12 @@ def _parts(plan: GenerationPlan, shared: SharedRecord) -> dict[str, _Part]:
         seen = Amount.of(step.traffic, step.seconds) + spread * weight
         parts[name] = _Part(Amount.of(own) + declared * weight, seen)
     return parts
+
+
+def _ahead_part(piece: SharedRecord) -> _Part:
+    """All of a piece of correlations."""
+    (step,), (declared,) = piece.steps, piece.declared
+    return _Part(Amount.of(declared), Amount.of(step.traffic, step.seconds))
 
 
 def _costs(plan: GenerationPlan, shared: SharedRecord) -> list[tuple[str, Cost]]:
@@ -328,8 +354,10 @@ def line_rows(lines: Sequence[Line], why: Mapping[str, str]) -> list[Json]:
 def differing_steps(plan: GenerationPlan, record: GenerationRecord, party: str) -> list[Json]:
     """Every step of the session that sent other than was declared; of which there is to be none."""
     pairs = []
+    plans = [plan.of_pass(done.rows, done.past) for done in record.passes]
+    drawn = StockReplay(plan).passes(record, plans)
     for index, done in enumerate(record.passes):
-        declared = _declared(plan.of_pass(done.rows, done.past))
+        declared = _declared(plans[index], making_traffic(plan, drawn[index]))
         pairs += [(f"pass {index}", d, s) for d, s in zip(declared, done.steps, strict=True)]
     for index, shared in enumerate(record.shared):
         place, expected = f"{shared.kind} {index}", list(shared.declared)
@@ -349,10 +377,10 @@ def differing_steps(plan: GenerationPlan, record: GenerationRecord, party: str) 
     ]
 
 
-def _declared(plan: Plan) -> list[Traffic]:
-    """Of the steps of a pass in their order."""
+def _declared(plan: Plan, made: Traffic) -> list[Traffic]:
+    """Of the steps of a pass in their order; made: of its correlations, by itself."""
     prepared = [step.offline.traffic for step in plan.steps if step.prepares]
-    return [plan.offline_traffic, *prepared, *(step.cost.traffic for step in plan.steps)]
+    return [made, *prepared, *(step.cost.traffic for step in plan.steps)]
 
 
 def whole_session(record: GenerationRecord) -> Traffic:

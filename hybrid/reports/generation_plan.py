@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from hybrid.operators.base import Operator
+from hybrid.planning.ahead import AheadPlan
 from hybrid.planning.generation import GenerationPlan
 from hybrid.planning.plan import (
     MAX_FAILURE_PROBABILITY,
@@ -23,7 +24,7 @@ from hybrid.reports.generation_costs import Amount, correlations_traffic, total
 from hybrid.reports.run_report import rounds_text
 from hybrid.reports.terminal import plain, plan_table
 from mpc_nonlinear.cost import Cost, total_without_work
-from transport.traffic import Traffic
+from transport.traffic import NO_TRAFFIC, Traffic
 
 Json = dict[str, Any]
 _PROMPT_ROWS = 16
@@ -56,6 +57,11 @@ def generation_plan_to_dict(plan: GenerationPlan, prompt_rows: int | None = None
             "rows": shared_rows(plan, plan.batch),
             **_shared_total(plan, plan.batch),
         },
+        "first_batch": {
+            "rows_of_a_batch": plan.first_rows,
+            **_shared_total(plan, plan.first_batch),
+        },
+        "ahead": _ahead(plan),
         "prefill": {"prompt_rows": rows, "past": 0, **_pass(prefill, plan)},
         "token": {"past": middle, **_pass(token, plan), "with_shares": token_totals(plan, token)},
         "schedule": plan.schedule.to_file(),
@@ -104,6 +110,17 @@ def _shared_total(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]])
     return {
         "total": traffic_row(_shared_traffic(plan, pieces)),
         "failure_probability": needed.failure_probability,
+    }
+
+
+def _ahead(plan: GenerationPlan) -> Json:
+    """Correlations made while nobody asks, from none, in a new session."""
+    ahead = AheadPlan(plan)
+    made = [cost.traffic for cost in ahead.making()]
+    return {
+        "tokens": ahead.tokens,
+        "pieces": len(made),
+        "total": traffic_row(sum(made, NO_TRAFFIC)),
     }
 
 
@@ -191,6 +208,8 @@ def _lines(plan: GenerationPlan, found: Json) -> list[str]:
         f"    a position of {plan.model.capacity} of a conversation: "
         f"{_said(shares['conversation_share'])}",
         f"  online: {_said(shares['online'])}",
+        f"while nobody asks: rows and correlations of the next {found['ahead']['tokens']} tokens, "
+        f"the latter in {found['ahead']['pieces']} pieces: {_said(found['ahead']['total'])}",
         *(f"{name}: {line}" for name, line in found["why"].items()),
         f"failure probability of a conversation of {announced['positions']} positions, answers of "
         f"up to {announced['max_new_tokens']} tokens: {probability:.2e}{exponent}; limit "

@@ -27,6 +27,7 @@ from hybrid.reports.generation_costs import (
     whole_session,
 )
 from hybrid.reports.generation_trust import generation_trust_model
+from hybrid.reports.generation_waits import first_token_waits
 from hybrid.reports.range_report import range_rows
 from hybrid.reports.run_report import phase_row
 from hybrid.runtime.answers import Answer
@@ -83,6 +84,7 @@ class PartyBook:
             "online": after.row(),
             "total": (before + after).row(),
             **_per_token(tokens),
+            "first_token_seconds": first_token_waits(self.record, span.first),
             "generation": {
                 "prompt_tokens": first.rows,
                 "new_tokens": span.passes,

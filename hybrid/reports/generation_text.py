@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from hybrid.reports.generation_waits import waits_line
 from hybrid.reports.markdown import environment_lines, plain_cell, quoted, table_lines
 from hybrid.reports.range_report import range_section
 from hybrid.reports.run_report import (
@@ -62,7 +63,7 @@ def total_lines(report: Report) -> list[str]:
     if waited is not None:
         lines.append(
             f"First token after {waited:.3f} s: {generation['prompt_tokens']} private tokens of "
-            "the prompt, with what had to be prepared."
+            f"the prompt; {waits_line(report['first_token_seconds'])}."
         )
     seconds = report["seconds_per_token"]
     if seconds is not None:

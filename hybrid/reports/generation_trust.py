@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log2
+
 from hybrid.operators.exact_rows_layers import SLOT_SET
 from hybrid.planning.generation import GenerationPlan
 from hybrid.reports.run_report import DISTILLING, SEMI_HONEST, lattice_line
@@ -37,7 +39,7 @@ def _server_learns(plan: GenerationPlan) -> list[str]:
     """What lengths say, and how far they are hidden."""
     settings = plan.model.settings
     lines = [
-        f"The server learns {_prompt_lengths(settings.prompt_bucket)}, which prompts continue a "
+        f"The server learns {_prompt_lengths(plan)}, which prompts continue a "
         "conversation, the number of tokens of every answer and when each was asked for.",
     ]
     if settings.stop_early:
@@ -55,15 +57,18 @@ def _server_learns(plan: GenerationPlan) -> list[str]:
         lines.append(
             f"Rows are prepared {plan.batch_rows} at a time, whatever prompt they are for; when a "
             "batch is made follows from the numbers above, or, ahead of need, from when the client "
-            "says so: the server sees when it does."
+            "says so, and so do other correlations: the server sees when it does."
         )
     return lines
 
 
-def _prompt_lengths(bucket: int) -> str:
+def _prompt_lengths(plan: GenerationPlan) -> str:
+    bucket = plan.model.settings.prompt_bucket
     if bucket == 1:
         return "the exact number of private tokens of every prompt"
+    lengths = plan.model.capacity // bucket
     return (
         f"the number of private tokens of a conversation's first prompt rounded up to a multiple "
-        f"of {bucket} (generation.prompt_bucket), the exact number of those of later prompts"
+        f"of {bucket} (generation.prompt_bucket), one of {lengths} lengths, at most "
+        f"{log2(lengths):.1f} bits, the exact number of those of later prompts"
     )

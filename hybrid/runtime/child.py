@@ -28,6 +28,7 @@ from hybrid.runtime.answers import STOP, Asked  # noqa: E402
 from hybrid.runtime.dealing import LOOPBACK, deal  # noqa: E402
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient  # noqa: E402
 from hybrid.runtime.generation_words import RefusedError  # noqa: E402
+from hybrid.runtime.idle import IDLE_S  # noqa: E402
 from hybrid.runtime.serving import Client, Server, open_client, open_server  # noqa: E402
 from transport.channel import Channel  # noqa: E402
 from transport.errors import HybridError, PeerLostError  # noqa: E402
@@ -35,7 +36,6 @@ from transport.foreign import cut  # noqa: E402
 from transport.traffic import Party  # noqa: E402
 from transport.zmq_channel import connect  # noqa: E402
 
-_IDLE_S = 0.3
 _DEALER_TIMEOUT_S, _DEALER_CONNECT_S = 120.0, 30.0
 
 
@@ -158,7 +158,7 @@ def _tell_tokens(asked: Asked, client: AskingClient, pipe: Connection) -> None:
 
 def _next(pipe: Connection, client: AskingClient) -> Asked | None:
     """The next question; ahead of need only once nobody has asked for a moment."""
-    while not pipe.poll(_IDLE_S):
+    while not pipe.poll(IDLE_S):
         if not client.ahead():
             break
     while (asked := pipe.recv()) == STOP:

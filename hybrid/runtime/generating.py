@@ -23,9 +23,11 @@ from hybrid.models.prompts import Prompts
 from hybrid.models.public_table import receive_table, send_table
 from hybrid.models.token_table import TokenTable
 from hybrid.operators.base import EncodedLinear, Operator, RunState, WeightedOperator
+from hybrid.planning.ahead import still_to_make
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan, plan_generation
-from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
+from hybrid.planning.plan import MAX_FAILURE_PROBABILITY, Plan
+from hybrid.runtime.ahead import PreparesAhead
 from hybrid.runtime.generation_records import PassRecord, SharedRecord
 from hybrid.runtime.generation_words import WORD, NextToken, Ready, RefusedError, Word
 from hybrid.runtime.key_exchange import (
@@ -36,7 +38,7 @@ from hybrid.runtime.key_exchange import (
 )
 from hybrid.runtime.runner import Progress, run_request, run_shared
 from hybrid.runtime.session_checks import check_rows
-from hybrid.runtime.session_parts import SessionParts, run_state
+from hybrid.runtime.session_parts import run_state
 from hybrid.runtime.text_checks import foreign_id
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
@@ -49,11 +51,8 @@ _DESCRIPTION_BYTES = 1 << 22
 _DESCRIPTION_KEYS = {"model", "embedding"}
 
 
-class GenerationSession(SessionParts):
+class GenerationSession(PreparesAhead):
     """What both parties do alike: every word of the client changes both states in the same way."""
-
-    plan: GenerationPlan
-    _state: RunState
 
     def __init__(
         self,
@@ -90,9 +89,12 @@ class GenerationSession(SessionParts):
         nodes = [operator.node.name for operator, _ in self.plan.batch]
         return min((len(self._state.rows.get(name, ())) for name in nodes), default=1 << 30)
 
+    def _affords(self, more: float) -> bool:
+        return self.failure_probability + more <= MAX_FAILURE_PROBABILITY
+
     def _afford(self, more: float) -> None:
         """Refuse what would make the session fail too often."""
-        if self.failure_probability + more > MAX_FAILURE_PROBABILITY:
+        if not self._affords(more):
             raise RefusedError(
                 f"session: what has run may fail with {self.failure_probability:.1e}, one more "
                 f"step with {more:.1e}; together more than {MAX_FAILURE_PROBABILITY:.1e}: open a "
@@ -112,25 +114,28 @@ class GenerationSession(SessionParts):
         self._prepare(CONVERSATION, self.plan.conversation, _for_conversation, 1)
         self.past, self._is_open = 0, True
 
-    def _fill(self, rows: int) -> None:
-        """Batches until so many rows are prepared in every layer."""
-        while self.stock() < rows:
-            least = self.stock()
-            short = [
-                (operator, cost)
-                for operator, cost in self.plan.batch
-                if len(self._state.rows.get(operator.node.name, ())) <= least
-            ]
-            self._make(short)
+    def _fill(self, plan: Plan) -> None:
+        """Batches until every layer has the rows that a pass takes: small ones for a prompt."""
+        needs = {step.node.name: step.node.shape[0] for step in plan.steps}
+        while lacks := {name: n for name, n in self._lacks(needs).items() if n > 0}:
+            is_few = max(needs[name] for name in lacks) > 1
+            is_few = is_few and max(lacks.values()) <= self.plan.first_rows
+            batch = self.plan.first_batch if is_few else self.plan.batch
+            short = [each for each in batch if each[0].node.name in lacks]
+            if is_few:
+                self._spend(sum(cost.failure_probability for _, cost in short))
+                self._prepare(BATCH, short, _for_first_rows, self.plan.first_rows)
+            else:
+                self._make(short)
+
+    def _lacks(self, needs: dict[str, int]) -> dict[str, int]:
+        """Rows that the layers of a batch do not have."""
+        names = [operator.node.name for operator, _ in self.plan.batch]
+        return {name: needs[name] - len(self._state.rows.get(name, ())) for name in names}
 
     def _make(self, pieces: list[tuple[Operator, Cost]]) -> None:
         self._spend(sum(cost.failure_probability for _, cost in pieces))
         self._prepare(BATCH, pieces, _for_rows, self.plan.batch_rows)
-
-    def _ahead(self) -> None:
-        """One layer's next batch, in order; the layers that have most are left alone."""
-        counts = [len(self._state.rows.get(o.node.name, ())) for o, _ in self.plan.batch]
-        self._make([self.plan.batch[int(np.argmin(counts))]])
 
     def _prepare(
         self,
@@ -143,17 +148,19 @@ class GenerationSession(SessionParts):
         steps = run_shared(operators, self._state, label, prepare, self.progress)
         seconds = time.perf_counter() - start
         declared = tuple(cost.traffic for _, cost in operators)
-        self.shared.append(SharedRecord(kind, tuple(steps), seconds, rows, declared))
+        record = SharedRecord(kind, tuple(steps), seconds, rows, declared, self._passes)
+        self.shared.append(record)
 
     def _run(self, rows: int, own: dict[str, RingArray]) -> PassRecord:
         """One pass; rows that are missing are prepared first."""
         if not self._is_open:
             raise UsageError("generation: no conversation has begun; begin one first")
-        self._fill(rows)
         plan = self.plan.of_pass(rows, self.past)
-        self._spend(self.plan.pass_failure(plan))
+        self._fill(plan)
+        needed = still_to_make(plan.cost, self._prepared())
+        self._spend(self._pass_failure(plan))
         start = time.perf_counter()
-        result = run_request(plan, self._state, self._passes, own, self.progress)
+        result = run_request(plan, self._state, self._passes, own, self.progress, needed=needed)
         seconds = time.perf_counter() - start
         outputs = dict(result.outputs)
         if not self._keep_shares:
@@ -170,6 +177,10 @@ def _for_conversation(operator: Operator, state: RunState) -> None:
 
 def _for_rows(operator: Operator, state: RunState) -> None:
     operator.prepare_batch(state)
+
+
+def _for_first_rows(operator: Operator, state: RunState) -> None:
+    operator.prepare_first_batch(state)
 
 
 class GenerationClient(GenerationSession):
@@ -249,7 +260,7 @@ class GenerationClient(GenerationSession):
         plan = self.plan
         missing = max(0, rows - self.stock()) if plan.batch else 0
         batches = -(-missing // plan.batch_rows)
-        found = plan.pass_failure(plan.of_pass(rows, past))
+        found = self._pass_failure(plan.of_pass(rows, past))
         found += batches * plan.batch_cost().failure_probability
         return found + (plan.conversation_cost().failure_probability if fresh else 0.0)
 
@@ -259,12 +270,13 @@ class GenerationClient(GenerationSession):
         self._say(Word.CONVERSATION)
         self._begin()
 
-    def ahead(self, rows: int) -> bool:
-        """One piece of preparation, unless every layer has so many rows; whether there was one."""
-        if not self.plan.batch or self.stock() >= rows:
+    def ahead(self) -> bool:
+        """One piece of preparation, unless all is there or it may not fail; whether there was."""
+        piece = self._next_piece()
+        if piece is None or not self._affords(piece.cost(self.plan).failure_probability):
             return False
         self._say(Word.AHEAD)
-        self._ahead()
+        self._ahead(piece)
         return True
 
     def next_token(self, ready: Ready) -> NextToken:
@@ -343,8 +355,8 @@ class GenerationServer(GenerationSession):
             kind, number = word
             if kind == Word.CONVERSATION:
                 self._begin()
-            elif kind == Word.AHEAD and self.plan.batch:
-                self._ahead()
+            elif kind == Word.AHEAD and (piece := self._next_piece()) is not None:
+                self._ahead(piece)
             elif kind == Word.PASS and self._may_follow(number):
                 records.append(self._run(number, self._zeros(number)))
             else:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hybrid.runtime.runner import Measured
+from mpc_nonlinear.cost import Demand
 from mpc_nonlinear.fixed_point import RingArray
 from transport.traffic import Traffic
 
@@ -15,13 +16,19 @@ class SharedRecord:
     """Preparation that several passes share."""
 
     kind: str
-    """conversation or batch."""
+    """conversation, batch or ahead."""
     steps: tuple[Measured, ...]
     seconds: float
     rows: int
     """Of a batch: how many it serves; 1 of a conversation."""
     declared: tuple[Traffic, ...]
     """What each operator's step was to send; steps of correlations come before them."""
+    passes: int = 0
+    """How many had run before."""
+    is_ahead: bool = False
+    """Whether nobody waited for it."""
+    made: Demand = Demand()
+    """Of what is ahead of need: correlations for the stock."""
 
 
 @dataclass(frozen=True, slots=True)

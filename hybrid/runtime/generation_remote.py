@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Self
 
 from hybrid.config.loading import Config
 from hybrid.planning.generation import GenerationPlan
@@ -10,6 +11,7 @@ from hybrid.runtime.answers import Answers, Asked, Passes
 from hybrid.runtime.generation_records import GenerationRecord
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient
 from hybrid.runtime.generation_words import RefusedError
+from hybrid.runtime.idle import WhileIdle
 from hybrid.runtime.opened import OpenedElsewhere
 from hybrid.runtime.remote import cautious, refuse_dealer, require_no_dealer, served
 from hybrid.runtime.runner import Progress
@@ -31,7 +33,8 @@ class RemoteGeneration(Answers, OpenedElsewhere[GenerationPlan, GenerationRecord
     """The client's session with a server elsewhere; a context manager.
 
     `generate` may be called again and again inside; after it `record` holds what the client
-    measured.
+    measured. While nobody asks, a thread of its own prepares what later prompts need; a prompt
+    waits for the piece under way.
     """
 
     _client: AskingClient
@@ -42,9 +45,11 @@ class RemoteGeneration(Answers, OpenedElsewhere[GenerationPlan, GenerationRecord
         self._client = AskingClient(config, on_progress)
         super().__init__(config, self._client.prompts)
         self.endpoint = endpoint
+        self._idle = WhileIdle(self._client.ahead, self._fail)
 
     def ahead(self) -> bool:
         """Prepare one piece of what later prompts need; whether there was one to prepare."""
+        self._idle.stop()
         self._require_open()
         try:
             return self._client.ahead()
@@ -52,7 +57,21 @@ class RemoteGeneration(Answers, OpenedElsewhere[GenerationPlan, GenerationRecord
             self._fail()
             raise
 
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._idle.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._idle.stop()
+        try:
+            if kind is None:
+                self._raise_untold()
+        finally:
+            super().__exit__(kind, *error)
+
     def _passes(self, asked: Asked) -> Passes:
+        self._idle.stop()
         self._require_open()
         try:
             found = self._client.answer(
@@ -66,6 +85,9 @@ class RemoteGeneration(Answers, OpenedElsewhere[GenerationPlan, GenerationRecord
         except BaseException:
             self._fail()
             raise
+        finally:
+            if self._is_open:
+                self._idle.start()
 
     def __repr__(self) -> str:
         state = self._state(self._channel is not None)

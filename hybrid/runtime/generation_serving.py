@@ -120,7 +120,7 @@ class AskingClient:
     def ahead(self) -> bool:
         """One piece of what later prompts need; whether there was one."""
         with reporting_failure(self._channel):
-            return self._session.ahead(self.prompts.settings.rows)
+            return self._session.ahead()
 
     def close(self) -> GenerationRecord:
         """End the session; what was measured of it."""

@@ -50,13 +50,15 @@ def run_request(
     own_inputs: Mapping[str, RingArray],
     progress: Progress,
     ahead: list[Measured] | None = None,
+    needed: Cost | None = None,
 ) -> RequestResult:
     """Offline step, then every online step. `own_inputs`: this party's share of each input.
 
-    ahead: of the offline steps, where `run_offline` has run them before.
+    ahead: of the offline steps, where `run_offline` has run them before. needed: of correlations,
+    where some are in stock; none given: all of the plan's.
     """
     channel = state.session.channel
-    measured = run_offline(plan, state, request, progress) if ahead is None else [*ahead]
+    measured = run_offline(plan, state, request, progress, needed) if ahead is None else [*ahead]
     edges = {edge.name: own_inputs[edge.name] for edge in plan.graph.inputs}
     uses = _uses(plan)
     for step in plan.steps:
@@ -70,13 +72,15 @@ def run_request(
     return RequestResult(tuple(measured), {name: edges[name] for name in plan.graph.outputs})
 
 
-def run_offline(plan: Plan, state: RunState, request: int, progress: Progress) -> list[Measured]:
-    """What a request consumes and what does not depend on its input."""
+def run_offline(
+    plan: Plan, state: RunState, request: int, progress: Progress, needed: Cost | None = None
+) -> list[Measured]:
+    """What a request consumes and what does not depend on its input; needed: see `run_request`."""
     channel = state.session.channel
     progress(CORRELATIONS_STEP, -1)
     start = time.perf_counter()
     with channel.step(step_label(request, CORRELATIONS_STEP)):
-        make_correlations(plan.cost, state)
+        make_correlations(plan.cost if needed is None else needed, state)
     measured = [_measure(channel, request, CORRELATIONS_STEP, start, OFFLINE)]
     for step in plan.steps:
         if step.prepares:
@@ -122,6 +126,15 @@ def run_shared(
             prepare(operator, state)
         found.append(_named(channel, label, offline_name(node.name), start))
     return found
+
+
+def run_ahead(needed: Cost, state: RunState, label: str, progress: Progress) -> Measured:
+    """Correlations for the stock; `label` names this piece of it."""
+    channel, start = state.session.channel, time.perf_counter()
+    progress(CORRELATIONS_STEP, -1)
+    with channel.step(f"{label}/{CORRELATIONS_STEP}"):
+        make_correlations(needed, state)
+    return _named(channel, label, CORRELATIONS_STEP, start)
 
 
 def _named(channel: Channel, label: str, name: str, start: float) -> Measured:

@@ -1,0 +1,96 @@
+"""What of passes to come is made ahead of need: a public schedule, the same at both parties.
+
+Prepared correlations of a kind serve any pass, so the stock is a count of each kind. Whatever comes
+next takes what is there, oldest first, and makes what it lacks; the rest stays for later passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hybrid.operators.slot_triples import triples_cost
+from hybrid.planning.generation import GenerationPlan
+from mpc_nonlinear.correlations.base import CorrelationSource
+from mpc_nonlinear.cost import Cost, Demand
+
+AHEAD = "ahead"
+"""Correlations of passes to come, among what passes share."""
+
+
+def lacking(needed: Demand, stock: Demand) -> Demand:
+    """What of `needed` is not in stock."""
+    there = dict(stock.counts)
+    left = ((kind, count - there.get(kind, 0)) for kind, count in needed.counts)
+    return Demand(tuple((kind, count) for kind, count in left if count > 0))
+
+
+def still_to_make(cost: Cost, stock: Demand) -> Cost:
+    """`cost`, its correlations those that are not in stock."""
+    lacks = lacking(cost.demand, stock)
+    raw = cost.ots - cost.demand.ots
+    return replace(cost, ots=raw + lacks.ots, demand=lacks)
+
+
+def making(source: type[CorrelationSource], needed: Cost) -> Cost:
+    """What making the correlations that a cost consumes sends, and its chance of failure."""
+    made = triples_cost(needed.demand)
+    traffic = source.production_traffic(needed.ots) + made.traffic
+    return Cost(traffic, failure_probability=made.failure_probability)
+
+
+def most(*demands: Demand) -> Demand:
+    """Of every kind as many as the largest of these has."""
+    found = Demand()
+    for demand in demands:
+        found += lacking(demand, found)
+    return found
+
+
+class AheadPlan:
+    """Correlations that the next passes of a session take, whatever is asked."""
+
+    def __init__(self, plan: GenerationPlan) -> None:
+        self.plan = plan
+        settings, capacity = plan.model.settings, plan.model.capacity
+        self.tokens = 0 if plan.needs_dealer else min(settings.ahead_tokens, capacity)
+        """So many rows, of prompts and of tokens one by one; a dealer is asked when they come."""
+        self._wanted: dict[int, Demand] = {}
+
+    def wanted(self, past: int) -> Demand:
+        """Of so many rows behind `past`, or in a new conversation.
+
+        Enough for one prompt of all of them and for single tokens: of every kind the most that
+        either takes. Prompts and answers that mix both, or end elsewhere, may lack a few.
+        """
+        if past not in self._wanted:
+            # One place at a time is asked for again and again.
+            self._wanted = {past: self._found(past)}
+        return self._wanted[past]
+
+    def _found(self, past: int) -> Demand:
+        plan, capacity = self.plan, self.plan.model.capacity
+        settings = plan.model.settings
+        singles = (0, min(past, capacity - 1), capacity // 2, capacity - 1)
+        found = [plan.of_pass(1, p).cost.demand * self.tokens for p in dict.fromkeys(singles)]
+        prompts = [(self.tokens // settings.prompt_bucket * settings.prompt_bucket, 0)]
+        if past and settings.stop_early:
+            prompts.append((min(self.tokens, capacity - past), past))
+        found += [plan.of_pass(rows, p).cost.demand for rows, p in prompts if rows > 0]
+        return most(*found)
+
+    def piece(self, past: int, stock: Demand) -> Demand:
+        """The next to be made: about what one row takes, less where less is missing."""
+        if not self.tokens:
+            return Demand()
+        wanted = self.wanted(past)
+        lacks = dict(lacking(wanted, stock).counts)
+        parts = ((kind, -(-count // self.tokens)) for kind, count in wanted.counts)
+        return Demand(tuple((k, min(n, lacks[k])) for k, n in parts if k in lacks))
+
+    def making(self, past: int = 0) -> list[Cost]:
+        """What every piece sends, and its chance of failure, where the stock is empty."""
+        stock, found = Demand(), []
+        while (piece := self.piece(past, stock)).counts:
+            found.append(making(self.plan.source, Cost(ots=piece.ots, demand=piece)))
+            stock += piece
+        return found
