@@ -29,7 +29,15 @@ from transport.traffic import Party
 STOCK = OtCount(0, 256)
 
 
-def transfer(tables, choice, watch=None, times=1):
+def transfer(tables, choice, watch=None, times=1):  # choice: of each taking, or of the only one
+    choices = [choice] if isinstance(choice, int) else choice
+    client, server = _transfer(tables, choices, watch, times)
+    if isinstance(choice, int):
+        return [x[0] for x in client], [x[0] for x in server]
+    return client, server
+
+
+def _transfer(tables, choices, watch, times):
     """Both parties' shares of each time, and what crossed the wire is what was declared."""
 
     def role(channel):
@@ -40,15 +48,15 @@ def transfer(tables, choice, watch=None, times=1):
             watch(channel)
         with channel.step("tables"):
             found = [once(session) for _ in range(times)]
-        cost = take_tables_cost(len(tables), tables[0].size) * times
+        cost = take_tables_cost(len(tables), tables[0].size, len(choices)) * times
         assert channel.traffic("tables") == cost.traffic
         assert stock.asked == cost.demand
         return found
 
     def once(session):
         if session.party is Party.SERVER:
-            return offer_tables(tables, 1, session)
-        return take_tables([choice], len(tables), tables.shape[1:], session)
+            return offer_tables(tables, len(choices), session)
+        return take_tables(choices, len(tables), tables.shape[1:], session)
 
     return run_both(role)[:2]
 
@@ -88,7 +96,18 @@ def test_over_real_transfers():
         return take_tables([5], 8, (40,), session)
 
     client, server, _ = run_both(role)
-    assert np.array_equal(client + server, tables[5])
+    assert np.array_equal(client[0] + server[0], tables[5])
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.sampled_from([2, 8, 16]), st.lists(st.integers(0, 15), min_size=1, max_size=5))
+def test_takings_share_rounds_and_no_mask(count, choices):
+    tables, choices = SecureRandom().uint64((count, 3, 2)), [c % count for c in choices]
+    (client,), (server,) = transfer(tables, choices)
+    assert np.array_equal(client + server, tables[choices])
+    assert len(np.unique(server)) == server.size
+    one, several = take_tables_cost(count, 6), take_tables_cost(count, 6, len(choices))
+    assert several.traffic.rounds == one.traffic.rounds
 
 
 def test_nothing_of_an_empty_table():

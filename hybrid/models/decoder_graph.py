@@ -120,9 +120,9 @@ class DecoderGraphBuilder(GraphBuilder):
         bounds = {"left": query, "right": key, "output": scores}
         shape = (heads, rows, size, keys)
         edge = self.add((layer, "scores"), "cached_scores", (qkv,), shape, bounds, cache=cache)
-        shape, bounds = (heads, rows, keys), {"input": scores}
+        square, bounds = (heads, rows, keys), {"input": scores}
         sources = (edge, *self._masks)
-        edge = self.add((layer, "softmax"), "causal_softmax", sources, shape, bounds, cache=cache)
+        edge = self.add((layer, "softmax"), "causal_softmax", sources, square, bounds, cache=cache)
         bounds = {"left": _PROBABILITY, "right": value, "output": bound(f"{name}.context")}
         shape = (heads, rows, keys, size)
         return self.add((layer, "context"), "cached_context", (edge,), shape, bounds, cache=cache)

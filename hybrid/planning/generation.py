@@ -1,8 +1,9 @@
 """Plans of a session that answers prompts: one of every pass, one of what passes share.
 
-A pass over r rows behind p private positions, of each of the conversations that share it, has a plan of its own, bound when it comes; its steps
-have the names of every other pass's. What does not belong to one pass is prepared for a
-conversation (correlations of its cache) or in batches of rows (linear layers).
+A pass over r rows behind p private positions, of each of the conversations that share it, has a
+plan of its own, bound when it comes; its steps have the names of every other pass's. What does not
+belong to one pass is prepared for a conversation (correlations of its cache) or in batches of rows
+(linear layers).
 """
 
 from __future__ import annotations
@@ -232,4 +233,8 @@ def check_failures(plan: GenerationPlan) -> None:
         raise ConfigError(
             f"plan: failure probability {found:.1e} of a conversation of {plan.model.capacity} "
             f"positions exceeds {MAX_FAILURE_PROBABILITY:.1e}; lower generation.positions"
+            if plan.model.batch == 1
+            else f"plan: failure probability {found:.1e} of {plan.model.batch} conversations of "
+            f"{plan.model.capacity} positions that share passes exceeds "
+            f"{MAX_FAILURE_PROBABILITY:.1e}; lower generation.positions or model.batch"
         )

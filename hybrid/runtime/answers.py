@@ -275,9 +275,7 @@ class Answers(ABC):
             raise UsageError("generate: the conversation has moved on since; ask again")
         self._fillers = turn.fillers
 
-    def _answered(
-        self, growing: Sequence[_Growing], asked: Asked
-    ) -> Iterator[list[Token | None]]:
+    def _answered(self, growing: Sequence[_Growing], asked: Asked) -> Iterator[list[Token | None]]:
         self._start(growing[0].turn, asked)
         start, is_whole = time.perf_counter(), False
         for each in growing:
@@ -289,9 +287,7 @@ class Answers(ABC):
                 self._count += 1
                 now = time.perf_counter()
                 # Conversations beyond these repeat the first, and nobody waits for them.
-                shown = [
-                    one.push(t, now - start) for one, t in zip(growing, tokens, strict=False)
-                ]
+                shown = [one.push(t, now - start) for one, t in zip(growing, tokens, strict=False)]
                 if any(shown):
                     yield shown
                 start = now

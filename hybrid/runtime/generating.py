@@ -49,9 +49,8 @@ from hybrid.runtime.key_exchange import (
     send_slot_keys,
 )
 from hybrid.runtime.runner import Progress, run_request, run_shared
-from hybrid.runtime.session_checks import check_rows
+from hybrid.runtime.session_checks import check_ids, check_rows
 from hybrid.runtime.session_parts import SessionParts, run_state
-from hybrid.runtime.text_checks import foreign_id
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
@@ -246,29 +245,12 @@ class GenerationClient(GenerationSession):
             fillers, idle = model.padding([len(ids) for ids in asked])
         before = [own + more for own, more in zip(fillers, idle, strict=True)]
         for ids, padding in zip(asked, before, strict=True):
-            self._check_ids(ids, 0 if past else padding, past)
+            check_ids(model, ids, 0 if past else padding, past)
         count = len(asked[0]) + (0 if past else before[0])
         self._afford(self._failures_ahead(count, past, fresh=fresh))
         pairs = zip(asked, before, strict=True)
         rows = side_by_side([client_rows(model, ids, past, padding) for ids, padding in pairs])
         return Ready(count, fillers, idle, self._inputs(rows))
-
-    def _check_ids(
-        self, ids: Sequence[int] | NDArray[np.int64], padding: int, past: int
-    ) -> None:
-        model, count = self.plan.model, len(ids) + padding
-        if not len(ids) or past + count > model.capacity:
-            raise RefusedError(
-                f"generation: {len(ids)} tokens and {padding} rows of padding, the "
-                f"conversation has room for {model.capacity - past}; raise generation.positions or "
-                "begin a new one"
-            )
-        wrong = foreign_id(np.asarray(ids), model.architecture.vocabulary)
-        if wrong is not None:
-            raise RefusedError(
-                f"generation: token id {wrong}; the model's are 0 to "
-                f"{model.architecture.vocabulary - 1}"
-            )
 
     def _failures_ahead(self, rows: int, past: int, *, fresh: bool) -> float:
         """Of a pass and what has to be prepared for it."""
@@ -383,14 +365,9 @@ class GenerationServer(GenerationSession):
     def _hear_idle(self) -> None:
         """Of conversations that share passes, how much shorter than the longest each prompt is."""
         model = self.plan.model
-        if model.batch == 1:
-            return
-        idle = parsed_idle(self.channel.recv(2 * model.batch))
-        if any(rows % model.settings.prompt_bucket for rows in idle) or (
-            any(idle) and not model.keeps_distance
-        ):
-            raise FrameError("setup: the client's idle rows cannot be; same version?")
-        self._state = replace(self._state, idle=idle)
+        if model.batch > 1:
+            idle = parsed_idle(self.channel.recv(2 * model.batch), model)
+            self._state = replace(self._state, idle=idle)
 
     def _may_follow(self, rows: int) -> bool:
         model = self.plan.model

@@ -36,7 +36,8 @@ class PassRecord:
     seconds: float
     outputs: Mapping[str, RingArray]
     """Words modulo 2^64, by edge. `next_token` (conversations,): ids of tokens at the client, zeros
-    at the server. `logits` (conversations, vocabulary), only where they are kept: this party's shares, fixed point."""
+    at the server. `logits` (conversations, vocabulary), only where they are kept: this party's
+    shares, fixed point."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from enum import IntEnum
 
 import numpy as np
 
+from hybrid.models.generator import PublicGenerator
 from hybrid.runtime.generation_records import PassRecord
 from mpc_nonlinear.fixed_point import RingArray
-from transport.errors import UsageError
+from transport.errors import FrameError, UsageError
 
 WORD = struct.Struct("<BI")
 
@@ -30,9 +31,13 @@ def packed_idle(idle: Sequence[int]) -> bytes:
     return np.array(idle, "<u2").tobytes()
 
 
-def parsed_idle(data: bytes) -> tuple[int, ...]:
-    """Of untrusted bytes."""
-    return tuple(int(rows) for rows in np.frombuffer(data, "<u2"))
+def parsed_idle(data: bytes, model: PublicGenerator) -> tuple[int, ...]:
+    """Of untrusted bytes: whole buckets, and none where they make no difference."""
+    idle = tuple(int(rows) for rows in np.frombuffer(data, "<u2"))
+    is_wrong = any(idle) and not model.keeps_distance
+    if is_wrong or any(rows % model.settings.prompt_bucket for rows in idle):
+        raise FrameError("setup: the client's idle rows cannot be; same version?")
+    return idle
 
 
 class RefusedError(UsageError):
