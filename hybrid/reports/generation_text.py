@@ -77,10 +77,13 @@ def total_lines(report: Report) -> list[str]:
         *lines,
         f"A pass after it: {_cost(batch['per_pass'])}; the mean of {count}, with its share of "
         "prepared rows and of the conversations. It gives a token of each of "
-        f"{batch['conversations']} conversations, in which {batch['prompts']} prompts are answered "
-        "together.",
+        f"{batch['conversations']} conversations, {_asked(batch['prompts'])}.",
         f"A token after it, the pass divided by {batch['prompts']}: {_cost(mean)}.",
     ]
+
+
+def _asked(prompts: int) -> str:
+    return "1 of which answers a prompt" if prompts == 1 else f"{prompts} of which answer prompts"
 
 
 def _cost(row: Mapping[str, Any]) -> str:
@@ -122,9 +125,11 @@ def traffic_line(report: Report) -> str:
 
 def failure_line(report: Report) -> str:
     """What ran and what was announced, against the limit."""
+    count = report["batch"]["conversations"] if "batch" in report else 1
+    whose = "one conversation" if count == 1 else f"{count} conversations that share passes, each"
     return (
         f"Failure probability: of all that ran in the session at most "
-        f"{report['failure_probability']:.1e}, of one conversation of the announced size "
+        f"{report['failure_probability']:.1e}, of {whose} of the announced size "
         f"{report['failure_probability_announced']:.1e}, limit "
         f"{report['failure_probability_limit']:.1e}."
     )
