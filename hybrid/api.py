@@ -31,7 +31,7 @@ from hybrid.models.loading import load_model  # noqa: E402
 from hybrid.planning import plan as planning  # noqa: E402
 from hybrid.planning.generation import GenerationPlan, plan_generation  # noqa: E402
 from hybrid.planning.planner import make_plan  # noqa: E402
-from hybrid.reports.files import strict  # noqa: E402
+from hybrid.reports.files import handed_over, strict  # noqa: E402
 from hybrid.reports.generation_plan import (  # noqa: E402
     generation_plan_to_dict,
     print_generation_plan,
@@ -253,6 +253,17 @@ class _Session(ABC, Generic[S]):
             raise UsageError("generate: this config's encoder has vectors for texts; use embed")
         return self._session.generate(prompt, max_new_tokens, goes_on=goes_on)
 
+    def generate_batch(
+        self, prompts: Sequence[str], max_new_tokens: int | None = None
+    ) -> Iterator[list[Token | None]]:
+        """Tokens of private answers to 1 to `model.batch` prompts, those of a pass at a time.
+
+        Each begins a conversation; None stands for one whose answer has ended. Decoders.
+        """
+        if not isinstance(self._session, Answers):
+            raise UsageError("generate_batch: this config's encoder has vectors for texts")
+        return self._session.generate_batch(prompts, max_new_tokens)
+
     @abstractmethod
     def reports(self) -> list[Json]:
         """One report a request or prompt, once the with statement has ended."""
@@ -364,28 +375,12 @@ def serve(
     if given.run.generation is not None:
         for plan, answered in serve_answers(given, endpoint, keep=keep, say=say):
             reports = server_generation_reports(given, plan, answered)
-            _handed_over(reports, on_session, keep=keep, say=say)
+            handed_over(reports, on_session, keep=keep, say=say)
         return reports
     for planned, record in runtime_remote.serve_sessions(given, endpoint, keep=keep, say=say):
         reports = party_reports(given, planned, record)
-        _handed_over(reports, on_session, keep=keep, say=say)
+        handed_over(reports, on_session, keep=keep, say=say)
     return reports
-
-
-def _handed_over(
-    reports: list[Json],
-    on_session: Callable[[list[Json]], None],
-    *,
-    keep: bool,
-    say: Callable[[str], None],
-) -> None:
-    """A report that cannot be written must not end the service of the next client."""
-    try:
-        on_session(reports)
-    except (HybridError, OSError) as error:
-        if not keep:
-            raise
-        say(f"reports of this session are lost: {error}")
 
 
 def connect(config: Config | Source, endpoint: str) -> RemoteSession:

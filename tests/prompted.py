@@ -16,10 +16,11 @@ from transport.errors import PeerLostError
 from transport.local import memory_pair
 
 
-def config_of(family, *, embedding="public_table", **generation):
+def config_of(family, *, embedding="public_table", batch=1, **generation):
     """A small trained decoder; everything that takes ciphertexts is dealt instead."""
     settings = {"positions": 64, "max_new_tokens": 8, "stop_early": False} | generation
-    return generation_config(family, dealer=True, model={"embedding": embedding}, **settings)
+    model = {"embedding": embedding, "batch": batch}
+    return generation_config(family, dealer=True, model=model, **settings)
 
 
 class KeepingClient(AskingClient):

@@ -13,6 +13,7 @@ from hybrid.runtime.generation_local import LocalGeneration
 from hybrid.runtime.generation_records import PassRecord
 from hybrid.runtime.generation_words import RefusedError
 from hybrid.runtime.processes import ChildError
+from tests.generation_setup import generation_config
 from transport.errors import UsageError
 
 SETTINGS = GenerationConfig(positions=64, max_new_tokens=3, chat=False, prompt_bucket=4)
@@ -24,13 +25,13 @@ class Counting(Answers):
     """Answers every prompt with 100, 101 and so on, and keeps what it was asked."""
 
     def __init__(self):
-        super().__init__(None, Prompts(ShapeTokenizer(512), SETTINGS))
+        super().__init__(generation_config(), Prompts(ShapeTokenizer(512), SETTINGS))
         self.asked = []
 
     def _passes(self, asked):
         self.asked.append(asked)
         for token in range(100, 100 + asked.tokens):
-            yield token, None
+            yield (token,), None
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ class Scripted:
     """Parties whose client says two tokens, and after it is told to stop what is given."""
 
     def __init__(self, *late):
-        self.said = [(100, RECORD), (101, RECORD), *late]
+        self.said = [((100,), RECORD), ((101,), RECORD), *late]
         self.asked = []
 
     def ask(self, question):
@@ -147,7 +148,7 @@ class Local(LocalGeneration):
     """A session with scripted parties, already open."""
 
     def __init__(self, processes):
-        Answers.__init__(self, None, Prompts(ShapeTokenizer(512), SETTINGS))
+        Answers.__init__(self, generation_config(), Prompts(ShapeTokenizer(512), SETTINGS))
         self._processes, self._is_open, self._logits = processes, True, []
 
 
@@ -184,6 +185,6 @@ def test_a_failure_while_an_answer_is_left_is_told_at_the_end():
 
 def test_a_refusal_of_a_token_that_nobody_waits_for_is_no_failure():
     session = left("no token")
-    session._processes.said = [(100, RECORD), "no token"]
+    session._processes.said = [((100,), RECORD), "no token"]
     with pytest.raises(RefusedError, match="no token"):
         list(session.generate("again"))

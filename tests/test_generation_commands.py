@@ -275,3 +275,60 @@ def test_answers_steer_neither_terminal_nor_markdown(finished, tmp_path, capsys)
     cells = {len(re.findall(r"(?<!\\)\|", line)) for line in (*rows, *heads)}
     assert len(cells) == 1
     assert not any("<b>" in re.sub(r"\\<", "", line) for line in rows)
+
+
+# -- prompts that share passes ------------------------------------------------------------------
+
+THREE = ("--prompt", MARKUP, "--prompt", "Why two?", "--prompt", "And a pad, once more?")
+
+
+def check_shared(output: str, folder: Path, prompts: int) -> list[dict]:
+    """Three prompts, two of them together and one alone; the console shows every answer."""
+    reports = [report_of(folder / part) for part in (".", "prompt2", "prompt3")[:prompts]]
+    for report in reports:
+        assert report["declared_equals_measured"]
+        assert f"answer: {report['generation']['text']}" in output
+    assert [report["batch"]["prompts"] for report in reports] == [2, 2, 1]
+    return reports
+
+
+@pytest.mark.long
+def test_prompts_share_passes(tmp_path):
+    config = write_generation_config(tmp_path, max_new_tokens=2)
+    out = tmp_path / "out"
+    sets = ("--set", "model.batch=2")
+    code, output = run("generate", config, *THREE, *sets, "--out", out, cwd=tmp_path)
+    assert code == 0, output
+    for report in check_shared(output, out, 3):
+        check_phases(report, 2)
+        check_plain(report)
+    assert "A token after it, the pass divided by 2" in output
+    assert "2 of which answer prompts." in output and "1 of which answers a prompt." in output
+    assert "of 2 conversations that share passes, each of the announced size" in output
+    code, output = run(
+        "generate", config, *THREE, *sets, "--conversation", "--out", out, cwd=tmp_path
+    )
+    assert code != 0
+    assert "model.batch: 2: conversations that share passes begin and end together" in output
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_prompts_share_passes_with_a_server_elsewhere(tmp_path):
+    server = write_generation_config(tmp_path, max_new_tokens=2, model={"batch": 2})
+    client = client_config(server)
+    served, endpoint = serving(server, "--out", "served")
+    lines = lines_of(served)
+    with ended(served):
+        asked = ("--connect", endpoint, *THREE, "--out", "asked")
+        code, output = finish(hybrid("query", client, *asked, cwd=client.parent))
+        assert code == 0, output
+        said = next(line for line in lines if line.startswith("served "))
+        assert said == "served 4 passes\n"
+        list(lines)
+    check_shared(output, client.parent / "asked", 3)
+    # The server tells batches from each other, not prompts.
+    for part in (".", "prompt2"):
+        theirs = report_of(tmp_path / "served" / part)
+        assert theirs["batch"]["prompts"] == theirs["batch"]["conversations"] == 2
+        check_secrets(theirs, (tmp_path / "served" / part / "report.md").read_text(), MARKUP)

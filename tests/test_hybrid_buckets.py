@@ -13,7 +13,7 @@ from hybrid.planning.generation import plan_generation
 from hybrid.reports.generation_trust import generation_trust_model
 from hybrid.runtime import generating
 from hybrid.runtime.answers import Answers
-from hybrid.runtime.generation_words import RefusedError, Word
+from hybrid.runtime.generation_words import Ready, RefusedError, Word
 from tests.prompted import config_of, converse, plain
 from transport.errors import ConfigError, FrameError
 from transport.traffic import Party
@@ -137,8 +137,8 @@ def test_a_private_embedding():
 
 
 def test_keys_that_are_not_turned_are_noticed(monkeypatch):
-    take = cached_attention.take_table
-    monkeypatch.setattr(cached_attention, "take_table", lambda _choice, *rest: take(0, *rest))
+    take = cached_attention.take_tables
+    monkeypatch.setattr(cached_attention, "take_tables", lambda _choices, *rest: take([0], *rest))
     found, opened = converse(config_of("llama"), ask_each("llama", [9]))
     assert np.abs(opened.logits[0] - model("llama").plain_logits(found[0][0])[-1]).max() > 0.1
 
@@ -273,7 +273,7 @@ def test_what_the_client_refuses_leaves_the_session_as_it_is():
 
 def test_the_server_refuses_what_is_not_padded():
     def ask(client):
-        client._session.begin(5)
+        client._session.begin(Ready(3, (5,), (0,), {}))
         client._session._say(Word.PASS, 3)
         client._channel.recv()
 

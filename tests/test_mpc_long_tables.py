@@ -12,8 +12,8 @@ from hybrid.testing.local_parties import RecordingStock
 from mpc_nonlinear.blocks.long_tables import (
     _expanded,
     offer_tables,
-    take_table,
-    take_table_cost,
+    take_tables,
+    take_tables_cost,
 )
 from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.correlations import SoftSpokenSource
@@ -29,7 +29,15 @@ from transport.traffic import Party
 STOCK = OtCount(0, 256)
 
 
-def transfer(tables, choice, watch=None, times=1):
+def transfer(tables, choice, watch=None, times=1):  # choice: of each taking, or of the only one
+    choices = [choice] if isinstance(choice, int) else choice
+    client, server = _transfer(tables, choices, watch, times)
+    if isinstance(choice, int):
+        return [x[0] for x in client], [x[0] for x in server]
+    return client, server
+
+
+def _transfer(tables, choices, watch, times):
     """Both parties' shares of each time, and what crossed the wire is what was declared."""
 
     def role(channel):
@@ -40,15 +48,15 @@ def transfer(tables, choice, watch=None, times=1):
             watch(channel)
         with channel.step("tables"):
             found = [once(session) for _ in range(times)]
-        cost = take_table_cost(len(tables), tables[0].size) * times
+        cost = take_tables_cost(len(tables), tables[0].size, len(choices)) * times
         assert channel.traffic("tables") == cost.traffic
         assert stock.asked == cost.demand
         return found
 
     def once(session):
         if session.party is Party.SERVER:
-            return offer_tables(tables, session)
-        return take_table(choice, len(tables), tables.shape[1:], session)
+            return offer_tables(tables, len(choices), session)
+        return take_tables(choices, len(tables), tables.shape[1:], session)
 
     return run_both(role)[:2]
 
@@ -84,18 +92,29 @@ def test_over_real_transfers():
         source = stocked(make, STOCK, channel)
         session = Session(channel, Context(FixedPoint(16), None), source, SecureRandom())
         if session.party is Party.SERVER:
-            return offer_tables(tables, session)
-        return take_table(5, 8, (40,), session)
+            return offer_tables(tables, 1, session)
+        return take_tables([5], 8, (40,), session)
 
     client, server, _ = run_both(role)
-    assert np.array_equal(client + server, tables[5])
+    assert np.array_equal(client[0] + server[0], tables[5])
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.sampled_from([2, 8, 16]), st.lists(st.integers(0, 15), min_size=1, max_size=5))
+def test_takings_share_rounds_and_no_mask(count, choices):
+    tables, choices = SecureRandom().uint64((count, 3, 2)), [c % count for c in choices]
+    (client,), (server,) = transfer(tables, choices)
+    assert np.array_equal(client + server, tables[choices])
+    assert len(np.unique(server)) == server.size
+    one, several = take_tables_cost(count, 6), take_tables_cost(count, 6, len(choices))
+    assert several.traffic.rounds == one.traffic.rounds
 
 
 def test_nothing_of_an_empty_table():
     tables = np.zeros((8, 2, 0), np.uint64)
     (client,), (server,) = transfer(tables, 3)
     assert client.shape == server.shape == (2, 0)
-    assert take_table_cost(8, 0) == NO_COST
+    assert take_tables_cost(8, 0) == NO_COST
 
 
 def test_shares_are_uniform_and_new_each_time():
@@ -151,12 +170,12 @@ def test_what_the_client_sends_is_uniform(choice):
         session = quick_session(channel, OtCount(0, 8 * times))
         if session.party is Party.SERVER:
             for _ in range(times):
-                offer_tables(tables, session)
+                offer_tables(tables, 1, session)
             return
         put = channel._put
         channel._put = lambda frame: (frames.append(bytes(frame.payload)), put(frame))
         for _ in range(times):
-            take_table(choice, 4, (1,), session)
+            take_tables([choice], 4, (1,), session)
 
     run_both(role)
     assert {len(frame) for frame in frames} == {1}
@@ -168,9 +187,9 @@ def test_what_the_client_sends_is_uniform(choice):
 def test_refused(count, choice):
     def role(channel):
         with pytest.raises(UsageError, match="table"):
-            take_table(choice, count, (1,), quick_session(channel, STOCK))
+            take_tables([choice], count, (1,), quick_session(channel, STOCK))
 
     run_both(role)
     if choice == 0:
         with pytest.raises(UsageError, match="2, 4, 8 or 16"):
-            take_table_cost(count, 1)
+            take_tables_cost(count, 1)

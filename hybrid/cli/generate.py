@@ -20,6 +20,7 @@ from hybrid.runtime.answers import Answers
 from hybrid.runtime.generation_local import LocalGeneration
 from hybrid.runtime.generation_remote import RemoteGeneration
 from hybrid.runtime.generation_words import RefusedError
+from hybrid.runtime.serving import batches
 from transport.errors import HybridError
 
 Json = dict[str, Any]
@@ -90,8 +91,12 @@ def answer_all(
 ) -> RefusedError | None:
     """Ask prompt after prompt; what was answered before a failure stays on the console.
 
-    Where the client refuses to go on, why: what was answered before has its reports all the same.
+    As many at once as `model.batch` says. Where the client refuses to go on, why: what was answered
+    before has its reports all the same.
     """
+    batch = session.config.run.model.batch
+    if batch > 1:
+        return _answer_together(session, batches(prompts, batch), tokens, display)
     for index, prompt in enumerate(prompts):
         display.prompt(prompt)
         count, goes_on = 0, is_conversation and index > 0
@@ -107,6 +112,38 @@ def answer_all(
                 raise
             raise type(error)(told) from error
         display.answered(session.answers[-1].text)
+    return None
+
+
+def _answer_together(
+    session: Answers,
+    groups: Sequence[Sequence[str]],
+    tokens: int | None,
+    display: GenerationDisplay,
+) -> RefusedError | None:
+    """The prompts of each group in the same passes."""
+    answered = 0
+    for prompts in groups:
+        for prompt in prompts:
+            display.prompt(prompt)
+        passes = 0
+        try:
+            for found in session.generate_batch(prompts, tokens):
+                passes += 1
+                texts = ["" if token is None else token.text for token in found]
+                seconds = max(token.seconds for token in found if token is not None)
+                display.token(" | ".join(texts), seconds)
+        except HybridError as error:
+            which = f"answers {answered + 1} to {answered + len(prompts)}"
+            told = f"{passes} tokens of each of {which} came before this: {error}"
+            if isinstance(error, RefusedError):
+                return RefusedError(told)
+            if not passes:
+                raise
+            raise type(error)(told) from error
+        for answer in session.answers[-len(prompts) :]:
+            display.answered(answer.text)
+        answered += len(prompts)
     return None
 
 

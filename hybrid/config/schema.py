@@ -52,7 +52,8 @@ class ModelConfig(Strict):
     tokens: int = Field(default=0, ge=1, le=512)
     """Encoders: every input is padded to this many tokens; longer ones are refused."""
     batch: int = Field(default=1, ge=1, le=64)
-    """Texts of one request; one with fewer repeats its first, which the server cannot tell."""
+    """Texts of one request; one with fewer repeats its first, which the server cannot tell. Of a
+    decoder: prompts that are answered in the same passes."""
     embedding: Literal["public_table", "private"] = "private"
     """Whether the client has the embedding table. Private ones are for decoders, where it is the
     default."""
@@ -296,7 +297,6 @@ class RunConfig(Strict):
                 )
             return self
         del of_encoders["ckks"], of_encoders["model.embedding"]
-        of_encoders["model.batch"] = self.model.batch != 1
         of_encoders["model.prompt"] = self.model.prompt is not None
         of_encoders["ckks.linear_phase"] = self.ckks.linear_phase is not None
         given = [key for key, is_given in of_encoders.items() if is_given]

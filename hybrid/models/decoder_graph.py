@@ -49,19 +49,26 @@ class Pass:
     bucket: int = 1
     """A conversation's first pass has a multiple of so many rows. Its first rows may be fillers,
     which nobody but the client tells from tokens; 1: there are none."""
+    batch: int = 1
+    """Conversations that share the pass: each has as many rows in it, and a cache of its own."""
+
+    @property
+    def may_hide(self) -> bool:
+        """Whether a conversation may have rows that are no tokens."""
+        return self.bucket > 1 or self.batch > 1
 
 
 class DecoderGraphBuilder(GraphBuilder):
     """Collects the nodes of a pass."""
 
     def __init__(self, what: Pass, ranges: Ranges) -> None:
-        super().__init__(what.rows, 1, ranges)
+        super().__init__(what.rows, what.batch, ranges)
         self.what = what
         keys = what.prefix + what.past + what.rows
         self._masks: tuple[str, ...] = ()
         """The edge that says which positions are tokens, where some may not be."""
-        if what.bucket > 1:
-            self._masks = (self.input(MASK, (1, keys), is_bits=True),)
+        if what.may_hide:
+            self._masks = (self.input(MASK, (what.batch, keys), is_bits=True),)
 
     def embedding(self, table_rows: int, width: int) -> str:
         """Rows of the table: of what the client looks up, or the product of one-hot rows."""
@@ -81,15 +88,15 @@ class DecoderGraphBuilder(GraphBuilder):
         return self.add(place, "linear", (source,), (self._rows_at(place), *sizes), bounds)
 
     def _rows_at(self, place: tuple[int, str]) -> int:
-        """Behind the layers only the newest row is left."""
-        return 1 if place[0] < 0 else self.rows
+        """Behind the layers only the newest row of each conversation is left."""
+        return self.batch if place[0] < 0 else self.rows
 
     def turned(self, layer: int, source: str, heads: int, sizes: tuple[int, int, float]) -> str:
         """Rotary positions of this pass; see `rotary`."""
         return self.rotary(layer, source, heads, sizes, self.what.prefix + self.what.past)
 
     def last_row(self, sources: Sequence[str], width: int) -> str:
-        """The newest row of a sum: the only one that the next token depends on."""
+        """The newest row of each conversation: all that the next tokens depend on."""
         shape, residuals = (self.rows, width), len(sources) - 1
         return self.add((-1, "last_row"), "last_row", sources, shape, {}, residuals=residuals)
 
@@ -98,24 +105,26 @@ class DecoderGraphBuilder(GraphBuilder):
     ) -> str:
         """Contexts (rows, heads * size) of one edge of queries, keys and values, side by side.
 
+        Conversations are further heads: none sees another's cache.
         turned: whether keys are turned by their positions; then those of the prefix must keep
         their distance to the tokens behind the fillers.
         """
-        heads, size = sizes
+        heads, size = sizes[0] * self.batch, sizes[1]
         name, bound, what = f"layer{layer}", self.bound, self.what
         turns = what.bucket if turned and what.prefix else 1
+        kv_heads *= self.batch
         cache = CachePlace(what.prefix, what.past, what.capacity, kv_heads, turns)
-        keys = cache.keys(self.rows)
+        rows, keys = self.tokens, cache.keys(self.tokens)
         query, key, value = (bound(f"{name}.{part}") for part in ("query", "key", "value"))
         scores = bound(f"{name}.scores")
         bounds = {"left": query, "right": key, "output": scores}
-        shape = (heads, self.rows, size, keys)
+        shape = (heads, rows, size, keys)
         edge = self.add((layer, "scores"), "cached_scores", (qkv,), shape, bounds, cache=cache)
-        rows, bounds = (heads, self.rows, keys), {"input": scores}
+        square, bounds = (heads, rows, keys), {"input": scores}
         sources = (edge, *self._masks)
-        edge = self.add((layer, "softmax"), "causal_softmax", sources, rows, bounds, cache=cache)
+        edge = self.add((layer, "softmax"), "causal_softmax", sources, square, bounds, cache=cache)
         bounds = {"left": _PROBABILITY, "right": value, "output": bound(f"{name}.context")}
-        shape = (heads, self.rows, keys, size)
+        shape = (heads, rows, keys, size)
         return self.add((layer, "context"), "cached_context", (edge,), shape, bounds, cache=cache)
 
     def next_token(self, source: str, width: int, vocabulary: int) -> Graph:
@@ -126,7 +135,7 @@ class DecoderGraphBuilder(GraphBuilder):
             (-1, NEXT_TOKEN),
             "next_token",
             (logits,),
-            (1, vocabulary),
+            (self.batch, vocabulary),
             {"input": self.bound(LOGITS)},
             constants=self.what.decoding.constants(),
         )

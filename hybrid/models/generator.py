@@ -48,6 +48,8 @@ class PublicGenerator:
     private_embedding: bool
     tokenizer_digest: str
     """By which parties see that an id means one token to both."""
+    batch: int = 1
+    """Conversations that share passes."""
 
     @property
     def capacity(self) -> int:
@@ -63,7 +65,7 @@ class PublicGenerator:
         s = self.settings
         decoding = Decoding(s.temperature, s.top_k)
         place = len(self.prefix), past, self.capacity
-        return Pass(rows, *place, self.private_embedding, decoding, s.prompt_bucket)
+        return Pass(rows, *place, self.private_embedding, decoding, s.prompt_bucket, self.batch)
 
     @cached_property
     def used_ranges(self) -> dict[str, Bound]:
@@ -72,9 +74,31 @@ class PublicGenerator:
         return used_ranges(self.ranges, lambda r: self.family.graph(self.architecture, r, what))
 
     @property
+    def keeps_distance(self) -> bool:
+        """Whether it matters how many rows stand between the prefix and the first token."""
+        return self.family.turns_keys and bool(len(self.prefix))
+
+    @property
     def turns(self) -> int:
         """How many ways the client has to turn the prefix's keys."""
-        return self.settings.prompt_bucket if self.family.turns_keys and len(self.prefix) else 1
+        return self.settings.prompt_bucket if self.keeps_distance else 1
+
+    @property
+    def may_hide(self) -> bool:
+        """Whether a conversation may have rows that are no tokens."""
+        return self._pass(1, 0).may_hide
+
+    def padding(self, prompts: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Rows before first prompts of so many tokens that share a pass: fillers, and idle ones.
+
+        Together they make every prompt as long as the longest, which is padded. Only the client
+        knows fillers, fewer than a bucket where distances to the prefix matter; both know idle
+        rows, which are none where they do not.
+        """
+        bucketed = [self.settings.padded(tokens) for tokens in prompts]
+        longest = max(bucketed)
+        idle = tuple(longest - rows if self.keeps_distance else 0 for rows in bucketed)
+        return tuple(longest - i - n for i, n in zip(idle, prompts, strict=True)), idle
 
     @property
     def prefix_digest(self) -> str:
@@ -116,7 +140,7 @@ class PublicGenerator:
         ranges = ranges_from_public(data["ranges"])
         settings, private = settings_of(config), config.run.model.embedding == "private"
         made = prompts.prefix, settings, private, prompts.tokenizer.digest()
-        found = cls(family, architecture, ranges, *made)
+        found = cls(family, architecture, ranges, *made, config.run.model.batch)
         found.check_positions("handshake")
         return found
 
@@ -222,7 +246,7 @@ def load_bare(config: Config, prompts: Prompts) -> Generator:
     private = config.run.model.embedding == "private"
     settings, architecture = settings_of(config), model.architecture
     known = prompts.prefix, settings, private, prompts.tokenizer.digest()
-    public = PublicGenerator(model.family, architecture, {}, *known)
+    public = PublicGenerator(model.family, architecture, {}, *known, config.run.model.batch)
     public.check_positions(str(config.path))
     if prompts.tokenizer.vocabulary > architecture.vocabulary:
         raise ConfigError(
@@ -259,7 +283,7 @@ class ClientRows:
     ids: Ids
     positions: Ids
     visible: NDArray[np.uint64]
-    """(1, keys): one for every position so far that is the prefix's or a token's."""
+    """(conversations, keys): one for every position so far that is the prefix's or a token's."""
 
     def one_hot(self, public: PublicGenerator) -> NDArray[np.uint64]:
         """Rows of zeros and ones, all of them the client's share."""
@@ -283,3 +307,9 @@ def client_rows(
         return np.concatenate([x[:1].repeat(before), x])
 
     return ClientRows(filled(tokens), filled(positions), visible)
+
+
+def side_by_side(every: Sequence[ClientRows]) -> ClientRows:
+    """Of conversations that share a pass, one behind the other."""
+    parts = ((rows.ids, rows.positions, rows.visible) for rows in every)
+    return ClientRows(*(np.concatenate(part) for part in zip(*parts, strict=True)))

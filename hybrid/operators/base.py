@@ -89,9 +89,12 @@ class RunState:
     prefix: Mapping[str, FloatArray] = field(default_factory=dict)
     """Server only: keys and values of the public prefix, (kv_heads, positions, size), by the node
     that reads them; keys that may be turned: (turns, kv_heads, positions, size)."""
-    fillers: int = field(default=0, repr=False)
-    """Client only: rows before the first token of the conversation, which are none. It decides what
-    the client takes obliviously and goes nowhere else."""
+    fillers: tuple[int, ...] = field(default=(0,), repr=False)
+    """Client only: of each conversation, rows before its first token, which are none, behind those
+    that are idle. They decide what the client takes obliviously and go nowhere else."""
+    idle: tuple[int, ...] = ()
+    """Of each conversation that shares passes with longer ones, rows before its own first bucket;
+    both parties know them. Empty: none has any."""
 
     @property
     def is_client(self) -> bool:

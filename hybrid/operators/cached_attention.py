@@ -38,11 +38,11 @@ from mpc_nonlinear.blocks.cached_products import (
     made_causal,
     made_causal_cost,
 )
-from mpc_nonlinear.blocks.long_tables import offer_tables, take_table, take_table_cost
+from mpc_nonlinear.blocks.long_tables import offer_tables, take_tables, take_tables_cost
 from mpc_nonlinear.blocks.moduli import WORDS, Modulus
 from mpc_nonlinear.correlations.dealt import matrix_kind
 from mpc_nonlinear.cost import NO_COST, Cost, Demand
-from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.fixed_point import RING_BYTES, RingArray
 from transport.computing import units
 from transport.errors import ConfigError, UsageError
 from transport.traffic import NO_TRAFFIC
@@ -155,7 +155,9 @@ class CachedAttentionOperator(Operator):
         if self._turns > 1:
             words = self._sizes.kv_heads * self._sizes.prefix * self._sizes.size
             # Without turns all of it is the server's, which cannot fail to lift.
-            turned = take_table_cost(self._turns, words) + self._lift_cost("right", words)
+            batch = self.node.batch
+            turned = take_tables_cost(self._turns, words // batch, batch)
+            turned += self._lift_cost("right", words)
         return self._correlations_cost() + turned + append_known_cost(self._sizes, self._modulus)
 
     def prepare_conversation(self, state: RunState) -> None:
@@ -199,17 +201,23 @@ class CachedAttentionOperator(Operator):
         weights = inputs[0].reshape(s.kv_heads, s.group, n, -1).transpose(0, 2, 1, 3)
         rows = weights.reshape(s.kv_heads, n * s.group, -1)
         context = cached_context(values, rows, past, state.session)
-        by_row = context.reshape(s.kv_heads, n, s.group, s.size).transpose(1, 0, 2, 3)
-        return [by_row.reshape(n, -1)]
+        by_row = context.reshape(self.node.batch, -1, n, s.group, s.size).transpose(0, 2, 1, 3, 4)
+        return [by_row.reshape(self.node.batch * n, -1)]
 
     def _split(self, qkv: RingArray) -> Masks:
-        """Rows of queries (kv_heads, n * group, size), of keys and values (kv_heads, n, size)."""
-        s, n = self._sizes, self._rows
-        heads = qkv.reshape(n, -1, s.size)
-        queries = heads[:, : s.kv_heads * s.group].reshape(n, s.kv_heads, s.group, s.size)
-        keys, values = (heads[:, -i * s.kv_heads :][:, : s.kv_heads] for i in (2, 1))
-        by_head = queries.transpose(1, 0, 2, 3).reshape(s.kv_heads, n * s.group, s.size)
-        return by_head, keys.transpose(1, 0, 2), values.transpose(1, 0, 2)
+        """Rows of queries (kv_heads, n * group, size), of keys and values (kv_heads, n, size).
+
+        Of all conversations, the heads of each behind those of the one before.
+        """
+        s, n, batch = self._sizes, self._rows, self.node.batch
+        own = s.kv_heads // batch
+        heads = qkv.reshape(batch, n, -1, s.size).transpose(0, 2, 1, 3)
+        queries = heads[:, : own * s.group].reshape(s.kv_heads, s.group, n, s.size)
+        keys, values = (
+            heads[:, -i * own :][:, :own].reshape(s.kv_heads, n, s.size) for i in (2, 1)
+        )
+        by_head = queries.transpose(0, 2, 1, 3).reshape(s.kv_heads, n * s.group, s.size)
+        return by_head, keys, values
 
     def _prefix(self, what: str, state: RunState) -> RingArray:
         """This party's share of the public prefix's rows: the server's is all of them.
@@ -217,15 +225,27 @@ class CachedAttentionOperator(Operator):
         Of keys that may be turned the client takes those that stand as far from its first token as
         if no filler came between, and the server does not learn which.
         """
-        s, turns = self._sizes, self._turns
-        shape = s.kv_heads, s.prefix, s.size
-        if not s.prefix:
-            return np.zeros(shape, np.uint64)
+        s, turns, batch = self._sizes, self._turns, self.node.batch
+        shape = s.kv_heads // batch, s.prefix, s.size
+        if not s.prefix or (turns == 1 and state.is_client):
+            return np.zeros((s.kv_heads, *shape[1:]), np.uint64)
         if turns == 1:
-            return np.zeros(shape, np.uint64) if state.is_client else self._own(what, shape, state)
+            return np.tile(self._own(what, shape, state), (batch, 1, 1))
         if state.is_client:
-            return take_table(state.fillers, turns, shape, state.session)
-        return offer_tables(self._own(what, (turns, *shape), state), state.session)
+            taken = take_tables(state.fillers, turns, shape, state.session)
+        else:
+            tables = self._own(what, (turns, *shape), state)
+            taken = offer_tables(tables, batch, state.session)
+        return taken.reshape(s.kv_heads, *shape[1:])
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory at each party while the conversations last: A, B, A B, and R as it was opened."""
+        s = self._sizes
+        shapes = s.score_shapes if self._is_scores else s.context_shapes
+        left, right = (prod(shape) for shape in shapes)
+        products = s.kv_heads * s.rows * shapes[1][2]
+        return RING_BYTES * (left + 2 * right + products)
 
     def _own(self, what: str, shape: tuple[int, ...], state: RunState) -> RingArray:
         """Rows of the prefix that the server has."""

@@ -29,7 +29,7 @@ class Halves(LocalStep):
 
 
 class LastRow(LocalStep):
-    """The last row of a sum."""
+    """The last row of every text of a sum."""
 
     op = "last_row"
 
@@ -62,9 +62,9 @@ class LocalOperator(Operator):
         return NO_COST
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
-        """halves: (rows, 2 width) to two (rows, width); last_row: sums of rows to (1, width).
+        """halves: (rows, 2 width) to two (rows, width).
 
-        first_row: (batch * tokens, width) to (batch, width).
+        first_row, last_row, which sums: (batch * tokens, width) to (batch, width).
         """
         del state
         x, *residuals = inputs
@@ -73,9 +73,10 @@ class LocalOperator(Operator):
             return [np.ascontiguousarray(left), np.ascontiguousarray(right)]
         if self.node.op == FirstRow.op:
             return [np.ascontiguousarray(x[:: self.node.tokens])]
-        last = x[-1:]
+        newest = slice(self.node.tokens - 1, None, self.node.tokens)
+        last = np.ascontiguousarray(x[newest])
         for residual in residuals:
-            last = last + residual[-1:]
+            last = last + residual[newest]
         return [last]
 
 
@@ -109,15 +110,18 @@ class RotaryOperator(Operator):
 
         Columns behind the turned heads stay as they are.
         """
-        del state
         x, width = inputs[0], self._heads * self._size
         rows, half = len(x), self._size // 2
-        turns = rotary_turns(self._theta, half, self._first, self.node.tokens)
+        # Positions start again with every text, behind its idle rows.
+        idle = state.idle or (0,) * self.node.batch
+        turns = [
+            rotary_turns(self._theta, half, self._first - rows_before, self.node.tokens)
+            for rows_before in idle
+        ]
         pairs = x[:, :width].reshape(rows, self._heads, 2, half)
-        # Positions start again with every text.
         cosines, sines = (
-            np.broadcast_to(np.tile(part, (self.node.batch, 1))[:, None], pairs[:, :, 0].shape)
-            for part in turns
+            np.broadcast_to(np.concatenate(part)[:, None], pairs[:, :, 0].shape)
+            for part in zip(*turns, strict=True)
         )
         turned = np.stack(turn(pairs[:, :, 0], pairs[:, :, 1], cosines, sines), axis=2)
         return [np.concatenate([turned.reshape(rows, width), x[:, width:]], axis=1)]

@@ -65,11 +65,12 @@ class NextTokenOperator(MultiplyingOperator):
         return {"bound": bound.max_abs, "rms": bound.rms, **self.node.constants}
 
     def cost(self) -> Cost:
-        """The choice and the opening of one number."""
-        return self._decoding.cost(self.node.shape, self._mpc) + open_to_client_cost(1)
+        """The choice and the opening of one number a conversation."""
+        opened = open_to_client_cost(self.node.shape[0])
+        return self._decoding.cost(self.node.shape, self._mpc) + opened
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
-        """(1, vocabulary) to the token (1,) at the client, zero at the server."""
+        """(conversations, vocabulary) to tokens (conversations,) at the client, zeros elsewhere."""
         session = self._multiplying(state)
         opened = open_to_client(self._decoding.run(inputs[0], session), session)
-        return [np.zeros(1, np.uint64) if opened is None else opened]
+        return [np.zeros(len(inputs[0]), np.uint64) if opened is None else opened]

@@ -1,8 +1,9 @@
 """Plans of a session that answers prompts: one of every pass, one of what passes share.
 
-A pass over r rows behind p private positions has a plan of its own, bound when it comes; its steps
-have the names of every other pass's. What does not belong to one pass is prepared for a
-conversation (correlations of its cache) or in batches of rows (linear layers).
+A pass over r rows behind p private positions, of each of the conversations that share it, has a
+plan of its own, bound when it comes; its steps have the names of every other pass's. What does not
+belong to one pass is prepared for a conversation (correlations of its cache) or in batches of rows
+(linear layers).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hybrid.config.loading import Config
 from hybrid.models.generator import PublicGenerator
 from hybrid.models.graph import Node
 from hybrid.operators.base import Operator, WeightedOperator
+from hybrid.operators.cached_attention import CachedAttentionOperator
 from hybrid.operators.slot_triples import stored_part, triples_cost
 from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog, load_catalog
@@ -137,6 +139,11 @@ class GenerationPlan:
         """Of everything that a conversation prepares, the correlations it takes apart."""
         return total_without_work(cost for _, cost in self.conversation)
 
+    def cache_bytes(self) -> int:
+        """Memory at each party for the caches of all conversations that share passes."""
+        operators = (operator for operator, _ in self.conversation)
+        return sum(o.cache_bytes for o in operators if isinstance(o, CachedAttentionOperator))
+
     def batch_cost(self) -> Cost:
         """Of one batch of rows for all layers."""
         return total_without_work(cost for _, cost in self.batch)
@@ -149,10 +156,10 @@ class GenerationPlan:
             yield self.of_pass(1, past)
 
     def failure_probability(self, prompt: int, new_tokens: int) -> float:
-        """Of a conversation of one prompt and its answer, rows and correlations included."""
+        """Of a prompt and its answer, rows and correlations included, and all that share passes."""
         passes = sum(self.pass_failure(plan) for plan in self.passes(prompt, new_tokens))
         rows = self.model.settings.padded(prompt) + new_tokens - 1
-        batches = -(-rows // self.batch_rows)
+        batches = -(-rows * self.model.batch // self.batch_rows)
         shared = self.conversation_cost() + self.batch_cost() * batches
         shared += total_without_work(cost for _, cost in self.first_batch)
         return passes + shared.failure_probability
@@ -239,4 +246,8 @@ def check_failures(plan: GenerationPlan) -> None:
         raise ConfigError(
             f"plan: failure probability {found:.1e} of a conversation of {plan.model.capacity} "
             f"positions exceeds {MAX_FAILURE_PROBABILITY:.1e}; lower generation.positions"
+            if plan.model.batch == 1
+            else f"plan: failure probability {found:.1e} of {plan.model.batch} conversations of "
+            f"{plan.model.capacity} positions that share passes exceeds "
+            f"{MAX_FAILURE_PROBABILITY:.1e}; lower generation.positions or model.batch"
         )

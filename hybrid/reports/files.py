@@ -12,7 +12,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -228,3 +228,19 @@ def _content(path: Path) -> str:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def handed_over(
+    reports: list[Json],
+    on_session: Callable[[list[Json]], None],
+    *,
+    keep: bool,
+    say: Callable[[str], None],
+) -> None:
+    """A report that cannot be written must not end the service of the next client."""
+    try:
+        on_session(reports)
+    except (HybridError, OSError) as error:
+        if not keep:
+            raise
+        say(f"reports of this session are lost: {error}")

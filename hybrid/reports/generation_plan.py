@@ -64,6 +64,8 @@ def generation_plan_to_dict(plan: GenerationPlan, prompt_rows: int | None = None
         "ahead": _ahead(plan),
         "prefill": {"prompt_rows": rows, "past": 0, **_pass(prefill, plan)},
         "token": {"past": middle, **_pass(token, plan), "with_shares": token_totals(plan, token)},
+        "model_batch": plan.model.batch,
+        "cache_bytes": plan.cache_bytes(),
         "schedule": plan.schedule.to_file(),
         "why": dict(plan.schedule.why),
         "announced": {
@@ -134,9 +136,12 @@ def _pass(one: Plan, plan: GenerationPlan) -> Json:
 
 
 def token_totals(plan: GenerationPlan, token: Plan) -> Json:
-    """Of a token: its own, a row of a batch, a position of a conversation, and all together."""
+    """Of a pass of a token: its own, rows of a batch, a position of a conversation, all together.
+
+    `each`: of a token, where conversations share the pass.
+    """
     own = Amount.of(plan.offline_traffic(token))
-    row = Amount.of(_shared_traffic(plan, plan.batch)) * (1 / plan.batch_rows)
+    row = Amount.of(_shared_traffic(plan, plan.batch)) * (plan.model.batch / plan.batch_rows)
     place = Amount.of(_shared_traffic(plan, plan.conversation)) * (1 / plan.model.capacity)
     online = Amount.of(token.cost.traffic)
     parts = {
@@ -147,6 +152,8 @@ def token_totals(plan: GenerationPlan, token: Plan) -> Json:
         "online": online,
         "total": total([own, row, place, online]),
     }
+    if plan.model.batch > 1:
+        parts["each"] = parts["total"] * (1 / plan.model.batch)
     return {name: amount.counts() for name, amount in parts.items()}
 
 
@@ -159,11 +166,14 @@ def print_generation_plan(
     """
     found = generation_plan_to_dict(plan)
     prompt, past = found["prefill"]["prompt_rows"], found["token"]["past"]
+    batch = plan.model.batch
+    what = "a conversation" if batch == 1 else f"{batch} conversations that share passes, each"
+    each = "" if batch == 1 else f" of each of {batch} conversations"
     titles = {
-        "conversation": f"a conversation of {plan.model.capacity} private positions prepares",
-        "batch": f"a batch of {plan.batch_rows} rows (shapes: one row)",
-        "prefill": f"a prompt of {prompt} rows, read in one pass",
-        "token": f"one token behind {past} private positions",
+        "conversation": f"{what} of {plan.model.capacity} private positions: what is prepared",
+        "batch": f"a batch of {plan.batch_rows} rows (shapes: one row{each})",
+        "prefill": f"a prompt of {prompt} rows{each}, read in one pass",
+        "token": f"one token{each} behind {past} private positions",
     }
     for key, title in titles.items():
         part = found[key]
@@ -199,22 +209,27 @@ def _lines(plan: GenerationPlan, found: Json) -> list[str]:
     shares, announced = found["token"]["with_shares"], found["announced"]
     probability = announced["failure_probability"]
     exponent = f" (2^{log2(probability):.1f})" if probability else ""
-    weights = len(plan.one.encoded_bytes())
+    weights, batch = len(plan.one.encoded_bytes()), plan.model.batch
+    rows = "a row" if batch == 1 else f"{batch} rows"
+    each = [] if batch == 1 else [f"  of which a token is one of {batch}: {_said(shares['each'])}"]
+    what = "a conversation" if batch == 1 else f"{batch} conversations that share passes, each"
     return [
-        f"a token, with its shares: {_said(shares['total'])}",
+        f"{'a token' if batch == 1 else 'a pass'}, with its shares: {_said(shares['total'])}",
+        *each,
         f"  offline: {_said(shares['offline'])}",
         f"    its own: {_said(shares['own_offline'])}",
-        f"    a row of {plan.batch_rows} of a batch: {_said(shares['batch_share'])}",
+        f"    {rows} of {plan.batch_rows} of a batch: {_said(shares['batch_share'])}",
         f"    a position of {plan.model.capacity} of a conversation: "
         f"{_said(shares['conversation_share'])}",
         f"  online: {_said(shares['online'])}",
         f"while nobody asks: rows and correlations of the next {found['ahead']['tokens']} tokens, "
         f"the latter in {found['ahead']['pieces']} pieces: {_said(found['ahead']['total'])}",
         *(f"{name}: {line}" for name, line in found["why"].items()),
-        f"failure probability of a conversation of {announced['positions']} positions, answers of "
+        f"failure probability of {what} of {announced['positions']} positions, answers of "
         f"up to {announced['max_new_tokens']} tokens: {probability:.2e}{exponent}; limit "
         f"2^{log2(announced['limit']):.0f}",
         f"encoded weights: {found['encoded_bytes'] / 1e6:.1f} MB at the server, {weights} layers",
+        f"caches: {found['cache_bytes'] / 1e6:.1f} MB at each party, of {what}",
         f"plan hash: {found['plan_hash']}",
     ]
 

@@ -44,6 +44,8 @@ class Span:
 
     first: int
     passes: int
+    together: int = 0
+    """Prompts that share them; 0: as many as conversations, as the server has to take it."""
 
 
 class PartyBook:
@@ -78,12 +80,14 @@ class PartyBook:
         before = total(each[0] for each in (prefill, *tokens))
         after = total(each[1] for each in (prefill, *tokens))
         first = self.record.passes[span.first]
+        together = span.together or self._plan.model.batch
         return {
             **self._session,
             "offline": before.row(),
             "online": after.row(),
             "total": (before + after).row(),
-            **_per_token(tokens),
+            **_per_token(tokens, together),
+            **self._batch(tokens, together),
             "first_token_seconds": first_token_waits(self.record, span.first),
             "generation": {
                 "prompt_tokens": first.rows,
@@ -95,6 +99,14 @@ class PartyBook:
             },
             "steps": self._steps(lines),
         }
+
+    def _batch(self, tokens: Sequence[tuple[Amount, Amount]], together: int) -> Json:
+        """Where conversations share passes, how many, and the mean pass after the prefill."""
+        conversations = self._plan.model.batch
+        if conversations == 1:
+            return {}
+        mean = _per_token(tokens, 1)["per_token"]
+        return {"batch": {"conversations": conversations, "prompts": together, "per_pass": mean}}
 
     def _steps(self, lines: Sequence[Sequence[Line]]) -> Json:
         why = self._plan.schedule.why
@@ -137,11 +149,11 @@ def _phase_pair(pair: tuple[Amount, Amount]) -> Json:
     return {"offline": pair[0].row(), "online": pair[1].row()}
 
 
-def _per_token(tokens: Sequence[tuple[Amount, Amount]]) -> Json:
-    """Means over the tokens after the prefill; nothing where there is none."""
+def _per_token(tokens: Sequence[tuple[Amount, Amount]], together: int) -> Json:
+    """Means over the tokens after the prefill, `together` a pass; nothing where there is none."""
     if not tokens:
         return {"per_token": None, "seconds_per_token": None, "bytes_per_token": None}
-    part = 1 / len(tokens)
+    part = 1 / (len(tokens) * together)
     before, after = (total(each) * part for each in zip(*tokens, strict=True))
     mean = {"offline": before.row(), "online": after.row(), "total": (before + after).row()}
     seconds = {phase: row["seconds"] for phase, row in mean.items()}
@@ -173,7 +185,7 @@ def client_generation_reports(
     for answer in answers:
         if not answer.tokens:
             continue
-        report = book.report(Span(answer.first_pass, len(answer.tokens)))
+        report = book.report(Span(answer.first_pass, len(answer.tokens), answer.together))
         report["counted"] = {**report["counted"], "requests_in_session": len(answers)}
         reports.append(answered(report, answer, decode))
     return reports
@@ -187,7 +199,7 @@ def generation_reports(session: LocalGeneration) -> list[Json]:
     config, answers = session.config, [one for one in session.answers if one.tokens]
     decode = session.prompts.tokenizer.decode
     reports = client_generation_reports(config, session.plan, result.client, answers, decode)
-    logits = result.logits(config.run.mpc.fraction_bits)
+    bits = config.run.mpc.fraction_bits
     differing = [
         step
         for party, record in (("client", result.client), ("server", result.server))
@@ -209,6 +221,7 @@ def generation_reports(session: LocalGeneration) -> list[Json]:
     }
     found = []
     for report, answer in zip(reports, answers, strict=True):
+        logits = result.logits(bits, answer.place)
         mine = logits[answer.first_pass : answer.first_pass + len(answer.tokens)]
         seen = compared(session.model, session.prompts, answer, mine)
         whole = {**report, **both, "counted": counted}

@@ -65,15 +65,36 @@ def total_lines(report: Report) -> list[str]:
             f"First token after {waited:.3f} s: {generation['prompt_tokens']} private tokens of "
             f"the prompt; {waits_line(report['first_token_seconds'])}."
         )
-    seconds = report["seconds_per_token"]
-    if seconds is not None:
+    mean, batch, count = report["per_token"], report.get("batch"), len(generation["tokens"])
+    if mean is None:
+        return lines
+    if batch is None:
         lines.append(
-            f"A token after it: {seconds['total']:.3f} s ({seconds['offline']:.3f} offline, "
-            f"{seconds['online']:.3f} online), {report['bytes_per_token'] / 1e6:.3f} MB, "
-            f"{report['per_token']['total']['rounds']:.2f} rounds; the mean of "
-            f"{len(generation['tokens'])}, with its share of batches and of the conversation."
+            f"A token after it: {_cost(mean)}; the mean of {count}, with its share of batches and "
+            "of the conversation."
         )
-    return lines
+        return lines
+    return [
+        *lines,
+        f"A pass after it: {_cost(batch['per_pass'])}; the mean of {count}, with its share of "
+        "prepared rows and of the conversations. It gives a token of each of "
+        f"{batch['conversations']} conversations, {_asked(batch['prompts'])}.",
+        f"A token after it, the pass divided by {batch['prompts']}: {_cost(mean)}.",
+    ]
+
+
+def _asked(prompts: int) -> str:
+    return "1 of which answers a prompt" if prompts == 1 else f"{prompts} of which answer prompts"
+
+
+def _cost(row: Mapping[str, Any]) -> str:
+    """Of phases: seconds, bytes of both directions, rounds."""
+    whole = row["total"]
+    sent = whole["client_sent_bytes"] + whole["server_sent_bytes"]
+    return (
+        f"{whole['seconds']:.3f} s ({row['offline']['seconds']:.3f} offline, "
+        f"{row['online']['seconds']:.3f} online), {sent / 1e6:.3f} MB, {whole['rounds']:.2f} rounds"
+    )
 
 
 def accuracy_line(report: Report) -> str:
@@ -105,9 +126,11 @@ def traffic_line(report: Report) -> str:
 
 def failure_line(report: Report) -> str:
     """What ran and what was announced, against the limit."""
+    count = report["batch"]["conversations"] if "batch" in report else 1
+    whose = "one conversation" if count == 1 else f"{count} conversations that share passes, each"
     return (
         f"Failure probability: of all that ran in the session at most "
-        f"{report['failure_probability']:.1e}, of one conversation of the announced size "
+        f"{report['failure_probability']:.1e}, of {whose} of the announced size "
         f"{report['failure_probability_announced']:.1e}, limit "
         f"{report['failure_probability_limit']:.1e}."
     )

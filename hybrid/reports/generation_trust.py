@@ -37,12 +37,21 @@ def _lattices(plan: GenerationPlan) -> list[str]:
 
 def _server_learns(plan: GenerationPlan) -> list[str]:
     """What lengths say, and how far they are hidden."""
-    settings = plan.model.settings
+    settings, batch = plan.model.settings, plan.model.batch
     lines = [
         f"The server learns {_prompt_lengths(plan)}, which prompts continue a "
-        "conversation, the number of tokens of every answer and when each was asked for.",
+        "conversation, the number of tokens of every answer and when each was asked for."
+        if batch == 1
+        else f"{batch} conversations share every pass, some of which may repeat the first: the "
+        f"server learns {_shared_lengths(plan)}, the number of passes and when each was asked for.",
     ]
-    if settings.stop_early:
+    if settings.stop_early and batch > 1:
+        lines.append(
+            "Passes end with the last of these conversations, so the server sees how long the "
+            "longest of the model's own answers is, and of no other. generation.stop_early: false "
+            "hides it."
+        )
+    elif settings.stop_early:
         lines.append(
             "An answer ends with the model's end token, so the server sees how long the model's "
             "own answer is: the number of tokens depends on prompt and answer. "
@@ -60,6 +69,13 @@ def _server_learns(plan: GenerationPlan) -> list[str]:
             "says so, and so do other correlations: the server sees when it does."
         )
     return lines
+
+
+def _shared_lengths(plan: GenerationPlan) -> str:
+    bucket = plan.model.settings.prompt_bucket
+    exact = f" rounded up to a multiple of {bucket} (generation.prompt_bucket)"
+    whose = "each" if plan.model.keeps_distance else "the longest"
+    return f"the number of private tokens of {whose} of their prompts{exact if bucket > 1 else ''}"
 
 
 def _prompt_lengths(plan: GenerationPlan) -> str:

@@ -46,11 +46,11 @@ def next_piece(ahead: AheadPlan, rows: Sequence[int], past: int, stock: Demand) 
     """
     plan = ahead.plan
     layer = int(np.argmin(rows)) if rows else -1
-    if rows and rows[layer] < ahead.tokens:
+    if rows and rows[layer] < ahead.tokens * plan.model.batch:
         return Piece((plan.batch[layer],))
     if (part := ahead.piece(past, stock)).counts:
         return Piece(correlations=part)
-    if rows and rows[layer] < min(plan.batch_rows, plan.model.capacity):
+    if rows and rows[layer] < min(plan.batch_rows, plan.model.capacity * plan.model.batch):
         return Piece((plan.batch[layer],))
     return None
 

@@ -149,9 +149,9 @@ def _asking(task: Task, pipe: Connection) -> None:
 
 def _tell_tokens(asked: Asked, client: AskingClient, pipe: Connection) -> None:
     """The tokens of an answer, until there is something else in the pipe."""
-    ids, tokens, forced = asked.ids, asked.tokens, asked.forced
-    for found in client.answer(ids, tokens, fresh=asked.fresh, forced=forced):
-        pipe.send(("token", (found.token, found.record)))
+    ids, tokens, forced, beside = asked.ids, asked.tokens, asked.forced, asked.beside
+    for found in client.answer(ids, tokens, fresh=asked.fresh, forced=forced, beside=beside):
+        pipe.send(("token", (found.tokens, found.record)))
         if pipe.poll():
             return
 

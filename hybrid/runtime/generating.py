@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from hybrid.config.loading import Config
 from hybrid.models.decoder_graph import EMBEDDING, LOGITS, MASK, NEXT_TOKEN, ONE_HOT
 from hybrid.models.folding import FloatArray
-from hybrid.models.generator import ClientRows, Generator, PublicGenerator, client_rows
+from hybrid.models.generator import (
+    ClientRows,
+    Generator,
+    PublicGenerator,
+    client_rows,
+    side_by_side,
+)
 from hybrid.models.prompts import Prompts
 from hybrid.models.public_table import receive_table, send_table
 from hybrid.models.token_table import TokenTable
@@ -29,7 +35,15 @@ from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan, plan
 from hybrid.planning.plan import MAX_FAILURE_PROBABILITY, Plan
 from hybrid.runtime.ahead import PreparesAhead
 from hybrid.runtime.generation_records import PassRecord, SharedRecord
-from hybrid.runtime.generation_words import WORD, NextToken, Ready, RefusedError, Word
+from hybrid.runtime.generation_words import (
+    WORD,
+    NextToken,
+    Ready,
+    RefusedError,
+    Word,
+    packed_idle,
+    parsed_idle,
+)
 from hybrid.runtime.key_exchange import (
     receive_keys,
     receive_slot_keys,
@@ -37,9 +51,8 @@ from hybrid.runtime.key_exchange import (
     send_slot_keys,
 )
 from hybrid.runtime.runner import Progress, run_request, run_shared
-from hybrid.runtime.session_checks import check_rows
+from hybrid.runtime.session_checks import check_ids, check_rows
 from hybrid.runtime.session_parts import run_state
-from hybrid.runtime.text_checks import foreign_id
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
@@ -228,8 +241,8 @@ class GenerationClient(GenerationSession):
             )
         return model, digest
 
-    def ready(self, ids: Sequence[int] | NDArray[np.int64], *, fresh: bool) -> Ready:
-        """The next ids of the conversation, or the first of a new one, checked.
+    def ready(self, asked: Sequence[Sequence[int] | NDArray[np.int64]], *, fresh: bool) -> Ready:
+        """The next ids of each conversation, or the first of new ones, checked.
 
         `RefusedError` where positions, ranges or the bound on failures do not allow them. Nothing
         is sent: what the server sees of a refusal is that nothing more is asked.
@@ -238,36 +251,33 @@ class GenerationClient(GenerationSession):
         if not fresh and not self._is_open:
             raise RefusedError("generation: no conversation has begun; begin one first")
         past = 0 if fresh else self.past
-        fillers = model.settings.padded(len(ids)) - len(ids) if fresh else self._state.fillers
-        count = len(ids) + (0 if past else fillers)
-        if not len(ids) or past + count > model.capacity:
-            raise RefusedError(
-                f"generation: {len(ids)} tokens and {count - len(ids)} rows of padding, the "
-                f"conversation has room for {model.capacity - past}; raise generation.positions or "
-                "begin a new one"
-            )
-        wrong = foreign_id(np.asarray(ids), model.architecture.vocabulary)
-        if wrong is not None:
-            raise RefusedError(
-                f"generation: token id {wrong}; the model's are 0 to "
-                f"{model.architecture.vocabulary - 1}"
-            )
+        fillers, idle = self._state.fillers, self._state.idle
+        if fresh:
+            fillers, idle = model.padding([len(ids) for ids in asked])
+        before = [own + more for own, more in zip(fillers, idle, strict=True)]
+        for ids, padding in zip(asked, before, strict=True):
+            check_ids(model, ids, 0 if past else padding, past)
+        count = len(asked[0]) + (0 if past else before[0])
         self._afford(self._failures_ahead(count, past, fresh=fresh))
-        return Ready(count, fillers, self._inputs(client_rows(model, ids, past, fillers)))
+        pairs = zip(asked, before, strict=True)
+        rows = side_by_side([client_rows(model, ids, past, padding) for ids, padding in pairs])
+        return Ready(count, fillers, idle, self._inputs(rows))
 
     def _failures_ahead(self, rows: int, past: int, *, fresh: bool) -> float:
         """Of a pass and what has to be prepared for it."""
         plan = self.plan
-        missing = max(0, rows - self.stock()) if plan.batch else 0
+        missing = max(0, rows * plan.model.batch - self.stock()) if plan.batch else 0
         batches = -(-missing // plan.batch_rows)
         found = self._pass_failure(plan.of_pass(rows, past))
         found += batches * plan.batch_cost().failure_probability
         return found + (plan.conversation_cost().failure_probability if fresh else 0.0)
 
-    def begin(self, fillers: int) -> None:
-        """A new conversation: an empty cache but for the prefix; rows that fill its first pass."""
-        self._state = replace(self._state, fillers=fillers)
+    def begin(self, ready: Ready) -> None:
+        """New conversations, with what fills their first pass: caches empty but for the prefix."""
+        self._state = replace(self._state, fillers=ready.fillers, idle=ready.idle)
         self._say(Word.CONVERSATION)
+        if self.plan.model.batch > 1:
+            self.channel.send(packed_idle(ready.idle))
         self._begin()
 
     def ahead(self) -> bool:
@@ -280,14 +290,14 @@ class GenerationClient(GenerationSession):
         return True
 
     def next_token(self, ready: Ready) -> NextToken:
-        """The token after a pass."""
+        """The tokens after a pass."""
         self._say(Word.PASS, ready.rows)
         record = self._run(ready.rows, ready.own)
-        return NextToken(int(record.outputs[NEXT_TOKEN][0]), record)
+        return NextToken(tuple(int(token) for token in record.outputs[NEXT_TOKEN]), record)
 
     def _inputs(self, rows: ClientRows) -> dict[str, RingArray]:
         model = self.plan.model
-        own = {MASK: rows.visible} if model.settings.prompt_bucket > 1 else {}
+        own = {MASK: rows.visible} if model.may_hide else {}
         if self._table is None:
             return own | {ONE_HOT: rows.one_hot(model)}
         embedded = self._table.embed(rows.ids, rows.positions)
@@ -354,6 +364,7 @@ class GenerationServer(GenerationSession):
         while (word := self._next_word())[0] != Word.END:
             kind, number = word
             if kind == Word.CONVERSATION:
+                self._hear_idle()
                 self._begin()
             elif kind == Word.AHEAD and (piece := self._next_piece()) is not None:
                 self._ahead(piece)
@@ -363,10 +374,19 @@ class GenerationServer(GenerationSession):
                 raise FrameError("setup: the client asks for what cannot be; same version?")
         return records
 
+    def _hear_idle(self) -> None:
+        """Of conversations that share passes, how much shorter than the longest each prompt is."""
+        model = self.plan.model
+        if model.batch > 1:
+            idle = parsed_idle(self.channel.recv(2 * model.batch), model)
+            self._state = replace(self._state, idle=idle)
+
     def _may_follow(self, rows: int) -> bool:
         model = self.plan.model
         # Whole buckets only, so that a client that does not pad cannot go unnoticed.
-        is_padded = self.past or rows % model.settings.prompt_bucket == 0
+        is_padded = self.past or (
+            rows % model.settings.prompt_bucket == 0 and max(self._state.idle, default=0) < rows
+        )
         return bool(is_padded) and 1 <= rows <= model.capacity - self.past
 
     def _zeros(self, rows: int) -> dict[str, RingArray]:

@@ -18,7 +18,7 @@ from hybrid.models.generator import Generator, load_prompts
 from hybrid.models.generator_loading import load_generator
 from hybrid.models.prompts import Prompts
 from hybrid.planning.generation import GenerationPlan, plan_generation
-from hybrid.runtime.answers import STOP, Answers, Asked, Passes
+from hybrid.runtime.answers import STOP, Answers, Asked, Passes, Tokens
 from hybrid.runtime.generation_records import GenerationRecord, PassRecord
 from hybrid.runtime.generation_words import RefusedError
 from hybrid.runtime.opened import OpenedHere
@@ -35,15 +35,18 @@ class GenerationResult:
     client: GenerationRecord
     server: GenerationRecord
     client_logits: tuple[RingArray, ...]
-    """The client's shares of every pass's logits (vocabulary,)."""
+    """The client's shares of every pass's logits (conversations * vocabulary,)."""
     server_logits: tuple[RingArray, ...]
     loopback_sent_bytes: int | None
     """The loopback device's own count over the whole session; None where it has none."""
+    batch: int = 1
+    """Conversations that share passes."""
 
-    def logits(self, fraction_bits: int) -> list[NDArray[np.float64]]:
-        """Of every pass, opened by who has both sides."""
+    def logits(self, fraction_bits: int, place: int = 0) -> list[NDArray[np.float64]]:
+        """Of every pass (vocabulary,), opened by who has both sides; place: of the conversation."""
         pairs = zip(self.client_logits, self.server_logits, strict=True)
-        return [(a + b).view(np.int64).astype(np.float64) * 2.0**-fraction_bits for a, b in pairs]
+        opened = ((a + b).reshape(self.batch, -1)[place] for a, b in pairs)
+        return [x.view(np.int64).astype(np.float64) * 2.0**-fraction_bits for x in opened]
 
 
 class LocalGeneration(Answers, OpenedHere):
@@ -94,19 +97,20 @@ class LocalGeneration(Answers, OpenedHere):
             # and its end do.
             self._fail(error)
 
-    def _taken(self, found: tuple[int, PassRecord] | str) -> tuple[int, PassRecord]:
-        """A token of the client's; a refusal in words."""
+    def _taken(self, found: tuple[Tokens, PassRecord] | str) -> tuple[Tokens, PassRecord]:
+        """Tokens of the client's; a refusal in words."""
         if isinstance(found, str):
             raise RefusedError(found)
-        token, record = found
+        tokens, record = found
         self._logits.append(record.outputs[LOGITS].reshape(-1))
-        return token, replace(record, outputs={})
+        return tokens, replace(record, outputs={})
 
     def _finish(self, processes: Processes) -> None:
         client = processes.answer("record")
         server, shares = processes.server_record()
         mine, theirs = tuple(self._logits), tuple(shares)
-        self.result = GenerationResult(client, server, mine, theirs, self._moved())
+        batch = self.config.run.model.batch
+        self.result = GenerationResult(client, server, mine, theirs, self._moved(), batch)
 
     def __repr__(self) -> str:
         state = self._state(self._processes is not None)

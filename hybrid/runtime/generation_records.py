@@ -36,13 +36,15 @@ class PassRecord:
     """One pass."""
 
     rows: int
+    """Of each conversation that shares it, as `past`."""
     past: int
     steps: tuple[Measured, ...]
     """Offline ones of this pass alone, then online ones."""
     seconds: float
     outputs: Mapping[str, RingArray]
-    """Words modulo 2^64, by edge. `next_token` (1,): the token's id at the client, zero at the
-    server. `logits` (1, vocabulary), only where they are kept: this party's shares, fixed point."""
+    """Words modulo 2^64, by edge. `next_token` (conversations,): ids of tokens at the client, zeros
+    at the server. `logits` (conversations, vocabulary), only where they are kept: this party's
+    shares, fixed point."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,10 +75,14 @@ class RemoteGeneration(Answers, OpenedElsewhere[GenerationPlan, GenerationRecord
         self._require_open()
         try:
             found = self._client.answer(
-                asked.ids, asked.tokens, fresh=asked.fresh, forced=asked.forced
+                asked.ids,
+                asked.tokens,
+                fresh=asked.fresh,
+                forced=asked.forced,
+                beside=asked.beside,
             )
             for each in found:
-                yield each.token, each.record
+                yield each.tokens, each.record
         except (GeneratorExit, RefusedError):
             # The caller has had enough, or the client has: nothing is wrong with the session.
             raise

@@ -84,14 +84,23 @@ class AskingClient:
         return plan
 
     def answer(
-        self, ids: Ids, tokens: int, *, fresh: bool, forced: Sequence[int] = ()
+        self,
+        ids: Ids,
+        tokens: int,
+        *,
+        fresh: bool,
+        forced: Sequence[int] = (),
+        beside: Sequence[Ids] = (),
     ) -> Iterator[NextToken]:
         """The tokens of an answer, one by one; the end token is the last where it stops early.
 
-        fresh: begin a new conversation; forced: read instead of the tokens chosen.
+        fresh: begin a new conversation; forced: read instead of the tokens chosen. beside: prompts
+        that are answered in the same passes, until all have ended; where they are fewer than
+        `model.batch` has room for, the first is answered more than once and its copies are left.
         """
         ends = self.prompts.tokenizer.end_ids if self.prompts.settings.stop_early else frozenset()
-        rows: Sequence[int] | Ids = ids
+        rows = self._shared(ids, beside, goes_on=not fresh, forced=bool(forced))
+        ended = [False] * (1 + len(beside))
         for index in range(tokens):
             begins = fresh and not index
             # What is refused here is no failure, and the server is told nothing; neither is it
@@ -99,14 +108,34 @@ class AskingClient:
             ready = self._session.ready(rows, fresh=begins)
             with reporting_failure(self._channel):
                 if begins:
-                    self._session.begin(ready.fillers)
+                    self._session.begin(ready)
                 found = self._session.next_token(ready)
             self._passes.append(replace(found.record, outputs={}))
-            self._check_token(found.token)
+            for token in found.tokens:
+                self._check_token(token)
             yield found
-            if index + 1 == tokens or (found.token in ends and not forced):
+            ended = [was or t in ends for was, t in zip(ended, found.tokens, strict=False)]
+            if index + 1 == tokens or (all(ended) and not forced):
                 return
-            rows = [forced[index] if forced else found.token]
+            # One that has ended goes on for itself as long as others do.
+            rows = [[forced[index]]] if forced else [[token] for token in found.tokens]
+
+    def _shared(
+        self, ids: Ids, beside: Sequence[Ids], *, goes_on: bool, forced: bool
+    ) -> Sequence[Sequence[int] | Ids]:
+        """Prompts of all conversations of a pass."""
+        batch = self._config.run.model.batch
+        if len(beside) >= batch:
+            raise RefusedError(
+                f"generation: {1 + len(beside)} prompts at once; raise model.batch, {batch}, at "
+                "both parties"
+            )
+        if batch > 1 and (goes_on or forced):
+            raise RefusedError(
+                "generation: conversations that share passes begin and end together, so none goes "
+                "on and none is read from given ids; set model.batch: 1 at both parties"
+            )
+        return [ids, *beside, *[ids] * (batch - 1 - len(beside))]
 
     def _check_token(self, token: int) -> None:
         """Refuse what is no token; the server is not told, and sees an answer that ends here."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hybrid.models.folding import FloatArray
+from hybrid.models.generator import PublicGenerator
 from hybrid.models.ranges import Bound
 from hybrid.runtime.generation_words import RefusedError
+from hybrid.runtime.text_checks import foreign_id
 from transport.errors import UsageError
 
 
@@ -41,6 +44,21 @@ def check_rows(rows: FloatArray, edge: str, bound: Bound, place: str) -> None:
             f"ranges hold {bound.max_abs:g}, so the answer would be wrong; use other words, or "
             "have the server raise ranges.margin or name samples of such words in ranges.sentences"
         )
+
+
+def check_ids(
+    model: PublicGenerator, ids: Sequence[int] | NDArray[np.int64], padding: int, past: int
+) -> None:
+    """Refuse ids behind so many rows of padding, and of the past, that the model does not hold."""
+    vocabulary, count = model.architecture.vocabulary, len(ids) + padding
+    if not len(ids) or past + count > model.capacity:
+        raise RefusedError(
+            f"generation: {len(ids)} tokens and {padding} rows of padding, the conversation has "
+            f"room for {model.capacity - past}; raise generation.positions or begin a new one"
+        )
+    wrong = foreign_id(np.asarray(ids), vocabulary)
+    if wrong is not None:
+        raise RefusedError(f"generation: token id {wrong}; the model's are 0 to {vocabulary - 1}")
 
 
 def not_open(*, has_failed: bool) -> str:

@@ -1,10 +1,13 @@
 """One table out of several, of many words each, taken obliviously and left shared.
 
 The server offers tables, the client takes one by its number. Neither holds the table afterwards:
-the server's share is a fresh uniform r, the client's what it took, less r.
+the server's share is a fresh uniform r, the client's what it took, less r. Several takings of the
+same tables share rounds and nothing else.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,47 +28,55 @@ _SEED_WORDS = SEED_BYTES // RING_BYTES
 _DOMAIN = "one of several long tables"
 
 
-def take_table_cost(tables: int, words: int) -> Cost:
-    """Cost of `offer_tables` with `take_table`, so many tables of so many words each."""
-    if not words:
+def take_tables_cost(tables: int, words: int, takings: int = 1) -> Cost:
+    """Cost of `offer_tables` with `take_tables`, so many tables of so many words each."""
+    if not words or not takings:
         return NO_COST
     # The tables follow the seeds without a wait.
-    masked = Traffic(0, RING_BYTES * tables * words, 0, 1, 0)
-    seeds = one_of_many_cost(_SEED_WORDS, _choice_bits(tables), RING_BITS, Party.SERVER)
+    masked = Traffic(0, RING_BYTES * takings * tables * words, 0, takings, 0)
+    choice_bits = _choice_bits(tables)
+    seeds = one_of_many_cost(takings * _SEED_WORDS, choice_bits, RING_BITS, Party.SERVER)
     return seeds + Cost.of(masked)
 
 
-def offer_tables(tables: RingArray, session: Session) -> RingArray:
-    """The server's share, r of shape (...), of the one of `tables` (2, 4, 8 or 16, ...) taken.
+def offer_tables(tables: RingArray, takings: int, session: Session) -> RingArray:
+    """The server's shares, r of shape (takings, ...), of those of `tables` (N, ...) taken.
 
-    2 rounds. A 1-of-N transfer of seeds, each of which masks its own table less r: as [Naor-Pinkas
-    99] for long messages.
+    N is 2, 4, 8 or 16. 2 rounds. A 1-of-N transfer of seeds, each of which masks its own table less
+    its taking's r: as [Naor-Pinkas 99] for long messages.
     """
-    own = session.randomness.uint64(tables.shape[1:])
+    own = session.randomness.uint64((takings, *tables.shape[1:]))
     if own.size:
-        seeds = session.randomness.uint64((_SEED_WORDS, len(tables)))
-        one_of_many_send(seeds, RING_BITS, session)
-        masked = [
-            table - own + _expanded(seed, own.shape)
-            for table, seed in zip(tables, seeds.T, strict=True)
-        ]
-        session.channel.send(np.stack(masked).tobytes())
+        seeds = session.randomness.uint64((takings, _SEED_WORDS, len(tables)))
+        one_of_many_send(seeds.reshape(-1, len(tables)), RING_BITS, session)
+        for mask, by_table in zip(own, seeds, strict=True):
+            masked = [
+                table - mask + _expanded(seed, mask.shape)
+                for table, seed in zip(tables, by_table.T, strict=True)
+            ]
+            session.channel.send(np.stack(masked).tobytes())
     return own
 
 
-def take_table(choice: int, tables: int, shape: tuple[int, ...], session: Session) -> RingArray:
-    """The client's share of table number `choice`, of this shape; see `offer_tables`."""
-    choice_bits = _choice_bits(tables)
-    if not 0 <= choice < tables:
-        raise UsageError(f"take_table: number {choice}; the tables are 0 to {tables - 1}")
-    words = int(np.prod(shape))
-    if not words:
-        return np.zeros(shape, np.uint64)
-    choices = np.full(_SEED_WORDS, choice, np.uint8)
-    seed = one_of_many_receive(choices, choice_bits, RING_BITS, session).astype(np.uint64)
-    data = session.channel.recv(RING_BYTES * tables * words)
-    masked = np.frombuffer(data, np.uint64).reshape(tables, *shape)
-    found: RingArray = masked[choice] - _expanded(seed, shape)
+def take_tables(
+    choices: Sequence[int], tables: int, shape: tuple[int, ...], session: Session
+) -> RingArray:
+    """The client's shares (takings, *shape) of tables of these numbers; see `offer_tables`."""
+    choice_bits, words = _choice_bits(tables), int(np.prod(shape))
+    wrong = [choice for choice in choices if not 0 <= choice < tables]
+    if wrong:
+        raise UsageError(f"take_tables: number {wrong[0]}; the tables are 0 to {tables - 1}")
+    found = np.zeros((len(choices), *shape), np.uint64)
+    if not found.size:
+        return found
+    bits = np.repeat(np.array(choices, np.uint8), _SEED_WORDS)
+    seeds = one_of_many_receive(bits, choice_bits, RING_BITS, session).astype(np.uint64)
+    for place, (choice, seed) in enumerate(
+        zip(choices, seeds.reshape(-1, _SEED_WORDS), strict=True)
+    ):
+        data = session.channel.recv(RING_BYTES * tables * words)
+        masked = np.frombuffer(data, np.uint64).reshape(tables, *shape)
+        found[place] = masked[choice] - _expanded(seed, shape)
     return found
 
 

@@ -33,7 +33,7 @@ def exact_powers(base: float, exponents: FloatArray) -> FloatArray:
     return np.array([exact_power(base, float(exponent)) for exponent in exponents], np.float64)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def rotary_turns(theta: float, half: int, first: int, count: int) -> tuple[FloatArray, FloatArray]:
     """Cosines and sines of p theta^(-i / half), (count, half) each, for p from `first` on.
 

@@ -26,6 +26,11 @@ def measured_answers(session: LocalGeneration, prompt: str, count: int) -> list[
 def check_prompt(session: LocalGeneration, prompt: str, count: int) -> None:
     """`ConfigError`, before anything runs, where the answers have no room or fail too often."""
     settings, path = session.prompts.settings, session.config.path
+    if session.plan.model.batch > 1:
+        raise ConfigError(
+            f"{path}: model.batch: {session.plan.model.batch}; a comparison is of one prompt in "
+            "passes of its own, set it to 1"
+        )
     tokens, new = len(session.prompts.first(prompt).private), settings.max_new_tokens
     rows = settings.padded(tokens)
     if new < 2:
