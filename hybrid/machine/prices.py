@@ -17,8 +17,8 @@ from transport.errors import ConfigError, UsageError
 from transport.foreign import cut
 from transport.link import LinkModel
 
-SCHEMA = 1
-"""Of the file; raised when units change their meaning."""
+SCHEMA = 2
+"""Of the file; raised when units are added or change their meaning."""
 
 
 @dataclass(frozen=True)
