@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,14 +22,18 @@ from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog, load_catalog
 from hybrid.planning.errors import check_errors
 from hybrid.planning.plan import (
+    CORRELATIONS_STEP,
     MAX_FAILURE_PROBABILITY,
     Plan,
     Step,
+    correlations_work,
+    offline_name,
     traffic_row,
 )
 from hybrid.planning.schedule import Schedule, named_schedule
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.cost import NO_COST, Cost, total_without_work
+from transport.computing import Work
 from transport.errors import ConfigError
 from transport.traffic import Traffic
 
@@ -103,6 +107,11 @@ class GenerationPlan:
         return self.of_pass(1, 0)
 
     @property
+    def middle(self) -> Plan:
+        """Of a token behind half of all positions, which stands for tokens on average."""
+        return self.of_pass(1, self.model.capacity // 2)
+
+    @property
     def batch_rows(self) -> int:
         """Rows that one batch prepares."""
         return self.binder.context.batch_rows
@@ -129,6 +138,14 @@ class GenerationPlan:
     def batch_cost(self) -> Cost:
         """Of one batch of rows for all layers."""
         return total_without_work(cost for _, cost in self.batch)
+
+    def shared_works(self, pieces: Sequence[tuple[Operator, Cost]]) -> list[tuple[str, Work]]:
+        """Counted work of what passes share, row by row in the order in which they run."""
+        found = [(offline_name(operator.node.name), cost.work) for operator, cost in pieces]
+        needed = total_without_work(cost for _, cost in pieces)
+        if not needed.demand.counts:
+            return found
+        return [(CORRELATIONS_STEP, correlations_work(self.source, needed)), *found]
 
     def passes(self, prompt: int, new_tokens: int) -> Iterator[Plan]:
         """Of a first prompt of so many tokens, which are padded, and an answer of so many."""
