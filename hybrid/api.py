@@ -205,7 +205,7 @@ def plan(config: Config | Source) -> Plan:
     given = _config(config)
     if given.run.generation is not None:
         generator = load_generator(given)
-        made = plan_generation(given, generator.public)
+        made = plan_generation(given, generator.public, prices=schedule_prices(given.run))
         return Plan(given, made, generator.outliers, caution=generator.caution)
     model = load_model(given)
     planned = make_plan(given, model.public, schedule_prices(given.run))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from hybrid.config.loading import Config
+from hybrid.machine.prices import MachinePrices
 from hybrid.models.generator import PublicGenerator
 from hybrid.models.graph import Node
 from hybrid.operators.base import Operator, WeightedOperator
@@ -21,6 +22,7 @@ from hybrid.operators.slot_triples import stored_part, triples_cost
 from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog, load_catalog
 from hybrid.planning.errors import check_errors
+from hybrid.planning.generation_search import GenerationSearch
 from hybrid.planning.plan import (
     CORRELATIONS_STEP,
     MAX_FAILURE_PROBABILITY,
@@ -39,6 +41,8 @@ from transport.traffic import Traffic
 
 CONVERSATION, BATCH = "conversation", "batch"
 _RECENT = 4
+_FAILURE_PARTS = (1.0, 0.7, 0.3)
+"""Of the limit, for the search, which takes passes of two kinds for all others."""
 _Key = tuple[str, tuple[int, ...], tuple[str, ...], tuple[tuple[str, float], ...]]
 """Name, shape, inputs and constants of a node; bounds are those of one plan."""
 
@@ -206,16 +210,43 @@ class GenerationPlan:
 
 
 def plan_generation(
-    config: Config, model: PublicGenerator, schedule: Schedule | None = None
+    config: Config,
+    model: PublicGenerator,
+    schedule: Schedule | None = None,
+    prices: MachinePrices | None = None,
 ) -> GenerationPlan:
-    """Bound to what the config, or the schedule of the server, names.
+    """Bound to what the config, its policy or the schedule of the server names.
 
-    Refused where a whole conversation would fail too often.
+    Refused where a whole conversation would fail too often. prices: for the policy `fastest`.
     """
     catalog = load_catalog(config.run.plugins)
-    nodes = model.graph(1, 0).nodes
-    chosen = schedule or _schedule(config, nodes, catalog)
-    chosen.check_complete(nodes)
+    if schedule is None and config.run.scheduler.policy != "fixed":
+        return _searched(config, model, catalog, prices)
+    chosen = schedule or named_schedule(config, model.graph(1, 0).nodes, catalog)
+    plan = _bound_plan(config, model, catalog, chosen)
+    check_failures(plan)
+    return plan
+
+
+def _searched(
+    config: Config, model: PublicGenerator, catalog: Catalog, prices: MachinePrices | None
+) -> GenerationPlan:
+    """What the policy chooses, with room for what the search leaves out of failures."""
+    for part in _FAILURE_PARTS:
+        limit = part * MAX_FAILURE_PROBABILITY
+        search = GenerationSearch(config.run, model, catalog, prices, failures=limit)
+        plan = _bound_plan(config, model, catalog, search.solve())
+        if plan.announced_failure_probability() <= MAX_FAILURE_PROBABILITY:
+            break
+    check_failures(plan)
+    return plan
+
+
+def _bound_plan(
+    config: Config, model: PublicGenerator, catalog: Catalog, chosen: Schedule
+) -> GenerationPlan:
+    """However likely to fail; `ConfigError` where a step's error is too large."""
+    chosen.check_complete(model.graph(1, 0).nodes)
     source: type[CorrelationSource] = catalog["correlations", chosen.correlations]
     plan = GenerationPlan(
         model, chosen, Binder(config.run, catalog, source, slot_triples=True), source
@@ -223,17 +254,7 @@ def plan_generation(
     # Of rows: those at the end see the longest, and their errors grow with that.
     last = plan.of_pass(1, model.capacity - 1)
     check_errors(config.run.scheduler, [step.operator for step in last.steps], plan.binder)
-    check_failures(plan)
     return plan
-
-
-def _schedule(config: Config, nodes: tuple[Node, ...], catalog: Catalog) -> Schedule:
-    if config.run.scheduler.policy != "fixed":
-        raise ConfigError(
-            f"{config.path}: scheduler.policy: {config.run.scheduler.policy!r} does not choose for "
-            "decoders yet; name protocols, or a schedule"
-        )
-    return named_schedule(config, nodes, catalog)
 
 
 def check_failures(plan: GenerationPlan) -> None:
