@@ -77,6 +77,8 @@ class InPass:
 
     online: tuple[Cost, ...]
     """Step by step."""
+    value: float
+    """Measure of these, each for itself."""
     ots: OtCount
     stored: tuple[tuple[Kind, int], ...]
     """Products that come from slots."""
@@ -234,7 +236,8 @@ class Deciding:
     def _in_pass(self, costs: Sequence[Cost], prepared: Sequence[Cost]) -> InPass:
         needed, measure = total_without_work(costs), self._measure
         alone = sum(map(measure.alone, prepared)) + measure.made(needed.demand)
-        return InPass(tuple(costs), needed.ots, stored_part(needed.demand).counts, alone)
+        value = sum(map(measure.alone, costs))
+        return InPass(tuple(costs), value, needed.ots, stored_part(needed.demand).counts, alone)
 
     def _whole(self, costs: Sequence[Cost]) -> float:
         """Measure of these steps with their correlations."""

@@ -9,9 +9,10 @@ whole falls.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from hybrid.config.schema import RunConfig
 from hybrid.machine.prices import MachinePrices
@@ -32,8 +33,8 @@ from transport.computing import Clocks
 from transport.errors import ConfigError
 
 _SWEEPS = 3
-_STARTS = 3
-"""Of the best ones, improved step by step."""
+_FEW = 40
+"""Decisions that are improved one by one."""
 Value = tuple[float, float]
 """By how much a schedule exceeds limits, relative, and its measure: the smaller, the better."""
 
@@ -49,6 +50,7 @@ class GenerationObjective:
     """Most bytes of encoded weights."""
     failures: float
     """Largest chance of failure of a conversation that fills all positions."""
+    _order: list[tuple[int, int]] = field(default_factory=list, compare=False, repr=False)
 
     def value(self, taken: Sequence[Option]) -> Value:
         """Of a whole schedule, exactly as plans of its passes predict it."""
@@ -63,15 +65,24 @@ class GenerationObjective:
 
     def _online(self, taken: Sequence[Option], index: int) -> float:
         """Of one pass, step by step."""
-        steps = [
-            (place, cost)
-            for option in taken
-            for place, cost in zip(option.places, option.passes[index].online, strict=True)
-        ]
-        clocks = Clocks()
-        for _, cost in sorted(steps, key=lambda step: step[0]):
-            clocks = self.measure.after(clocks, cost)
+        parts = [option.passes[index] for option in taken]
+        if not self.measure.is_time:
+            return sum(part.value for part in parts)
+        clocks, after = Clocks(), self.measure.after
+        for one, step in self._order_of(taken):
+            clocks = after(clocks, parts[one].online[step])
         return clocks.client
+
+    def _order_of(self, taken: Sequence[Option]) -> list[tuple[int, int]]:
+        """Which decision and which of its steps come one after the other, whatever is taken."""
+        if not self._order:
+            places = [
+                (place, one, step)
+                for one, option in enumerate(taken)
+                for step, place in enumerate(option.places)
+            ]
+            self._order.extend((one, step) for _, one, step in sorted(places))
+        return self._order
 
     def _offline(self, taken: Sequence[Option], index: int) -> float:
         """Of what one pass has made, of all steps together."""
@@ -84,8 +95,7 @@ class GenerationObjective:
         for part in parts:
             for kind, count in part.stored:
                 counts[kind] += count
-        stored = sum((Demand.of(kind, count) for kind, count in counts.items()), Demand())
-        made = self.measure.produced(ots) + self.measure.stored(stored)
+        made = self.measure.produced(ots) + self.measure.stored(Demand(tuple(counts.items())))
         return made + sum(part.alone for part in parts)
 
 
@@ -163,9 +173,10 @@ class GenerationSearch:
         """Of one source."""
         objective = self.objective(source)
         decisions = self.decisions(objective)
-        starts = sorted(_starts(decisions), key=objective.value)
-        improved = [_improved(taken, objective, decisions) for taken in starts[:_STARTS]]
-        taken = min(improved, key=objective.value)
+        in_all, in_some = _groups(decisions)
+        starts = [_improved(taken, objective, decisions, in_all) for taken in _starts(decisions)]
+        best = min(starts, key=objective.value)
+        taken = _improved(best, objective, decisions, [*in_all, *in_some])
         return _Found(objective.value(taken), objective, decisions, taken)
 
     @property
@@ -190,17 +201,23 @@ class GenerationSearch:
     def _reasons(self, found: _Found) -> dict[str, str]:
         """One line a step: what was chosen, the runner-up, the difference."""
         why: dict[str, str] = {}
+        known = dict[Any, str]()
         for place, decision in enumerate(found.decisions):
-            others = []
-            for option in decision.options:
-                if option is not found.taken[place]:
-                    changed = [*found.taken[:place], option, *found.taken[place + 1 :]]
-                    others.append((found.objective.value(changed), option.label))
-            line = self._compared(found.taken[place].label, sorted(others), found.value)
-            if decision.refused:
-                line += f"; not considered: {decision.refused}"
-            why |= dict.fromkeys(decision.names, line)
+            # Of layers that are alike one speaks for all.
+            key = decision.key, *(id(option.passes) for option in decision.options)
+            if key not in known:
+                known[key] = self._reason(found, place)
+            why |= dict.fromkeys(decision.names, known[key])
         return why
+
+    def _reason(self, found: _Found, place: int) -> str:
+        decision, others = found.decisions[place], []
+        for option in decision.options:
+            if option is not found.taken[place]:
+                changed = [*found.taken[:place], option, *found.taken[place + 1 :]]
+                others.append((found.objective.value(changed), option.label))
+        line = self._compared(found.taken[place].label, others, found.value)
+        return f"{line}; not considered: {decision.refused}" if decision.refused else line
 
     def _compared(self, chosen: str, others: Sequence[tuple[Value, str]], value: Value) -> str:
         if not others:
@@ -222,20 +239,36 @@ def _starts(decisions: Sequence[Decision]) -> Iterator[list[Option]]:
         ]
 
 
-def _improved(
-    taken: list[Option], objective: GenerationObjective, decisions: Sequence[Decision]
-) -> list[Option]:
-    """Change what is alike in all layers, then each decision, while the exact value falls."""
-    alike: dict[str, list[int]] = {}
+def _groups(decisions: Sequence[Decision]) -> tuple[list[list[int]], list[list[int]]]:
+    """Places of decisions that are alike in all layers; of those whose costs are the same too.
+
+    The latter one by one where they are few.
+    """
+    alike, same = defaultdict[Any, list[int]](list), defaultdict[Any, list[int]](list)
     for place, decision in enumerate(decisions):
-        alike.setdefault(decision.key, []).append(place)
-    groups = [*alike.values(), *([place] for place in range(len(decisions)))]
+        if len(decision.options) == 1:
+            continue
+        alike[decision.key].append(place)
+        costs = tuple(id(option.passes) for option in decision.options)
+        same[decision.key, costs].append(place)
+    if sum(map(len, same.values())) <= _FEW:
+        return [*alike.values()], [[place] for group in same.values() for place in group]
+    return [*alike.values()], [*same.values()]
+
+
+def _improved(
+    taken: list[Option],
+    objective: GenerationObjective,
+    decisions: Sequence[Decision],
+    groups: Sequence[Sequence[int]],
+) -> list[Option]:
+    """Change one group at a time while the exact value falls."""
     best = objective.value(taken)
     for _ in range(_SWEEPS):
         before = best
         for group in groups:
-            for label in {o.choice: None for p in group for o in decisions[p].options}:
-                changed = _changed(taken, group, decisions, label)
+            for choice in {o.choice: None for p in group for o in decisions[p].options}:
+                changed = _changed(taken, group, decisions, choice)
                 if (value := objective.value(changed)) < best:
                     best, taken = value, changed
         if best == before:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hybrid.machine.prices import MachinePrices
 from hybrid.operators.slot_triples import triples_cost
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.cost import Cost, Demand, OtCount
 from transport.computing import Clocks, Work
-from transport.traffic import Traffic
+from transport.traffic import NO_TRAFFIC, Traffic
 
 _LEAD_DIGITS = 9
 """Of seconds: leads that differ by less than a nanosecond are one."""
@@ -27,6 +27,8 @@ class Measure:
     """Of the policy `fastest`."""
     _moves: dict[tuple[int, float], Clocks] = field(default_factory=dict, compare=False, repr=False)
     """By cost, which outlives the measure, and lead of the client's clock."""
+    _made: dict[Demand, float] = field(default_factory=dict, compare=False, repr=False)
+    _sent: dict[Demand, Traffic] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def is_time(self) -> bool:
@@ -64,8 +66,19 @@ class Measure:
 
     def stored(self, demand: Demand) -> float:
         """Making what of a demand comes from slots, all of it together."""
-        made = triples_cost(demand)
-        return self._advanced(made.work).client if self.is_time else self.scalar(made.traffic)
+        if self.is_time:
+            if demand not in self._made:
+                self._made[demand] = self._advanced(triples_cost(demand).work).client
+            return self._made[demand]
+        parts = [self._kind_traffic(Demand.of(*entry)) for entry in demand.counts]
+        # One question and one answer for all kinds.
+        rounds = max((part.rounds for part in parts), default=0)
+        return self.scalar(replace(sum(parts, NO_TRAFFIC), rounds=rounds))
+
+    def _kind_traffic(self, demand: Demand) -> Traffic:
+        if demand not in self._sent:
+            self._sent[demand] = triples_cost(demand).traffic
+        return self._sent[demand]
 
     def made(self, demand: Demand) -> float:
         """Making raw oblivious transfers into what a demand says; takes no messages."""
