@@ -24,8 +24,8 @@ from rich.console import Console  # noqa: E402
 from hybrid.config.loading import Config, checked, load_config, parse_yaml  # noqa: E402
 from hybrid.config.overrides import overrides_of  # noqa: E402
 from hybrid.config.yaml_text import dumped  # noqa: E402
-from hybrid.machine.predict import predicted_seconds  # noqa: E402
-from hybrid.machine.prices import prices_for_reports, schedule_prices  # noqa: E402
+from hybrid.machine.predict import predictor  # noqa: E402
+from hybrid.machine.prices import schedule_prices  # noqa: E402
 from hybrid.models.generator_loading import load_generator  # noqa: E402
 from hybrid.models.loading import load_model  # noqa: E402
 from hybrid.planning import plan as planning  # noqa: E402
@@ -139,6 +139,7 @@ class Plan:
         self._outliers, self._notes, self._caution = outliers, notes, caution
         self._config = config
         self._planned = planned
+        self._predict = predictor(config.run.scheduled_link())
 
     @property
     def needs_dealer(self) -> bool:
@@ -149,18 +150,18 @@ class Plan:
     def seconds(self) -> dict[str, float] | None:
         """Predicted seconds of every step; None where this machine is not calibrated.
 
-        Of decoders there are none: their rows have no prices yet.
+        Of a decoder: of a token in the middle of its cache, what passes share apart.
         """
-        if isinstance(self._planned, GenerationPlan):
-            return None
-        link = self._config.run.scheduled_link()
-        return predicted_seconds(self._planned.works(), prices_for_reports(), link)
+        planned = self._planned
+        one = planned.middle if isinstance(planned, GenerationPlan) else planned
+        return self._predict(one.works())
 
     def to_dict(self) -> Json:
         """The whole plan as plain data, as `hybrid plan --json` prints it."""
         if isinstance(self._planned, GenerationPlan):
-            return generation_plan_to_dict(self._planned) | {"caution": self._caution}
-        found = self._planned.to_dict() | {"predicted_seconds": self.seconds}
+            found = generation_plan_to_dict(self._planned, predict=self._predict)
+        else:
+            found = self._planned.to_dict() | {"predicted_seconds": self.seconds}
         return found | {"caution": self._caution}
 
     def table(self) -> str:
@@ -172,7 +173,7 @@ class Plan:
     def print_to(self, console: Console) -> None:
         """The table on a console of `rich`."""
         if isinstance(self._planned, GenerationPlan):
-            print_generation_plan(console, self._planned, self._outliers)
+            print_generation_plan(console, self._planned, self._outliers, self._predict)
         else:
             memory_gb = self._config.run.weights_memory_gb()
             print_plan(console, self._planned, memory_gb, self.seconds, self._notes)
@@ -204,7 +205,7 @@ def plan(config: Config | Source) -> Plan:
     given = _config(config)
     if given.run.generation is not None:
         generator = load_generator(given)
-        made = plan_generation(given, generator.public)
+        made = plan_generation(given, generator.public, prices=schedule_prices(given.run))
         return Plan(given, made, generator.outliers, caution=generator.caution)
     model = load_model(given)
     planned = make_plan(given, model.public, schedule_prices(given.run))

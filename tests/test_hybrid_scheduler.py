@@ -46,7 +46,7 @@ def scheduler(model, prices, **rules) -> ScheduleSearch:
 
 def test_every_unit_that_plans_count_has_a_price(prices, model):
     solver = scheduler(model, prices, policy="fastest")
-    for source in solver._sources():
+    for source in solver._sources.fitting():
         _, _, options, _ = solver._solve(source)
         refused = " ".join(possible.refused for possible in options)
         assert "without a price" not in refused

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
-
+from hybrid.calibration.block_cases import block_cases, store_any
 from hybrid.calibration.fit import corrected
 from hybrid.calibration.local_units import local_prices
 from hybrid.calibration.steps import Observation, StepTimer
@@ -23,25 +20,13 @@ from hybrid.calibration.timing import fitted, forget_caches
 from hybrid.machine.environment import limit_threads, party_cores, settle
 from hybrid.machine.prices import MachinePrices
 from hybrid.runtime.dealing import LOOPBACK, deal
-from mpc_nonlinear.blocks.bit_triples import ands, ands_cost
-from mpc_nonlinear.blocks.compare import Width, less_than_constants, less_than_constants_cost
-from mpc_nonlinear.blocks.local import scale, scale_cost
-from mpc_nonlinear.blocks.lookup import lookup, lookup_cost
 from mpc_nonlinear.blocks.ot_products import OtProducts
-from mpc_nonlinear.blocks.products import Bounds
-from mpc_nonlinear.blocks.select import (
-    bit_to_arithmetic,
-    bit_to_arithmetic_cost,
-    select,
-    select_cost,
-)
 from mpc_nonlinear.blocks.session import Context, Session
-from mpc_nonlinear.blocks.truncate import truncate, truncate_cost
 from mpc_nonlinear.correlations import SOURCES
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.softspoken import SoftSpokenSource
-from mpc_nonlinear.cost import Cost, OtCount
-from mpc_nonlinear.fixed_point import FixedPoint, RingArray
+from mpc_nonlinear.cost import OtCount
+from mpc_nonlinear.fixed_point import FixedPoint
 from transport.channel import Channel
 from transport.computing import Together, Units
 from transport.errors import HybridError
@@ -50,49 +35,16 @@ from transport.traffic import Party
 from transport.zmq_channel import connect, listen
 
 _RUNS = 4
+_LEAST_OWN = 0.02
+"""Of a case's seconds, however much its known parts take."""
 _TIMEOUT_S = 300.0
 """The dealer waits from the start for what comes last; heartbeats tell a dead process."""
 _PINGS, _BULK_BYTES = 200, 4 << 20
-_SIZES = (400, 4000, 40000)
 _PRODUCTION = {
     "ferret": (1 << 15, 700_000, 1_400_000, 2_200_000),
     "softspoken": (20_000, 200_000, 600_000),
     "iknp": (20_000, 200_000, 600_000),
 }
-
-
-@dataclass(frozen=True)
-class _Case:
-    """A block on n numbers: what it declares, and how it runs."""
-
-    cost: Cost
-    run: Callable[[Session], object]
-
-
-def _cases(party: Party) -> Iterator[_Case]:
-    rng = np.random.default_rng(int(party))
-    products, bounds = OtProducts(16), Bounds(1.0, 1.0, 1.0, 0, 16.0)
-    for n in _SIZES:
-        x = rng.integers(0, 2**63, n, np.uint64)
-        bit = (x & np.uint64(1)).astype(np.uint8)
-        for bits, thresholds in ((13, 1), (17, 2), (22, 1), (33, 1)):
-            width, marks = Width(bits, 0), list(range(thresholds))
-            cost = less_than_constants_cost(n, thresholds, width)
-            yield _Case(cost, partial(less_than_constants, x, marks, width))
-        yield _Case(select_cost(n), partial(select, bit, x))
-        yield _Case(select_cost(n, 20), partial(select, bit, x, bits=20))
-        yield _Case(bit_to_arithmetic_cost(n), partial(bit_to_arithmetic, bit))
-        yield _Case(truncate_cost(n, 16), partial(truncate, x, 16))
-        yield _Case(ands_cost(n, n), partial(ands, bit, bit))
-        yield _Case(scale_cost(n, 1.0), partial(_scaled, x))
-        few = x[: n // 10]
-        yield _Case(lookup_cost(few.size, 24), partial(lookup, few, list(range(16)), 24))
-        cost = products.multiply_cost(few.size, bounds)
-        yield _Case(cost, partial(products.multiply, few, few, bounds=bounds))
-
-
-def _scaled(x: RingArray, _session: Session) -> RingArray:
-    return scale(x, 0.3)
 
 
 class _Timer:
@@ -154,10 +106,11 @@ class _Timer:
         source.setup(self._channel)
         session = Session(self._channel, context, source, self._rng)
         found = []
-        for case in _cases(self._channel.party):
+        for case in block_cases(self._channel.party):
             offline, online = [], []
             for _ in range(_RUNS + 1):
                 source.produce(case.cost.ots, self._channel)
+                store_any(session, case.cost.demand)
                 self._wait()
                 start = time.perf_counter()
                 session.prepared.prepare(case.cost.demand)
@@ -270,15 +223,27 @@ def _priced(server: dict[str, Any], found: dict[str, Any]) -> MachinePrices:
     for counts, rounds, serial, seconds, made, making in found["blocks"]:
         # The wait at the end of every case is one exchange.
         own = seconds - (rounds + 1) * latency - serial / bytes_per_s
-        online.append((counts, max(own, 0.02 * seconds)))
+        online.append((counts, max(own, _LEAST_OWN * seconds)))
         offline.append((made, max(making - latency, 1e-6)))
     local = found["local"]
     prices = {name: (local[name] + server["local"][name]) / 2 for name in local}
     produced = [(counts, seconds - latency) for counts, seconds in found["production"]]
     for part in (online, [case for case in offline if case[0]], produced):
-        names = tuple(sorted({name for counts, _ in part for name, _ in counts}))
-        rows = [([dict(counts).get(n, 0.0) for n in names], s) for counts, s in part]
-        prices.update(fitted(names, rows))
+        prices.update(_explained(part, local))
     plain = MachinePrices(prices, latency, bytes_per_s, "", "", 0.0, 0.0)
     steps: list[Observation] = found["steps"]
     return corrected(plain, steps)
+
+
+def _explained(
+    cases: Sequence[tuple[Units, float]], known: Mapping[str, float]
+) -> dict[str, float]:
+    """Prices of units that have none yet, from what all of a case's units take together."""
+    names = tuple(sorted({name for counts, _ in cases for name, _ in counts} - set(known)))
+    rows = []
+    for counts, seconds in cases:
+        by_name = dict(counts)
+        own = seconds - sum(known.get(name, 0.0) * count for name, count in counts)
+        row = [by_name.get(name, 0.0) for name in names]
+        rows.append((row, max(own, _LEAST_OWN * seconds)))
+    return fitted(names, rows)

@@ -8,8 +8,14 @@ import numpy as np
 
 from he_linear.ckks.parameters import PARAMETER_SETS
 from he_linear.exact.ring_parameters import RING_SETS
+from he_linear.exact.slot_parameters import SLOT_SETS
 from hybrid.calibration.ckks_units import HomomorphicTimer, matrix_prices
 from hybrid.calibration.ring_units import exact_prices
+from hybrid.calibration.slot_units import (
+    SlotTimer,
+    prime_product_prices,
+    short_product_prices,
+)
 from hybrid.calibration.timing import seconds_of
 from hybrid.operators.exact_layers import RING_SET
 from mpc_nonlinear.correlations.dealer import TrustedDealer
@@ -26,12 +32,10 @@ _DEAL_S = 2e-3
 def local_prices() -> Iterator[tuple[str, float]]:
     """Every unit with its seconds; where sets share a unit, the first set's."""
     known: set[str] = set()
-    for parameters in PARAMETER_SETS.values():
-        timer = HomomorphicTimer(parameters, rotations=parameters.allows_rotations)
-        for name, seconds in timer.prices():
-            if name not in known:
-                known.add(name)
-                yield name, seconds
+    for name, seconds in _ciphertext_prices():
+        if name not in known:
+            known.add(name)
+            yield name, seconds
     yield from matrix_prices(next(iter(PARAMETER_SETS.values())))
     yield from exact_prices(RING_SETS[RING_SET])
     # A dealer's correlations are seeds to be expanded.
@@ -39,6 +43,16 @@ def local_prices() -> Iterator[tuple[str, float]]:
     yield "dealer_ot", taken / _BLOCKS
     yield f"call_{TrustedDealer.name}", _DEAL_S
     yield from _dealt_prices(taken / _BLOCKS / 2)
+
+
+def _ciphertext_prices() -> Iterator[tuple[str, float]]:
+    """Of every named parameter set in turn."""
+    for parameters in PARAMETER_SETS.values():
+        yield from HomomorphicTimer(parameters, rotations=parameters.allows_rotations).prices()
+    for slots in SLOT_SETS.values():
+        yield from SlotTimer(slots).prices()
+        yield from short_product_prices(slots.plain_prime)
+        yield from prime_product_prices(slots.plain_prime)
 
 
 def _dealt_prices(word_s: float) -> Iterator[tuple[str, float]]:

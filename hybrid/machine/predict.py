@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from hybrid.machine.prices import MachinePrices
+from hybrid.machine.prices import MachinePrices, prices_for_reports
 from transport.computing import Clocks, Work
 from transport.link import LinkModel
+
+Predictor = Callable[[Sequence[tuple[str, Work]]], dict[str, float] | None]
+"""From rows of counted work to their seconds, as `predicted_seconds`."""
+
+
+def predictor(link: LinkModel | None) -> Predictor:
+    """By this machine's prices over a link."""
+    return partial(predicted_seconds, prices=prices_for_reports(), link=link)
+
+
+def nothing_predicted(_works: Sequence[tuple[str, Work]]) -> None:
+    """As of a machine without prices."""
+    return
 
 
 def predicted_seconds(

@@ -17,8 +17,8 @@ from transport.errors import ConfigError, UsageError
 from transport.foreign import cut
 from transport.link import LinkModel
 
-SCHEMA = 1
-"""Of the file; raised when units change their meaning."""
+SCHEMA = 2
+"""Of the file; raised when units are added or change their meaning."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,7 @@ def schedule_prices(config: RunConfig) -> MachinePrices | None:
 
 def needs_prices(config: RunConfig) -> bool:
     """Whether its schedule needs prices that this machine has not got."""
-    # No policy chooses for decoders, which says so at once and not after a minute.
-    is_encoder = config.generation is None
-    return is_encoder and config.scheduler.policy == "fastest" and known_prices() is None
+    return config.scheduler.policy == "fastest" and known_prices() is None
 
 
 def prices_for_reports() -> MachinePrices | None:

@@ -74,10 +74,7 @@ def prepare_traffic(packing: ExactRowsPacking) -> Traffic:
 
 
 def prepare_cost(packing: ExactRowsPacking) -> Cost:
-    """Of `prepare_rows`: exact traffic, and the chance that any result of the batch is wrong.
-
-    The work is counted, but not in units that `hybrid calibrate` prices yet.
-    """
+    """Of `prepare_rows`: exact traffic, and the chance that any result of the batch is wrong."""
     p, inputs, returned = packing, packing.input_ciphertexts, packing.output_ciphertexts
     trip = Trip(
         units({p.unit("slot_encrypt"): inputs}),
@@ -206,11 +203,11 @@ def rows_online_cost(
     """Of `rows_product_online` and `rows_result` together, shape (tokens, in, out): 2 rounds.
 
     input_rms: of the input, a real number with `fraction_bits`: its lift fails with |x| / 2^64.
-    Integer products are counted, but not in a unit that `hybrid calibrate` prices yet.
     """
     tokens, d_in, d_out = shape
     failure = tokens * d_in * input_rms * 2.0 ** (fraction_bits - RING_BITS)
-    counts = units(short_multiply_add=tokens * d_in * d_out)
+    weights = d_in * d_out
+    counts = units(short_multiply_add=tokens * weights, short_weight=weights, call_short_product=1)
     product = Cost.of(rows_product_traffic(d_in, parameters, tokens), counts=counts)
     return replace(product, failure_probability=failure) + from_prime_cost(tokens * d_out)
 

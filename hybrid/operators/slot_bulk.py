@@ -38,8 +38,7 @@ def bulk_cost(
 ) -> Cost:
     """A frame each way for every packing: exact traffic, the chance that any result is wrong.
 
-    own: what either party computes on what it holds. 2 rounds. The work is counted, but not in
-    units that `hybrid calibrate` prices yet.
+    own: what either party computes on what it holds. 2 rounds.
     """
     frames, named = len(packings), packings[0].unit
     down = sum(p.download_bytes for p in packings)

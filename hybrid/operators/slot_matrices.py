@@ -105,10 +105,7 @@ def _group(places: Sequence[int], sizes: Sequence[RowsTimes], parameters: SlotPa
 
 
 def rows_times_cost(sizes: Sequence[RowsTimes], parameters: SlotParameters) -> Cost:
-    """Of `rows_times`: exact traffic, the chance that any product is wrong. 2 rounds.
-
-    The work is counted, but not in units that `hybrid calibrate` prices yet.
-    """
+    """Of `rows_times`: exact traffic, the chance that any product is wrong. 2 rounds."""
     groups = _groups(sizes, parameters)
     packings = [group.packing for group in groups]
     return bulk_cost(packings, sum(group.upload_bytes for group in groups), _BLOCK_NAME)

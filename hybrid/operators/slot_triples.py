@@ -85,10 +85,7 @@ def _packing(kind: Kind, parameters: SlotParameters, count: int) -> _Packing:
 
 
 def triples_cost(demand: Demand, parameters: SlotParameters = TRIPLE_PARAMETERS) -> Cost:
-    """Of `make_triples`: exact traffic, the chance that any product is wrong. 2 rounds or none.
-
-    The work is counted, but not in units that `hybrid calibrate` prices yet.
-    """
+    """Of `make_triples`: exact traffic, the chance that any product is wrong. 2 rounds or none."""
     packings = [packing for _, packing in _frames(demand, parameters)]
     if not packings:
         return NO_COST

@@ -16,6 +16,7 @@ from hybrid.planning.errors import error_limit, error_words
 from hybrid.planning.pins import Pins
 from hybrid.planning.plan import Step
 from hybrid.planning.schedule import Schedule
+from mpc_nonlinear.correlations.dealer import TrustedDealer
 from transport.errors import ConfigError, HybridError
 
 
@@ -70,15 +71,38 @@ class Limits:
         return f"error {error_words(error)} above max_error"
 
 
+def checked_policy(schedule: Schedule | None, config: RunConfig, catalog: Catalog) -> None:
+    """`ConfigError` where a server's schedule is not what the client's config lets it choose."""
+    rules = config.scheduler
+    if (schedule is None) != (rules.policy == "fixed"):
+        raise ConfigError(
+            f"scheduler.policy: the server's schedule is not what {rules.policy!r} asks for; "
+            "use the same config at both parties"
+        )
+    if schedule is None:
+        return
+    source = catalog["correlations", schedule.correlations]
+    if rules.trust == "no_dealer" and issubclass(source, TrustedDealer):
+        raise ConfigError(
+            "scheduler.trust: the server's schedule relies on a dealer; refuse this server or "
+            "set dealer_allowed"
+        )
+
+
 def check_limits(
     schedule: Schedule, nodes: Sequence[Node], catalog: Catalog, config: RunConfig
 ) -> None:
-    """`ConfigError` where somebody else's schedule is not within the rules of this config."""
+    """`ConfigError` where somebody else's schedule is not within the rules of this config.
+
+    nodes: of a decoder, those of the longest rows.
+    """
     rules = config.scheduler
+    schedule.check_complete(nodes)
     pins = Pins(rules.pin, nodes)
     pins.sources([schedule.correlations])
     limits = Limits(rules, pins, None)
-    binder = Binder(config, catalog, catalog["correlations", schedule.correlations])
+    source = catalog["correlations", schedule.correlations]
+    binder = Binder(config, catalog, source, slot_triples=config.generation is not None)
     for node in nodes:
         choice = schedule.choices[node.name]
         pins.allowed(node, [choice])

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from hybrid.config.loading import Config
+from hybrid.machine.prices import MachinePrices
 from hybrid.models.generator import PublicGenerator
 from hybrid.models.graph import Node
 from hybrid.operators.base import Operator, WeightedOperator
@@ -23,20 +24,27 @@ from hybrid.operators.slot_triples import stored_part, triples_cost
 from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog, load_catalog
 from hybrid.planning.errors import check_errors
+from hybrid.planning.generation_search import GenerationSearch
 from hybrid.planning.plan import (
+    CORRELATIONS_STEP,
     MAX_FAILURE_PROBABILITY,
     Plan,
     Step,
+    correlations_work,
+    offline_name,
     traffic_row,
 )
 from hybrid.planning.schedule import Schedule, named_schedule
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.cost import NO_COST, Cost, total_without_work
+from transport.computing import Work
 from transport.errors import ConfigError
 from transport.traffic import Traffic
 
 CONVERSATION, BATCH = "conversation", "batch"
 _RECENT = 4
+_FAILURE_PARTS = (1.0, 0.7, 0.3)
+"""Of the limit, for the search, which takes passes of two kinds for all others."""
 _Key = tuple[str, tuple[int, ...], tuple[str, ...], tuple[tuple[str, float], ...]]
 """Name, shape, inputs and constants of a node; bounds are those of one plan."""
 
@@ -105,6 +113,11 @@ class GenerationPlan:
         return self.of_pass(1, 0)
 
     @property
+    def middle(self) -> Plan:
+        """Of a token behind half of all positions, which stands for tokens on average."""
+        return self.of_pass(1, self.model.capacity // 2)
+
+    @property
     def batch_rows(self) -> int:
         """Rows that one batch prepares."""
         return self.binder.context.batch_rows
@@ -147,6 +160,14 @@ class GenerationPlan:
     def batch_cost(self) -> Cost:
         """Of one batch of rows for all layers."""
         return total_without_work(cost for _, cost in self.batch)
+
+    def shared_works(self, pieces: Sequence[tuple[Operator, Cost]]) -> list[tuple[str, Work]]:
+        """Counted work of what passes share, row by row in the order in which they run."""
+        found = [(offline_name(operator.node.name), cost.work) for operator, cost in pieces]
+        needed = total_without_work(cost for _, cost in pieces)
+        if not needed.demand.counts:
+            return found
+        return [(CORRELATIONS_STEP, correlations_work(self.source, needed)), *found]
 
     def passes(self, prompt: int, new_tokens: int) -> Iterator[Plan]:
         """Of a first prompt of so many tokens, which are padded, and an answer of so many."""
@@ -209,16 +230,43 @@ class GenerationPlan:
 
 
 def plan_generation(
-    config: Config, model: PublicGenerator, schedule: Schedule | None = None
+    config: Config,
+    model: PublicGenerator,
+    schedule: Schedule | None = None,
+    prices: MachinePrices | None = None,
 ) -> GenerationPlan:
-    """Bound to what the config, or the schedule of the server, names.
+    """Bound to what the config, its policy or the schedule of the server names.
 
-    Refused where a whole conversation would fail too often.
+    Refused where a whole conversation would fail too often. prices: for the policy `fastest`.
     """
     catalog = load_catalog(config.run.plugins)
-    nodes = model.graph(1, 0).nodes
-    chosen = schedule or _schedule(config, nodes, catalog)
-    chosen.check_complete(nodes)
+    if schedule is None and config.run.scheduler.policy != "fixed":
+        return _searched(config, model, catalog, prices)
+    chosen = schedule or named_schedule(config, model.graph(1, 0).nodes, catalog)
+    plan = _bound_plan(config, model, catalog, chosen)
+    check_failures(plan)
+    return plan
+
+
+def _searched(
+    config: Config, model: PublicGenerator, catalog: Catalog, prices: MachinePrices | None
+) -> GenerationPlan:
+    """What the policy chooses, with room for what the search leaves out of failures."""
+    for part in _FAILURE_PARTS:
+        limit = part * MAX_FAILURE_PROBABILITY
+        search = GenerationSearch(config.run, model, catalog, prices, failures=limit)
+        plan = _bound_plan(config, model, catalog, search.solve())
+        if plan.announced_failure_probability() <= MAX_FAILURE_PROBABILITY:
+            break
+    check_failures(plan)
+    return plan
+
+
+def _bound_plan(
+    config: Config, model: PublicGenerator, catalog: Catalog, chosen: Schedule
+) -> GenerationPlan:
+    """However likely to fail; `ConfigError` where a step's error is too large."""
+    chosen.check_complete(model.graph(1, 0).nodes)
     source: type[CorrelationSource] = catalog["correlations", chosen.correlations]
     plan = GenerationPlan(
         model, chosen, Binder(config.run, catalog, source, slot_triples=True), source
@@ -226,17 +274,7 @@ def plan_generation(
     # Of rows: those at the end see the longest, and their errors grow with that.
     last = plan.of_pass(1, model.capacity - 1)
     check_errors(config.run.scheduler, [step.operator for step in last.steps], plan.binder)
-    check_failures(plan)
     return plan
-
-
-def _schedule(config: Config, nodes: tuple[Node, ...], catalog: Catalog) -> Schedule:
-    if config.run.scheduler.policy != "fixed":
-        raise ConfigError(
-            f"{config.path}: scheduler.policy: {config.run.scheduler.policy!r} does not choose for "
-            "decoders yet; name protocols, or a schedule"
-        )
-    return named_schedule(config, nodes, catalog)
 
 
 def check_failures(plan: GenerationPlan) -> None:

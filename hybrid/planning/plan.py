@@ -17,6 +17,7 @@ from he_linear.exact.ring_parameters import RingParameters
 from hybrid.config.schema import RunConfig
 from hybrid.models.graph import OUTPUT_SHIFT, Graph, Node
 from hybrid.operators.base import Operator, PlanContext, RingKeySet, WeightedOperator
+from hybrid.operators.slot_triples import triples_cost
 from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.errors import check_errors
@@ -125,8 +126,7 @@ class Plan:
 
     def works(self) -> list[tuple[str, Work]]:
         """Counted work of every row, in the order in which they run."""
-        made = self.source.production_work(self.correlations)
-        produced = made + Work.together(self.cost.demand.offline_units)
+        produced = correlations_work(self.source, self.cost)
         prepared = [(s.offline_name, s.offline.work) for s in self.steps if s.prepares]
         online = [(s.node.name, s.cost.work) for s in self.steps]
         return [(CORRELATIONS_STEP, produced), *prepared, *online]
@@ -201,6 +201,13 @@ class Plan:
         keys += [[k.parameters.prime_bits, k.automorphisms] for k in self.ring_sets]
         agreed = [self.rows(), keys]
         return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
+
+
+def correlations_work(source: type[CorrelationSource], needed: Cost) -> Work:
+    """Of making what a cost consumes: oblivious transfers and what becomes of them, triples."""
+    stored = triples_cost(needed.demand).work
+    made = source.production_work(needed.ots)
+    return made + stored + Work.together(needed.demand.offline_units)
 
 
 def traffic_row(traffic: Traffic) -> dict[str, int]:

@@ -20,28 +20,22 @@ from hybrid.models.graph import Graph
 from hybrid.planning.binding import Binder
 from hybrid.planning.candidates import Candidate, Candidates, Limits, candidates_of
 from hybrid.planning.catalog import Catalog
+from hybrid.planning.measures import Measure, difference
 from hybrid.planning.pins import Pins
 from hybrid.planning.plan import CORRELATIONS_STEP
 from hybrid.planning.schedule import Schedule
+from hybrid.planning.sources import MANY_OTS, Sources, prices_over
 from mpc_nonlinear.correlations.base import CorrelationSource
-from mpc_nonlinear.correlations.dealer import TrustedDealer
-from mpc_nonlinear.cost import Cost, OtCount
+from mpc_nonlinear.cost import OtCount
 from transport.computing import Clocks
 from transport.errors import ConfigError
-from transport.foreign import shown
-from transport.traffic import Traffic
 
-_MANY_OTS = OtCount(1 << 22, 1 << 22)
 _MOST_LABELS = 48
 _PASSES = 3
 _CORRELATION_WEIGHTS = (0.0, 1.0, 8.0)
 """Batches of correlations are not proportional: searched as if they cost more or less."""
 _STARTS = 3
 """Of the best ones, improved step by step."""
-_LEAD_DIGITS = 9
-"""Of seconds: leads that differ by less than a nanosecond are one."""
-_TIE = 1e-10
-"""Weight of bytes where rounds decide, and of rounds where bytes do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +51,18 @@ class _Label:
 class _Objective:
     """What is to be small, under one source of correlations."""
 
-    policy: str
-    source: type[CorrelationSource]
-    prices: MachinePrices | None
+    measure: Measure
     counts_offline: bool
     correlation_weight: float = 1.0
     """Of correlations' price in bulk while the search runs; exact totals do not use it."""
     _shifts: dict[int, float] = field(default_factory=dict, compare=False)
     _making: dict[int, float] = field(default_factory=dict, compare=False)
     """By candidate, which outlive the objective."""
-    _moves: dict[tuple[int, float], Clocks] = field(default_factory=dict, compare=False)
-    """By cost, which outlives the objective, and lead of the client's clock."""
+
+    @property
+    def source(self) -> type[CorrelationSource]:
+        """Of correlations."""
+        return self.measure.source
 
     def after(self, clocks: Clocks, candidate: Candidate) -> Clocks:
         """Both clocks, or the sum in both of them, after one more step."""
@@ -77,7 +72,7 @@ class _Objective:
                 self._shifts[id(candidate)] = self._offline(candidate)
             shift = self._shifts[id(candidate)]
         moved = Clocks(clocks.client + shift, clocks.server + shift)
-        return self._advanced(moved, candidate.step.cost)
+        return self.measure.after(moved, candidate.step.cost)
 
     def total(self, taken: Sequence[Candidate]) -> float:
         """Of a whole schedule, exactly as a plan predicts it."""
@@ -88,60 +83,31 @@ class _Objective:
         clocks = Clocks()
         offline = 0.0
         if self.counts_offline:
-            offline = self._produced(needed)
-            if self.policy == "fastest":
-                offline += sum(self._made(c) for c in taken)
+            offline = self.measure.produced(needed) + sum(self._made(c) for c in taken)
         for candidate in taken:
             if self.counts_offline:
-                clocks = self._advanced(clocks, candidate.step.offline)
+                clocks = self.measure.after(clocks, candidate.step.offline)
         for candidate in taken:
-            clocks = self._advanced(clocks, candidate.step.cost)
+            clocks = self.measure.after(clocks, candidate.step.cost)
         return offline + clocks.client
-
-    def _advanced(self, clocks: Clocks, cost: Cost) -> Clocks:
-        if self.policy == "fastest":
-            # Shifting both clocks shifts both results: only the lead matters.
-            lead = round(clocks.client - clocks.server, _LEAD_DIGITS)
-            start = min(clocks.client, clocks.server)
-            if (moved := self._moves.get((id(cost), lead))) is None:
-                assert self.prices is not None
-                moved = cost.work.advance(Clocks(max(lead, 0.0), max(-lead, 0.0)), self.prices)
-                self._moves[id(cost), lead] = moved
-            return Clocks(start + moved.client, start + moved.server)
-        total = clocks.client + self._scalar(cost.traffic)
-        return Clocks(total, total)
-
-    def _scalar(self, traffic: Traffic) -> float:
-        if self.policy == "fewest_rounds":
-            return traffic.rounds + _TIE * traffic.sent_bytes
-        return traffic.sent_bytes + _TIE * traffic.rounds
-
-    def _produced(self, needed: OtCount) -> float:
-        """Making so many correlations."""
-        if self.policy != "fastest":
-            return self._scalar(self.source.production_traffic(needed))
-        assert self.prices is not None
-        return self.source.production_work(needed).advance(Clocks(), self.prices).client
 
     def _made(self, candidate: Candidate) -> float:
         """Making a step's correlations ready."""
-        assert self.prices is not None
         if id(candidate) not in self._making:
-            units = candidate.step.cost.demand.offline_units
-            self._making[id(candidate)] = self.prices.seconds(units)
+            self._making[id(candidate)] = self.measure.made(candidate.step.cost.demand)
         return self._making[id(candidate)]
 
     @cached_property
     def _bulk(self) -> float:
-        return self._produced(_MANY_OTS) / _MANY_OTS.total
+        return self.measure.produced(MANY_OTS) / MANY_OTS.total
 
     def _offline(self, candidate: Candidate) -> float:
         """A step's part of the offline phase, its correlations at their price in bulk."""
-        offline = self._advanced(Clocks(), candidate.step.offline).client
-        if self.policy == "fewest_rounds":
+        offline = self.measure.alone(candidate.step.offline)
+        if self.measure.policy == "fewest_rounds":
             return offline
         offline += self.correlation_weight * self._bulk * candidate.step.cost.ots.total
-        return offline + (self._made(candidate) if self.policy == "fastest" else 0.0)
+        return offline + self._made(candidate)
 
 
 class ScheduleSearch:
@@ -157,25 +123,21 @@ class ScheduleSearch:
         self._config, self._rules = config, config.scheduler
         self._nodes, self._catalog = graph.nodes, catalog
         self._pins = Pins(self._rules.pin, self._nodes)
-        if self._rules.policy == "fastest" and prices is None:
-            raise ConfigError(
-                "scheduler.policy: 'fastest' needs this machine's prices; run `hybrid calibrate` "
-                "first, or choose least_traffic or fewest_rounds"
-            )
-        self._prices = None if prices is None else prices.over(config.scheduled_link())
+        self._prices = prices_over(config, prices)
+        self._sources = Sources(self._rules, self._pins, catalog, self._prices)
 
     def solve(self) -> Schedule:
         """The best schedule of all sources that the trust model allows."""
         found: list[tuple[float, _Objective, list[Candidates], list[Candidate]]] = []
         refusals: list[ConfigError] = []
-        for source in self._sources():
+        for source in self._sources.fitting():
             try:
                 found.append(self._solve(source))
             except ConfigError as error:
                 # Under another source a pin may fit, or more engines of products.
                 refusals.append(error)
         if not found:
-            raise next(iter(refusals), self._no_source())
+            raise next(iter(refusals), self._sources.none_fits())
         found.sort(key=lambda entry: entry[0])
         value, objective, options, taken = found[0]
         why = self._reasons(objective, options, taken, value)
@@ -185,27 +147,12 @@ class ScheduleSearch:
         choices = {n.name: c.choice for n, c in zip(self._nodes, taken, strict=True)}
         return Schedule(objective.source.name, choices, why)
 
-    def _no_source(self) -> ConfigError:
-        names = ", ".join(self._pins.sources(self._catalog.names("correlations")))
-        return ConfigError(
-            f"scheduler.pin.correlations: {shown(names)} does not fit scheduler.trust: "
-            f"{self._rules.trust}, or has no prices; pin another source or remove the pin"
-        )
-
-    def _sources(self) -> Iterator[type[CorrelationSource]]:
-        for name in self._pins.sources(self._catalog.names("correlations")):
-            source: type[CorrelationSource] = self._catalog["correlations", name]
-            if self._rules.trust == "no_dealer" and issubclass(source, TrustedDealer):
-                continue
-            units = source.production_units(_MANY_OTS)
-            if self._rules.policy != "fastest" or (self._prices and self._prices.knows(units)):
-                yield source
-
     def _solve(
         self, source: type[CorrelationSource]
     ) -> tuple[float, _Objective, list[Candidates], list[Candidate]]:
         rules = self._rules
-        objective = _Objective(rules.policy, source, self._prices, rules.offline != "free")
+        measure = Measure(rules.policy, source, self._prices)
+        objective = _Objective(measure, rules.offline != "free")
         binder = Binder(self._config, self._catalog, source)
         priced = self._prices if rules.policy == "fastest" else None
         limits = Limits(rules, self._pins, priced)
@@ -298,14 +245,7 @@ class ScheduleSearch:
         if not others:
             return f"{chosen}: the only one that fits"
         total, name = others[0]
-        return f"{chosen}; next {name}, {self._difference(total - value)}"
-
-    def _difference(self, amount: float) -> str:
-        if self._rules.policy == "fastest":
-            return f"{amount * 1e3:+.1f} ms"
-        if self._rules.policy == "fewest_rounds":
-            return f"{amount:+.0f} rounds"
-        return f"{amount / 1e6:+.3f} MB"
+        return f"{chosen}; next {name}, {difference(self._rules.policy, total - value)}"
 
 
 def _memory(taken: Sequence[Candidate]) -> int:

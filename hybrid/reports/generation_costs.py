@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from hybrid.machine.predict import Predictor, nothing_predicted
+from hybrid.operators.base import Operator
 from hybrid.operators.slot_triples import stored_part, triples_cost
 from hybrid.planning.ahead import AHEAD
 from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan
@@ -111,11 +113,20 @@ class _Part:
 class Ledger:
     """One party's record, divided among its passes."""
 
-    def __init__(self, plan: GenerationPlan, record: GenerationRecord) -> None:
+    def __init__(
+        self,
+        plan: GenerationPlan,
+        record: GenerationRecord,
+        predict: Predictor = nothing_predicted,
+    ) -> None:
+        """predict: for declared seconds, which are zero without it."""
         self._plan = plan
         self._record = record
+        self._predict = predict
         rest = [one for one in record.shared if one.kind != AHEAD]
-        shared = [(one.kind, one.rows, _parts(plan, one)) for one in rest]
+        shared = [(one.kind, one.rows, _parts(plan, one, predict)) for one in rest]
+        self.is_predicted = predict(plan.one.works()) is not None
+        """Whether declared seconds are known."""
         self._conversations = [parts for kind, _, parts in shared if kind == CONVERSATION]
         self._stock: dict[str, list[tuple[int, _Part]]] = {}
         for kind, rows, parts in shared:
@@ -132,15 +143,19 @@ class Ledger:
         done = self._record.passes[index]
         plan, found = self._plans[index], []
         made = _bytes_by_step(plan)
+        seconds = self._predict(plan.works()) or {}
         for row, seen in zip(plan.rows(), done.steps, strict=True):
             assert row["name"] == seen.name
             about = {k: v for k, v in row.items() if k not in ("parameters", "predicted")}
             about["correlation_bytes"] = made.get(row["name"], 0)
-            declared = Amount(0.0, *row["predicted"].values())
+            expected = seconds.get(row["name"], 0.0)
+            declared = Amount(expected, *row["predicted"].values())
             measured = Amount.of(seen.traffic, seen.seconds)
             if row["name"] == CORRELATIONS_STEP:
-                own, share = self._made_before(index)
-                declared, measured = own + share.declared, measured + share.measured
+                # What was made ahead is predicted as if it were made now.
+                rest, share = self._made_before(index)
+                declared = Amount(expected) + rest + share.declared
+                measured = measured + share.measured
             found.append(Line(about, declared, measured))
         return found
 
@@ -252,13 +267,18 @@ def _taken(stock: Sequence[tuple[int, _Part]], first: int, last: int) -> Iterabl
     assert last <= start, "a pass consumed rows that no batch of the record prepared"
 
 
-def _parts(plan: GenerationPlan, shared: SharedRecord) -> dict[str, _Part]:
+def _parts(
+    plan: GenerationPlan, shared: SharedRecord, predict: Predictor = nothing_predicted
+) -> dict[str, _Part]:
     """By operator; correlations are spread over them by how many each was for."""
-    costs = _costs(plan, shared)
+    pieces = _pieces(plan, shared)
+    costs = [(operator.node.name, cost) for operator, cost in pieces]
+    seconds = predict(plan.shared_works(pieces)) or {}
     steps = [step for step in shared.steps if step.name != CORRELATIONS_STEP]
     made = [step for step in shared.steps if step.name == CORRELATIONS_STEP]
     spread = total(Amount.of(step.traffic, step.seconds) for step in made)
-    declared = Amount.of(_declared_correlations(plan, costs)) if made else NOTHING
+    making = seconds.get(CORRELATIONS_STEP, 0.0)
+    declared = Amount.of(_declared_correlations(plan, costs), making) if made else NOTHING
     counts = {name: cost.ots.total for name, cost in costs}
     # Dealt ones are no oblivious transfers, and all of one kind: alike for every operator.
     all_of = sum(counts.values())
@@ -266,7 +286,8 @@ def _parts(plan: GenerationPlan, shared: SharedRecord) -> dict[str, _Part]:
     for (name, _), step, own in zip(costs, steps, shared.declared, strict=True):
         weight = counts[name] / all_of if all_of else 1 / len(costs)
         seen = Amount.of(step.traffic, step.seconds) + spread * weight
-        parts[name] = _Part(Amount.of(own) + declared * weight, seen)
+        predicted = Amount.of(own, seconds.get(offline_name(name), 0.0))
+        parts[name] = _Part(predicted + declared * weight, seen)
     return parts
 
 
@@ -276,12 +297,18 @@ def _ahead_part(piece: SharedRecord) -> _Part:
     return _Part(Amount.of(declared), Amount.of(step.traffic, step.seconds))
 
 
-def _costs(plan: GenerationPlan, shared: SharedRecord) -> list[tuple[str, Cost]]:
+def _pieces(plan: GenerationPlan, shared: SharedRecord) -> list[tuple[Operator, Cost]]:
     """Operators of a piece of preparation, in its order."""
     pieces = plan.batch if shared.kind == BATCH else plan.conversation
+    if shared.kind == BATCH and shared.rows != plan.batch_rows:
+        pieces = plan.first_batch
     ran = {step.name for step in shared.steps}
-    named = [(operator.node.name, cost) for operator, cost in pieces]
-    return [(name, cost) for name, cost in named if offline_name(name) in ran]
+    return [piece for piece in pieces if offline_name(piece[0].node.name) in ran]
+
+
+def _costs(plan: GenerationPlan, shared: SharedRecord) -> list[tuple[str, Cost]]:
+    """The same by name."""
+    return [(operator.node.name, cost) for operator, cost in _pieces(plan, shared)]
 
 
 def _declared_correlations(plan: GenerationPlan, costs: Sequence[tuple[str, Cost]]) -> Traffic:
@@ -315,6 +342,15 @@ def total(amounts: Iterable[Amount]) -> Amount:
     return sum(amounts, NOTHING)
 
 
+def declared_seconds(lines: Iterable[Line]) -> Json:
+    """Predicted, offline and online."""
+    every = list(lines)
+    return {
+        phase: sum(line.declared.seconds for line in every if line.is_offline is is_offline)
+        for phase, is_offline in (("offline", True), ("online", False))
+    }
+
+
 def phases(lines: Iterable[Line]) -> tuple[Amount, Amount]:
     """Offline and online."""
     every = list(lines)
@@ -334,11 +370,14 @@ def mean_lines(passes: Sequence[Sequence[Line]]) -> list[Line]:
     return found
 
 
-def line_rows(lines: Sequence[Line], why: Mapping[str, str]) -> list[Json]:
-    """As plain data: what was declared beside what was measured."""
+def line_rows(
+    lines: Sequence[Line], why: Mapping[str, str], *, with_seconds: bool = False
+) -> list[Json]:
+    """As plain data: what was declared beside what was measured; seconds where known."""
     rows: list[Json] = [
         {
             **line.about,
+            **({"predicted_seconds": line.declared.seconds} if with_seconds else {}),
             "predicted": line.declared.counts(_STEP_DIGITS),
             "measured": line.measured.row(_STEP_DIGITS),
             "share": line.is_share,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import log2
 from typing import Any
 
 from rich.console import Console
 
+from hybrid.machine.predict import Predictor, nothing_predicted
 from hybrid.operators.base import Operator
 from hybrid.planning.ahead import AheadPlan
 from hybrid.planning.generation import GenerationPlan
 from hybrid.planning.plan import (
+    CORRELATIONS_STEP,
     MAX_FAILURE_PROBABILITY,
     OFFLINE,
     ONLINE,
@@ -22,11 +24,13 @@ from hybrid.planning.plan import (
 )
 from hybrid.reports.generation_costs import Amount, correlations_traffic, total
 from hybrid.reports.run_report import rounds_text
-from hybrid.reports.terminal import plain, plan_table
+from hybrid.reports.terminal import NO_SECONDS, plain, plan_table
 from mpc_nonlinear.cost import Cost, total_without_work
 from transport.traffic import NO_TRAFFIC, Traffic
 
 Json = dict[str, Any]
+Seconds = Mapping[str, float] | None
+"""By row; None without prices."""
 _PROMPT_ROWS = 16
 
 _OUTLIERS = 3
@@ -40,30 +44,38 @@ def shown_rows(plan: GenerationPlan) -> int:
     return room // settings.prompt_bucket * settings.prompt_bucket
 
 
-def generation_plan_to_dict(plan: GenerationPlan, prompt_rows: int | None = None) -> Json:
-    """All that `hybrid plan --json` prints of a decoder."""
+def generation_plan_to_dict(
+    plan: GenerationPlan,
+    prompt_rows: int | None = None,
+    predict: Predictor = nothing_predicted,
+) -> Json:
+    """All that `hybrid plan --json` prints of a decoder; predict: for seconds, None without it."""
     rows = plan.model.settings.padded(prompt_rows or shown_rows(plan))
     middle = plan.model.capacity // 2
-    prefill, token = plan.of_pass(rows, 0), plan.of_pass(1, middle)
+    prefill, token = plan.of_pass(rows, 0), plan.middle
     settings = plan.model.settings
     return {
         "conversation": {
             "positions": plan.model.capacity,
             "rows": shared_rows(plan, plan.conversation),
-            **_shared_total(plan, plan.conversation),
+            **_shared_total(plan, plan.conversation, predict),
         },
         "batch": {
             "rows_of_a_batch": plan.batch_rows,
             "rows": shared_rows(plan, plan.batch),
-            **_shared_total(plan, plan.batch),
+            **_shared_total(plan, plan.batch, predict),
+        },
+        "prefill": {"prompt_rows": rows, "past": 0, **_pass(prefill, plan, predict)},
+        "token": {
+            "past": middle,
+            **_pass(token, plan, predict),
+            "with_shares": token_totals(plan, token, predict),
         },
         "first_batch": {
             "rows_of_a_batch": plan.first_rows,
-            **_shared_total(plan, plan.first_batch),
+            **_shared_total(plan, plan.first_batch, predict),
         },
         "ahead": _ahead(plan),
-        "prefill": {"prompt_rows": rows, "past": 0, **_pass(prefill, plan)},
-        "token": {"past": middle, **_pass(token, plan), "with_shares": token_totals(plan, token)},
         "model_batch": plan.model.batch,
         "cache_bytes": plan.cache_bytes(),
         "schedule": plan.schedule.to_file(),
@@ -107,11 +119,14 @@ def _shared_traffic(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]
     return needed.traffic + correlations_traffic(plan, needed)
 
 
-def _shared_total(plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]]) -> Json:
-    needed = total_without_work(cost for _, cost in pieces)
+def _shared_total(
+    plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]], predict: Predictor
+) -> Json:
+    needed, seconds = total_without_work(cost for _, cost in pieces), _shared(plan, pieces, predict)
     return {
-        "total": traffic_row(_shared_traffic(plan, pieces)),
+        "total": traffic_row(_shared_traffic(plan, pieces)) | _seconds(seconds, seconds),
         "failure_probability": needed.failure_probability,
+        "predicted_seconds": seconds,
     }
 
 
@@ -126,24 +141,59 @@ def _ahead(plan: GenerationPlan) -> Json:
     }
 
 
-def _pass(one: Plan, plan: GenerationPlan) -> Json:
+def _shared(
+    plan: GenerationPlan, pieces: Sequence[tuple[Operator, Cost]], predict: Predictor
+) -> Seconds:
+    return predict(plan.shared_works(pieces))
+
+
+def _pass(one: Plan, plan: GenerationPlan, predict: Predictor) -> Json:
+    seconds = predict(one.works())
+    before, after = _before(one), _online(one)
     return {
         "rows": one.rows(),
-        "offline": traffic_row(plan.offline_traffic(one)),
-        "online": traffic_row(one.cost.traffic),
+        "offline": traffic_row(plan.offline_traffic(one)) | _seconds(seconds, before),
+        "online": traffic_row(one.cost.traffic) | _seconds(seconds, after),
         "failure_probability": plan.pass_failure(one),
+        "predicted_seconds": seconds,
     }
 
 
-def token_totals(plan: GenerationPlan, token: Plan) -> Json:
+def _before(one: Plan) -> list[str]:
+    """Rows of a pass before its tokens are known."""
+    return [CORRELATIONS_STEP, *(s.offline_name for s in one.steps if s.prepares)]
+
+
+def _online(one: Plan) -> list[str]:
+    return [step.node.name for step in one.steps]
+
+
+def _seconds(seconds: Seconds, names: Iterable[str] | None) -> Json:
+    """Of these rows together, where they are predicted."""
+    if seconds is None or names is None:
+        return {}
+    return {"predicted_seconds": _sum(seconds, names)}
+
+
+def _sum(seconds: Seconds, names: Iterable[str] | None) -> float:
+    """Zero where nothing is predicted."""
+    return sum(seconds[name] for name in names or ()) if seconds else 0.0
+
+
+def token_totals(plan: GenerationPlan, token: Plan, predict: Predictor = nothing_predicted) -> Json:
     """Of a pass of a token: its own, rows of a batch, a position of a conversation, all together.
 
     `each`: of a token, where conversations share the pass.
     """
-    own = Amount.of(plan.offline_traffic(token))
-    row = Amount.of(_shared_traffic(plan, plan.batch)) * (plan.model.batch / plan.batch_rows)
-    place = Amount.of(_shared_traffic(plan, plan.conversation)) * (1 / plan.model.capacity)
-    online = Amount.of(token.cost.traffic)
+    seconds = predict(token.works())
+    batch, conversation = (_shared(plan, p, predict) for p in (plan.batch, plan.conversation))
+    own = Amount.of(plan.offline_traffic(token), _sum(seconds, _before(token)))
+    row = Amount.of(_shared_traffic(plan, plan.batch), _sum(batch, batch))
+    row *= plan.model.batch / plan.batch_rows
+    place = Amount.of(_shared_traffic(plan, plan.conversation), _sum(conversation, conversation))
+    place *= 1 / plan.model.capacity
+    online = Amount.of(token.cost.traffic, _sum(seconds, _online(token)))
+    is_predicted = None not in (seconds, batch, conversation)
     parts = {
         "own_offline": own,
         "batch_share": row,
@@ -154,17 +204,23 @@ def token_totals(plan: GenerationPlan, token: Plan) -> Json:
     }
     if plan.model.batch > 1:
         parts["each"] = parts["total"] * (1 / plan.model.batch)
-    return {name: amount.counts() for name, amount in parts.items()}
+    return {
+        name: amount.counts() | ({"predicted_seconds": amount.seconds} if is_predicted else {})
+        for name, amount in parts.items()
+    }
 
 
 def print_generation_plan(
-    console: Console, plan: GenerationPlan, outliers: Sequence[str] = ()
+    console: Console,
+    plan: GenerationPlan,
+    outliers: Sequence[str] = (),
+    predict: Predictor = nothing_predicted,
 ) -> None:
     """What a conversation and a batch prepare, the pass of a prompt, that of a token.
 
-    outliers: edges that position 0 reaches far beyond, a line each.
+    outliers: edges that position 0 reaches far beyond, a line each; predict: for seconds.
     """
-    found = generation_plan_to_dict(plan)
+    found = generation_plan_to_dict(plan, predict=predict)
     prompt, past = found["prefill"]["prompt_rows"], found["token"]["past"]
     batch = plan.model.batch
     what = "a conversation" if batch == 1 else f"{batch} conversations that share passes, each"
@@ -181,28 +237,38 @@ def print_generation_plan(
         if not part["rows"]:
             console.print("nothing")
             continue
-        rows = _alike(part["rows"]) if key in ("conversation", "batch") else part["rows"]
-        console.print(plan_table(rows))
+        rows, seconds = part["rows"], part["predicted_seconds"]
+        if key in ("conversation", "batch"):
+            rows, seconds = _alike(rows, seconds)
+        console.print(plan_table(rows, seconds))
         for name in ("offline", "online", "total"):
             if name in part:
                 console.print(f"{name}: {_said(part[name])}")
     for line in _lines(plan, found):
         console.print(plain(line))
+    if found["token"]["predicted_seconds"] is None:
+        console.print(NO_SECONDS)
     if outliers:
         _print_outliers(console, outliers, len(plan.model.prefix))
 
 
-def _alike(rows: Sequence[Json]) -> list[Json]:
-    """One row for all layers' that differ in their names alone, with how many they are."""
+def _alike(rows: Sequence[Json], seconds: Seconds) -> tuple[list[Json], Seconds]:
+    """One row for all layers' that differ in their names alone, with how many they are.
+
+    Its seconds are the first one's.
+    """
     groups: dict[str, list[Json]] = {}
     for row in rows:
         part = str(row["name"]).partition(".")[2] or row["name"]
         other = {key: value for key, value in row.items() if key not in ("name", "layer")}
         groups.setdefault(json.dumps([part, other], sort_keys=True), []).append(row)
-    return [
-        {**first, "name": f"{first['name']} and {len(others)} alike" if others else first["name"]}
-        for first, *others in groups.values()
-    ]
+    found, named = [], None if seconds is None else dict(seconds)
+    for first, *others in groups.values():
+        name = f"{first['name']} and {len(others)} alike" if others else first["name"]
+        found.append({**first, "name": name})
+        if named is not None:
+            named[name] = named[first["name"]]
+    return found, named
 
 
 def _lines(plan: GenerationPlan, found: Json) -> list[str]:
@@ -238,6 +304,7 @@ def _said(row: Json) -> str:
     return (
         f"client sends {row['client_sent_bytes'] / 1e6:.3f} MB, server "
         f"{row['server_sent_bytes'] / 1e6:.3f} MB, {rounds_text(row['rounds'])} rounds"
+        + (f", predicted {row['predicted_seconds']:.3f} s" if "predicted_seconds" in row else "")
     )
 
 

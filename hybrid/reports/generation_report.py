@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from hybrid.config.loading import Config
+from hybrid.machine.predict import predictor
 from hybrid.planning.generation import GenerationPlan
 from hybrid.planning.plan import MAX_FAILURE_PROBABILITY, traffic_row
 from hybrid.reports.generation_accuracy import answered, compared, with_accuracy
@@ -19,6 +20,7 @@ from hybrid.reports.generation_costs import (
     Amount,
     Ledger,
     Line,
+    declared_seconds,
     differing_steps,
     line_rows,
     mean_lines,
@@ -29,7 +31,7 @@ from hybrid.reports.generation_costs import (
 from hybrid.reports.generation_trust import generation_trust_model
 from hybrid.reports.generation_waits import first_token_waits
 from hybrid.reports.range_report import range_rows
-from hybrid.reports.run_report import phase_row
+from hybrid.reports.run_report import phase_row, prediction_summary
 from hybrid.runtime.answers import Answer
 from hybrid.runtime.generation_local import LocalGeneration
 from hybrid.runtime.generation_records import GenerationRecord
@@ -55,7 +57,7 @@ class PartyBook:
         self._config = config
         self._plan = plan
         self.record = record
-        self._ledger = Ledger(plan, record)
+        self._ledger = Ledger(plan, record, predictor(config.run.link_model()))
 
     @cached_property
     def spans(self) -> list[Span]:
@@ -79,7 +81,7 @@ class PartyBook:
         prefill = phases(lines[0])
         before = total(each[0] for each in (prefill, *tokens))
         after = total(each[1] for each in (prefill, *tokens))
-        first = self.record.passes[span.first]
+        first, steps = self.record.passes[span.first], self._steps(lines)
         together = span.together or self._plan.model.batch
         return {
             **self._session,
@@ -94,10 +96,11 @@ class PartyBook:
                 "new_tokens": span.passes,
                 "prefix_tokens": len(self._plan.model.prefix),
                 "tokens_before": first.past,
-                "prefill": _phase_pair(prefill),
-                "tokens": [_phase_pair(pair) for pair in tokens],
+                "prefill": self._phase_pair(lines[0]),
+                "tokens": [self._phase_pair(each) for each in lines[1:]],
             },
-            "steps": self._steps(lines),
+            "steps": steps,
+            "prediction": prediction_summary(steps["mean_token"] or steps["prefill"]),
         }
 
     def _batch(self, tokens: Sequence[tuple[Amount, Amount]], together: int) -> Json:
@@ -108,13 +111,22 @@ class PartyBook:
         mean = _per_token(tokens, 1)["per_token"]
         return {"batch": {"conversations": conversations, "prompts": together, "per_pass": mean}}
 
+    def _phase_pair(self, lines: Sequence[Line]) -> Json:
+        """Measured of a pass, and predicted seconds where they are known."""
+        before, after = phases(lines)
+        found = {"offline": before.row(), "online": after.row()}
+        if self._ledger.is_predicted:
+            found["predicted_seconds"] = declared_seconds(lines)
+        return found
+
     def _steps(self, lines: Sequence[Sequence[Line]]) -> Json:
         why = self._plan.schedule.why
         later = lines[1:]
+        rows = partial(line_rows, why=why, with_seconds=self._ledger.is_predicted)
         return {
-            "prefill": line_rows(lines[0], why),
-            "last_token": line_rows(later[-1], why) if later else [],
-            "mean_token": line_rows(mean_lines(later), why) if later else [],
+            "prefill": rows(lines[0]),
+            "last_token": rows(later[-1]) if later else [],
+            "mean_token": rows(mean_lines(later)) if later else [],
         }
 
     @cached_property
@@ -143,10 +155,6 @@ class PartyBook:
                 "requests_in_session": len(self.spans),
             },
         }
-
-
-def _phase_pair(pair: tuple[Amount, Amount]) -> Json:
-    return {"offline": pair[0].row(), "online": pair[1].row()}
 
 
 def _per_token(tokens: Sequence[tuple[Amount, Amount]], together: int) -> Json:

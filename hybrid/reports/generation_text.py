@@ -20,6 +20,7 @@ from hybrid.reports.run_report import (
     group_table,
     measured_cells,
     phase_table,
+    prediction_line,
     rounds_text,
     steps_table,
 )
@@ -33,8 +34,9 @@ def token_table(report: Report) -> Table:
     """The prefill and every token: seconds, megabytes and rounds, offline and online."""
     generation = report["generation"]
     passes = [generation["prefill"], *generation["tokens"]]
-    known = "token" in generation["prefill"]
+    known, predicted = (key in generation["prefill"] for key in ("token", "predicted_seconds"))
     head = ["pass", "offline s", "online s", "MB", "rounds"]
+    head += ["predicted offline s", "predicted online s"] if predicted else []
     head += ["gives", "plain model gives", "logits cosine"] if known else []
     rows = []
     for index, one in enumerate(passes):
@@ -44,6 +46,8 @@ def token_table(report: Report) -> Table:
                    for party in ("client", "server"))  # fmt: skip
         cells = [name, f"{before['seconds']:.3f}", f"{after['seconds']:.3f}", f"{sent / 1e6:.3f}"]
         cells.append(rounds_text(before["rounds"] + after["rounds"]))
+        if predicted:
+            cells += [f"{one['predicted_seconds'][phase]:.3f}" for phase in ("offline", "online")]
         rows.append(cells + (_given(one) if known else []))
     return head, rows
 
@@ -152,6 +156,8 @@ def print_generation_report(
     console.print(rich_table(*phase_table(report)))
     lines = [*total_lines(report), failure_line(report), traffic_line(report)]
     lines.append(accuracy_line(report))
+    if report["prediction"]:
+        lines.append(f"Of a token: {prediction_line(report['prediction'])}")
     for line in lines:
         if line:
             console.print(plain(line))
@@ -183,6 +189,8 @@ def generation_markdown(report: Report) -> str:
     escaped = [[plain_cell(cell) for cell in cells] for cells in rows]
     lines += ["## Pass by pass", "", *table_lines(head, escaped), ""]
     lines += ["## Declared and measured", "", traffic_line(report), ""]
+    if report["prediction"]:
+        lines += [f"Of a token: {prediction_line(report['prediction'])}", ""]
     for key, said in _STEP_TABLES:
         lines += _step_lines(report["steps"][key], said)
     lines += ["## Environment", ""]

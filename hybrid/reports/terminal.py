@@ -21,6 +21,11 @@ from hybrid.reports.run_report import (
 )
 from transport.foreign import printable
 
+NO_SECONDS = (
+    "predicted seconds: none; `hybrid calibrate` measures this machine (plugins may count units "
+    "that it does not know)"
+)
+
 
 def print_report(
     console: Console, report: Mapping[str, Any], title: str, folder: Path | None
@@ -88,10 +93,7 @@ def print_plan(
         f"{plan.correlations.total} oblivious transfers"
     )
     if seconds is None:
-        console.print(
-            "predicted seconds: none; `hybrid calibrate` measures this machine (plugins may count "
-            "units that it does not know)"
-        )
+        console.print(NO_SECONDS)
     else:
         console.print(f"predicted seconds: {sum(seconds.values()):.2f}, offline and online")
     for name, line in plan.schedule.why.items():

@@ -30,9 +30,11 @@ from hybrid.models.public_table import receive_table, send_table
 from hybrid.models.token_table import TokenTable
 from hybrid.operators.base import EncodedLinear, Operator, RunState, WeightedOperator
 from hybrid.planning.ahead import still_to_make
+from hybrid.planning.candidates import check_limits, checked_policy
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan, plan_generation
 from hybrid.planning.plan import MAX_FAILURE_PROBABILITY, Plan
+from hybrid.planning.schedule import Schedule
 from hybrid.runtime.ahead import PreparesAhead
 from hybrid.runtime.generation_records import PassRecord, SharedRecord
 from hybrid.runtime.generation_words import (
@@ -61,7 +63,7 @@ from transport.handshake import handshake, recv_public, send_public
 from transport.randomness import SecureRandom
 
 _DESCRIPTION_BYTES = 1 << 22
-_DESCRIPTION_KEYS = {"model", "embedding"}
+_DESCRIPTION_KEYS = {"model", "embedding", "schedule"}
 
 
 class GenerationSession(PreparesAhead):
@@ -203,8 +205,8 @@ class GenerationClient(GenerationSession):
         """Everything up to the first conversation."""
         self.agree_on_config()
         data = recv_public(self.channel, _DESCRIPTION_BYTES)
-        model, digest = self._parsed(data, prompts)
-        self.plan = plan = self._agree(model, lambda: plan_generation(self.config, model))
+        model, digest, chosen = self._parsed(data, prompts)
+        self.plan = plan = self._agree(model, lambda: plan_generation(self.config, model, chosen))
         self._table: TokenTable | None = None
         if not model.private_embedding:
             table = receive_table(self.channel, model, digest)
@@ -225,7 +227,10 @@ class GenerationClient(GenerationSession):
         self.channel.recv(1)
         return plan
 
-    def _parsed(self, data: object, prompts: Prompts) -> tuple[PublicGenerator, str]:
+    def _parsed(
+        self, data: object, prompts: Prompts
+    ) -> tuple[PublicGenerator, str, Schedule | None]:
+        """The server's public description, from untrusted plain data."""
         if not isinstance(data, dict) or set(data) != _DESCRIPTION_KEYS:
             raise FrameError("handshake: the server's description is malformed; same version?")
         digest = data["embedding"]
@@ -239,7 +244,12 @@ class GenerationClient(GenerationSession):
                 f"tokenizer: ids reach {prompts.tokenizer.vocabulary - 1}, the server's model has "
                 f"{model.architecture.vocabulary} rows for them; use the files that belong to it"
             )
-        return model, digest
+        chosen = None if data["schedule"] is None else Schedule.from_public(data["schedule"])
+        checked_policy(chosen, self.config.run, self.catalog)
+        if chosen is not None:
+            longest = model.graph(1, model.capacity - 1).nodes
+            check_limits(chosen, longest, self.catalog, self.config.run)
+        return model, digest, chosen
 
     def ready(self, asked: Sequence[Sequence[int] | NDArray[np.int64]], *, fresh: bool) -> Ready:
         """The next ids of each conversation, or the first of new ones, checked.
@@ -321,9 +331,11 @@ class GenerationServer(GenerationSession):
         """Everything up to the first conversation; plan: made before any client came."""
         self.agree_on_config()
         table, public = model.model.weights.embedding, model.public
+        is_chosen = self.config.run.scheduler.policy != "fixed"
         description = {
             "model": public.to_public(),
             "embedding": "" if public.private_embedding else table.digest(),
+            "schedule": plan.schedule.to_public() if is_chosen else None,
         }
         send_public(self.channel, description)
         self.plan = self._agree(public, lambda: plan)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.config.loading import Config
+from hybrid.machine.prices import schedule_prices
 from hybrid.models.decoder_graph import LOGITS
 from hybrid.models.decoder_tokenizing import Ids
 from hybrid.models.generator import Generator, load_prompts
@@ -59,7 +60,9 @@ class LocalGeneration(Answers, OpenedHere):
     def __init__(self, config: Config, on_progress: Progress | None = None) -> None:
         """Load and plan, so that a config that cannot work says so before anything starts."""
         self.model: Generator = load_generator(config)
-        self.plan: GenerationPlan = plan_generation(config, self.model.public)
+        self.plan: GenerationPlan = plan_generation(
+            config, self.model.public, prices=schedule_prices(config.run)
+        )
         super().__init__(config, load_prompts(config))
         self.result: GenerationResult | None = None
         if on_progress is not None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from hybrid.config.loading import Config
 from hybrid.machine.environment import describe, peak_memory_bytes
+from hybrid.machine.prices import schedule_prices
 from hybrid.models.decoder_graph import LOGITS
 from hybrid.models.decoder_tokenizing import Ids
 from hybrid.models.generator import load_prompts
@@ -37,7 +38,12 @@ class AnsweringServer:
         self._catalog = load_catalog(config.run.plugins)
         self.generator = load_generator(config)
         # Made once before any client comes, so that a config that cannot work says so here.
-        self.plan: GenerationPlan = plan_generation(config, self.generator.public, schedule)
+        self.plan: GenerationPlan = plan_generation(
+            config,
+            self.generator.public,
+            schedule,
+            None if schedule is not None else schedule_prices(config.run),
+        )
 
     def serve_session(
         self, channel: Channel, dealer: Channel | None = None, *, keep_shares: bool = False

@@ -25,7 +25,7 @@ from hybrid.models.model import Model, PublicModel
 from hybrid.models.public_table import receive_table, send_table
 from hybrid.models.tokenizing import TextEncoder
 from hybrid.operators.base import WeightedOperator
-from hybrid.planning.candidates import check_limits
+from hybrid.planning.candidates import check_limits, checked_policy
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.plan import Plan, build_plan
 from hybrid.planning.schedule import Schedule, named_schedule
@@ -34,10 +34,9 @@ from hybrid.runtime.runner import Measured, Progress, RequestResult, run_offline
 from hybrid.runtime.session_checks import check_rows
 from hybrid.runtime.session_parts import SessionParts, run_state
 from hybrid.runtime.text_checks import check_same_texts, checked_ids
-from mpc_nonlinear.correlations.dealer import TrustedDealer
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
-from transport.errors import ConfigError, FrameError, UsageError
+from transport.errors import FrameError, UsageError
 from transport.handshake import handshake, recv_public, send_public
 from transport.randomness import SecureRandom
 
@@ -109,30 +108,12 @@ class ClientSession(_EncoderParts):
         # Checked before any text is looked up, so that no failure depends on a text.
         check_same_texts(encoder, data["texts"], model.architecture.vocabulary)
         chosen = None if data["schedule"] is None else Schedule.from_public(data["schedule"])
-        self._check_trust(chosen)
+        checked_policy(chosen, self.config.run, self.catalog)
         nodes = model.graph.nodes
         if chosen is None:
             return model, digest, named_schedule(self.config, nodes, self.catalog)
-        chosen.check_complete(nodes)
         check_limits(chosen, nodes, self.catalog, self.config.run)
         return model, digest, chosen
-
-    def _check_trust(self, schedule: Schedule | None) -> None:
-        """The server chose; the client's own config says within which limits."""
-        rules = self.config.run.scheduler
-        if (schedule is None) != (rules.policy == "fixed"):
-            raise ConfigError(
-                f"scheduler.policy: the server's schedule is not what {rules.policy!r} asks for; "
-                "use the same config at both parties"
-            )
-        if schedule is None:
-            return
-        source = self.catalog["correlations", schedule.correlations]
-        if rules.trust == "no_dealer" and issubclass(source, TrustedDealer):
-            raise ConfigError(
-                "scheduler.trust: the server's schedule relies on a dealer; refuse this server or "
-                "set dealer_allowed"
-            )
 
     @property
     def vocabulary(self) -> int:

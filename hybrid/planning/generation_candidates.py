@@ -1,0 +1,262 @@
+"""What could carry the steps of a decoder, with its cost in every pass of a conversation.
+
+What is decided is decided for all passes, since they share the cache and prepared rows, weights and
+keys; the products over the cache of all layers are decided at once, since they are made together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from hybrid.models.generator import PublicGenerator
+from hybrid.models.graph import Node
+from hybrid.operators.base import Choice, Operator, WeightedOperator
+from hybrid.operators.slot_triples import stored_part
+from hybrid.planning.binding import Binder
+from hybrid.planning.candidates import Limits
+from hybrid.planning.measures import Measure
+from mpc_nonlinear.cost import NO_COST, Cost, Kind, OtCount, total_without_work
+from transport.errors import ConfigError, HybridError
+
+_USUAL_PROMPT = 16
+"""Rows of the prompt that a plan is shown for, and a schedule made for, where there is room."""
+
+
+def usual_prompt(model: PublicGenerator) -> int:
+    """Rows of a short prompt, or what announced answers leave; whole buckets."""
+    settings = model.settings
+    room = min(_USUAL_PROMPT, model.capacity + 1 - settings.max_new_tokens)
+    return room // settings.prompt_bucket * settings.prompt_bucket
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What schedules are measured by: a short prompt and an answer of the announced length."""
+
+    model: PublicGenerator
+
+    @cached_property
+    def rows(self) -> tuple[int, int]:
+        """Of either pass: the prompt's, a token's."""
+        return usual_prompt(self.model), 1
+
+    @property
+    def weights(self) -> tuple[int, int]:
+        """How often either pass runs."""
+        return 1, self.model.settings.max_new_tokens - 1
+
+    @cached_property
+    def nodes(self) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+        """Of the prompt's pass, of a token's in the middle of the cache."""
+        rows, one = self.rows
+        middle = self.model.capacity // 2
+        return self.model.graph(rows, 0).nodes, self.model.graph(one, middle).nodes
+
+    @cached_property
+    def last(self) -> tuple[Node, ...]:
+        """Of the longest rows, whose errors are the largest."""
+        return self.model.graph(1, self.model.capacity - 1).nodes
+
+    @cached_property
+    def announced(self) -> tuple[float, float]:
+        """How often either pass would run in a conversation that fills all positions.
+
+        The longest first prompt counts as several usual ones.
+        """
+        settings, capacity = self.model.settings, self.model.capacity
+        room, bucket = capacity - settings.max_new_tokens + 1, settings.prompt_bucket
+        prompt = room // bucket * bucket
+        return prompt / self.rows[0], capacity - prompt
+
+
+@dataclass(frozen=True, eq=False)
+class InPass:
+    """What an option takes of one pass."""
+
+    online: tuple[Cost, ...]
+    """Step by step."""
+    value: float
+    """Measure of these, each for itself."""
+    ots: OtCount
+    stored: tuple[tuple[Kind, int], ...]
+    """Products that come from slots."""
+    alone: float
+    """Measure of what its steps prepare, each for itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Option:
+    """One choice for the steps that are decided together."""
+
+    choice: Choice
+    places: tuple[int, ...]
+    """Of the steps in the graph."""
+    passes: tuple[InPass, ...]
+    shared: float
+    """Measure of its part of what passes share: of a conversation, of batches of rows."""
+    failures: float
+    """Chance in a conversation that fills all positions, the making of triples apart."""
+    encoded_bytes: int
+
+    @property
+    def label(self) -> str:
+        """Name for a reader."""
+        return self.choice.label
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Steps that are decided together, and what could carry them."""
+
+    names: tuple[str, ...]
+    key: str
+    """Of decisions that are alike in all layers."""
+    options: tuple[Option, ...]
+    refused: str
+    """Names and reasons, for a reader."""
+
+
+class Deciding:
+    """All decisions of one decoder under one source of correlations."""
+
+    def __init__(
+        self, conversation: Conversation, binder: Binder, limits: Limits, measure: Measure
+    ) -> None:
+        self._conversation, self._binder = conversation, binder
+        self._limits, self._measure = limits, measure
+        self._known: dict[tuple[str, Choice], Option | str] = {}
+
+    def decisions(self) -> list[Decision]:
+        """Of all steps; `ConfigError` where nothing can carry one."""
+        return [self._decision(places) for places in self._together()]
+
+    def _together(self) -> Iterator[tuple[int, ...]]:
+        nodes = self._conversation.last
+        cached = tuple(i for i, node in enumerate(nodes) if node.key == "cached_attention")
+        for place in range(len(nodes)):
+            if place not in cached:
+                yield (place,)
+            elif place == cached[0]:
+                yield cached
+
+    def _decision(self, places: tuple[int, ...]) -> Decision:
+        nodes = [self._conversation.last[place] for place in places]
+        options, refused = [], []
+        for choice in self._choices(nodes):
+            found = self._option(places, choice)
+            if isinstance(found, Option):
+                options.append(found)
+            else:
+                refused.append(found)
+        said = ", ".join(dict.fromkeys(refused))
+        if not options:
+            raise ConfigError(
+                f"scheduler: nothing can carry {nodes[0].name} ({nodes[0].op}): {said or 'none'}; "
+                "raise scheduler.max_error, remove a pin or change the model"
+            )
+        key = nodes[0].name.partition(".")[2] or nodes[0].name
+        return Decision(tuple(node.name for node in nodes), key, tuple(options), said)
+
+    def _choices(self, nodes: Sequence[Node]) -> list[Choice]:
+        """That every one of these steps may take."""
+        pins, first = self._limits.pins, nodes[0]
+        found = pins.allowed(first, self._binder.choices(first))
+        for node in nodes[1:]:
+            allowed = pins.allowed(node, self._binder.choices(node))
+            found = [choice for choice in found if choice in allowed]
+        if not found:
+            raise ConfigError(
+                f"scheduler.pin: {first.name} and other steps of {first.key} are pinned to "
+                "different implementations, and are made together; pin all of them alike"
+            )
+        return found
+
+    def _option(self, places: tuple[int, ...], choice: Choice) -> Option | str:
+        """A choice's costs, or why it is out; the same for steps that differ in their names."""
+        if reason := self._limits.refusal(choice):
+            return reason
+        key = self._likeness(places), choice
+        if key not in self._known:
+            try:
+                self._known[key] = self._bound(places, choice)
+            except HybridError:
+                self._known[key] = f"{choice.label} (does not fit)"
+        found = self._known[key]
+        return replace(found, places=places) if isinstance(found, Option) else found
+
+    def _likeness(self, places: tuple[int, ...]) -> str:
+        every = (*self._conversation.nodes, self._conversation.last)
+        alike = [
+            replace(nodes[p], name="", layer=0, inputs=(), outputs=())
+            for nodes in every
+            for p in places
+        ]
+        return repr([alike, [self._limits.pins.of(every[0][p]) for p in places]])
+
+    def _bound(self, places: tuple[int, ...], choice: Choice) -> Option | str:
+        """Costs of a choice that fits everywhere; `HybridError` where it does not."""
+        talk, bind = self._conversation, self._binder.bind
+        if reason := self._out([bind(talk.last[place], choice) for place in places]):
+            return f"{choice.label} ({reason})"
+        bound = [[bind(nodes[place], choice) for place in places] for nodes in talk.nodes]
+        for operators in bound:
+            for operator in operators:
+                operator.join(operators)
+        costs = [[operator.cost() for operator in operators] for operators in bound]
+        prepared = [[operator.offline_cost() for operator in operators] for operators in bound]
+        conversation = [operator.conversation_cost() for operator in bound[-1]]
+        batch = [operator.batch_cost() for operator in bound[-1]]
+        every = [cost for part in (*costs, *prepared, conversation, batch) for cost in part]
+        if not all(map(self._measure.knows, every)):
+            return f"{choice.label} (counts units without a price)"
+        passes = [self._in_pass(own, before) for own, before in zip(costs, prepared, strict=True)]
+        rows = [nodes[places[0]].shape[0] for nodes in talk.nodes]
+        batches = self._batches(rows, talk.weights)
+        failures = _failures(conversation) + _failures(batch) * (
+            1 + self._batches(rows, talk.announced)
+        )
+        failures += sum(n * _failures(own) for n, own in zip(talk.announced, costs, strict=True))
+        weighted = [o for o in bound[-1] if isinstance(o, WeightedOperator)]
+        return Option(
+            choice,
+            places,
+            tuple(passes),
+            self._whole(conversation) + batches * self._whole(batch),
+            failures,
+            sum(operator.encoded_bytes for operator in weighted),
+        )
+
+    def _batches(self, rows: Sequence[int], times: Sequence[float]) -> float:
+        """Of prepared rows, which so many passes over so many rows consume."""
+        used = sum(n * count for n, count in zip(times, rows, strict=True))
+        return used / max(1, self._binder.context.batch_rows)
+
+    def _in_pass(self, costs: Sequence[Cost], prepared: Sequence[Cost]) -> InPass:
+        needed, measure = total_without_work(costs), self._measure
+        alone = sum(map(measure.alone, prepared)) + measure.made(needed.demand)
+        value = sum(map(measure.alone, costs))
+        return InPass(tuple(costs), value, needed.ots, stored_part(needed.demand).counts, alone)
+
+    def _whole(self, costs: Sequence[Cost]) -> float:
+        """Measure of these steps with their correlations."""
+        needed, measure = total_without_work(costs), self._measure
+        total = sum(map(measure.alone, costs)) + measure.made(needed.demand)
+        return total + measure.produced(needed.ots) + measure.stored(needed.demand)
+
+    def _out(self, operators: Sequence[Operator]) -> str:
+        """Why these are out; empty where they are not."""
+        rules = self._limits.rules
+        for operator in operators:
+            if isinstance(operator, WeightedOperator) and not operator.encodes_for_any_rows:
+                return "encodes weights for a fixed number of rows"
+            if rules.offline == "forbidden" and operator.batch_cost() != NO_COST:
+                return "works before the input"
+            if excess := self._limits.excess(operator):
+                return excess
+        return ""
+
+
+def _failures(costs: Sequence[Cost]) -> float:
+    return sum(cost.failure_probability for cost in costs)
