@@ -11,7 +11,8 @@ from hybrid.models.generator_loading import load_generator
 from hybrid.planning.ahead import AHEAD, AheadPlan, lacking, most
 from hybrid.planning.generation import plan_generation
 from hybrid.planning.plan import OFFLINE
-from hybrid.reports.generation_costs import Ledger, differing_steps, total, whole_session
+from hybrid.reports.amounts import total
+from hybrid.reports.generation_costs import Ledger, differing_steps, whole_session
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient
 from hybrid.runtime.generation_words import Word
 from mpc_nonlinear.correlations.preprocessing import Prepared, product_kind, triple_kind

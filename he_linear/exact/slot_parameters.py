@@ -98,7 +98,7 @@ class SlotParameters(CkksParameters):
         noise_std: of a result's coefficients, modulo Q. The shares' roundings meet the noise at a
         uniform offset, so the chance is t E|noise| / q', and the mean is at most the deviation, 0.8
         of it for a normal one; q' = Q for the ciphertext's own noise and 2^second_bits for the
-        rounding of the second polynomial, whose product with the ternary secret has variance N / 18.
+        rounding of the second polynomial, whose product with the secret has variance N / 18.
         """
         own = noise_std / float(self.modulus)
         second = math.sqrt(self.poly_degree / 18) * 2.0**-self.second_bits

@@ -97,7 +97,7 @@ def _put(sums, out, at, p, add):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _multiply_blocks(x, w, used, constants, k, out, add, kind):  # type: ignore[no-untyped-def]
     blocks, panels, inner, width = x.shape
-    primes, n = out.shape[2], out.shape[3]
+    n = out.shape[3]
     (p, f), (integers, most) = constants, kind
     run, inv = n // (2 * blocks), 1.0 / p
     together = -(-inner // -(-inner // most))
@@ -142,7 +142,8 @@ def multiply_blocks(
 
     x (c, panels, inner, PANEL) as `spread` leaves it; matrices (c, rows, inner); both hold
     residues centred within 0.6 p, with `stored_bias`. `used` of the matrices' rows count, of as
-    many as `tile_rows` says. Matrix i meets blocks i and 2c - 1 - i of the NTT values. Results are centred, so that sums of any number of calls are exact.
+    many as `tile_rows` says. Matrix i meets blocks i and 2c - 1 - i of the NTT
+    values. Results are centred, so that sums of any number of calls are exact.
     """
     constants = float(p), centred(1 << _SHIFT, p)
     assert p < 1 << 47 or abs(constants[1]) < MAX_FOLD

@@ -137,7 +137,9 @@ class PanelOrders:
 
 
 @njit(cache=True, nogil=True)
-def _spread_products(digits, keys, orders, half, k, bodies, constants, x, at):  # type: ignore[no-untyped-def]
+def _spread_products(  # type: ignore[no-untyped-def] # noqa: PLR0913
+    digits, keys, orders, half, k, bodies, constants, x, at
+):
     (p, f, bias), (targets, places), (first, step) = constants, orders, at
     count, terms, primes, n = digits.shape
     blocks, _, _, width = x.shape

@@ -18,6 +18,7 @@ from hybrid.operators.slot_triples import stored_part, triples_cost
 from hybrid.planning.ahead import AHEAD
 from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan
 from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, Step, offline_name, traffic_row
+from hybrid.reports.amounts import NOTHING, Amount, total
 from hybrid.reports.generation_stock import Drawn, StockReplay, making_traffic
 from hybrid.reports.run_report import share_offline_cost
 from hybrid.runtime.generation_records import GenerationRecord, SharedRecord
@@ -27,57 +28,6 @@ from transport.traffic import NO_TRAFFIC, Traffic
 Json = dict[str, Any]
 _STEP_DIGITS = 6
 """Of rounds in the rows of steps, so that their sums do not drift."""
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """Seconds, bytes and rounds, or a part of them."""
-
-    seconds: float = 0.0
-    client_sent_bytes: float = 0.0
-    server_sent_bytes: float = 0.0
-    rounds: float = 0.0
-
-    @classmethod
-    def of(cls, traffic: Traffic, seconds: float = 0.0) -> Amount:
-        """All of a step."""
-        sizes = traffic.client_sent_bytes, traffic.server_sent_bytes
-        return cls(seconds, *sizes, traffic.rounds)
-
-    def __add__(self, other: Amount) -> Amount:
-        return Amount(
-            self.seconds + other.seconds,
-            self.client_sent_bytes + other.client_sent_bytes,
-            self.server_sent_bytes + other.server_sent_bytes,
-            self.rounds + other.rounds,
-        )
-
-    def __mul__(self, part: float) -> Amount:
-        return Amount(
-            self.seconds * part,
-            self.client_sent_bytes * part,
-            self.server_sent_bytes * part,
-            self.rounds * part,
-        )
-
-    def __sub__(self, other: Amount) -> Amount:
-        return self + other * -1
-
-    def counts(self, digits: int = 2) -> Json:
-        """Bytes whole, rounds with digits where they are part of a share."""
-        rounds = round(self.rounds, digits)
-        return {
-            "client_sent_bytes": round(self.client_sent_bytes),
-            "server_sent_bytes": round(self.server_sent_bytes),
-            "rounds": int(rounds) if rounds == int(rounds) else rounds,
-        }
-
-    def row(self, digits: int = 2) -> Json:
-        """As reports write a phase or what was measured of a step."""
-        return {"seconds": self.seconds, **self.counts(digits)}
-
-
-NOTHING = Amount()
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,11 +285,6 @@ def _bytes_by_step(plan: Plan) -> dict[str, int]:
         )
         for step in plan.steps
     }
-
-
-def total(amounts: Iterable[Amount]) -> Amount:
-    """Of all together."""
-    return sum(amounts, NOTHING)
 
 
 def declared_seconds(lines: Iterable[Line]) -> Json:

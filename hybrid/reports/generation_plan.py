@@ -22,7 +22,8 @@ from hybrid.planning.plan import (
     offline_name,
     traffic_row,
 )
-from hybrid.reports.generation_costs import Amount, correlations_traffic, total
+from hybrid.reports.amounts import Amount, total
+from hybrid.reports.generation_costs import correlations_traffic
 from hybrid.reports.run_report import rounds_text
 from hybrid.reports.terminal import NO_SECONDS, plain, plan_table
 from mpc_nonlinear.cost import Cost, total_without_work

@@ -15,9 +15,9 @@ from hybrid.config.loading import Config
 from hybrid.machine.predict import predictor
 from hybrid.planning.generation import GenerationPlan
 from hybrid.planning.plan import MAX_FAILURE_PROBABILITY, traffic_row
+from hybrid.reports.amounts import Amount, total
 from hybrid.reports.generation_accuracy import answered, compared, with_accuracy
 from hybrid.reports.generation_costs import (
-    Amount,
     Ledger,
     Line,
     declared_seconds,
@@ -25,7 +25,6 @@ from hybrid.reports.generation_costs import (
     line_rows,
     mean_lines,
     phases,
-    total,
     whole_session,
 )
 from hybrid.reports.generation_trust import generation_trust_model

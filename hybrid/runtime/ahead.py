@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,10 +12,10 @@ import numpy as np
 
 from hybrid.operators.base import Operator, RunState
 from hybrid.planning.ahead import AHEAD, AheadPlan, making, still_to_make
-from hybrid.planning.generation import GenerationPlan
+from hybrid.planning.generation import BATCH, GenerationPlan
 from hybrid.planning.plan import Plan
 from hybrid.runtime.generation_records import SharedRecord
-from hybrid.runtime.runner import run_ahead
+from hybrid.runtime.runner import Progress, run_ahead, run_shared
 from hybrid.runtime.session_parts import SessionParts
 from mpc_nonlinear.cost import Cost, Demand, total_without_work
 
@@ -56,7 +57,7 @@ def next_piece(ahead: AheadPlan, rows: Sequence[int], past: int, stock: Demand) 
 
 
 class PreparesAhead(SessionParts):
-    """A session's stock of correlations, and what is made while nobody asks."""
+    """A session's stock of rows and correlations, and what is made while nobody asks."""
 
     plan: GenerationPlan
     past: int
@@ -64,14 +65,48 @@ class PreparesAhead(SessionParts):
     _state: RunState
     _is_open: bool
     _passes: int
-
-    @abstractmethod
-    def _make(self, pieces: list[tuple[Operator, Cost]]) -> None:
-        """Batches of rows."""
+    progress: Progress
 
     @abstractmethod
     def _spend(self, more: float) -> None:
         """Count a chance of failure; refuse too much of it."""
+
+    def _fill(self, plan: Plan) -> None:
+        """Batches until every layer has the rows that a pass takes: small ones for a prompt."""
+        needs = {step.node.name: step.node.shape[0] for step in plan.steps}
+        while lacks := {name: n for name, n in self._lacks(needs).items() if n > 0}:
+            is_few = max(needs[name] for name in lacks) > 1
+            is_few = is_few and max(lacks.values()) <= self.plan.first_rows
+            batch = self.plan.first_batch if is_few else self.plan.batch
+            short = [each for each in batch if each[0].node.name in lacks]
+            if is_few:
+                self._spend(sum(cost.failure_probability for _, cost in short))
+                self._prepare(BATCH, short, _for_first_rows, self.plan.first_rows)
+            else:
+                self._make(short)
+
+    def _lacks(self, needs: dict[str, int]) -> dict[str, int]:
+        """Rows that the layers of a batch do not have."""
+        names = [operator.node.name for operator, _ in self.plan.batch]
+        return {name: needs[name] - len(self._state.rows.get(name, ())) for name in names}
+
+    def _make(self, pieces: list[tuple[Operator, Cost]]) -> None:
+        self._spend(sum(cost.failure_probability for _, cost in pieces))
+        self._prepare(BATCH, pieces, _for_rows, self.plan.batch_rows)
+
+    def _prepare(
+        self,
+        kind: str,
+        operators: Sequence[tuple[Operator, Cost]],
+        prepare: Callable[[Operator, RunState], None],
+        rows: int,
+    ) -> None:
+        start, label = time.perf_counter(), f"{kind}{len(self.shared)}"
+        steps = run_shared(operators, self._state, label, prepare, self.progress)
+        seconds = time.perf_counter() - start
+        declared = tuple(cost.traffic for _, cost in operators)
+        record = SharedRecord(kind, tuple(steps), seconds, rows, declared, self._passes)
+        self.shared.append(record)
 
     def _prepared(self) -> Demand:
         """Correlations in stock: the same counts at both parties."""
@@ -101,3 +136,11 @@ class PreparesAhead(SessionParts):
         step = run_ahead(piece.needed, self._state, label, self.progress)
         made, place = piece.correlations, (1, (cost.traffic,), self._passes, True)
         self.shared.append(SharedRecord(AHEAD, (step,), step.seconds, *place, made))
+
+
+def _for_rows(operator: Operator, state: RunState) -> None:
+    operator.prepare_batch(state)
+
+
+def _for_first_rows(operator: Operator, state: RunState) -> None:
+    operator.prepare_first_batch(state)

@@ -32,8 +32,8 @@ from hybrid.operators.base import EncodedLinear, Operator, RunState, WeightedOpe
 from hybrid.planning.ahead import still_to_make
 from hybrid.planning.candidates import check_limits, checked_policy
 from hybrid.planning.catalog import Catalog
-from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan, plan_generation
-from hybrid.planning.plan import MAX_FAILURE_PROBABILITY, Plan
+from hybrid.planning.generation import CONVERSATION, GenerationPlan, plan_generation
+from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
 from hybrid.planning.schedule import Schedule
 from hybrid.runtime.ahead import PreparesAhead
 from hybrid.runtime.generation_records import PassRecord, SharedRecord
@@ -52,10 +52,9 @@ from hybrid.runtime.key_exchange import (
     send_keys,
     send_slot_keys,
 )
-from hybrid.runtime.runner import Progress, run_request, run_shared
+from hybrid.runtime.runner import Progress, run_request
 from hybrid.runtime.session_checks import check_ids, check_rows
 from hybrid.runtime.session_parts import run_state
-from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
 from transport.errors import ConfigError, FrameError, UsageError
@@ -129,43 +128,6 @@ class GenerationSession(PreparesAhead):
         self._prepare(CONVERSATION, self.plan.conversation, _for_conversation, 1)
         self.past, self._is_open = 0, True
 
-    def _fill(self, plan: Plan) -> None:
-        """Batches until every layer has the rows that a pass takes: small ones for a prompt."""
-        needs = {step.node.name: step.node.shape[0] for step in plan.steps}
-        while lacks := {name: n for name, n in self._lacks(needs).items() if n > 0}:
-            is_few = max(needs[name] for name in lacks) > 1
-            is_few = is_few and max(lacks.values()) <= self.plan.first_rows
-            batch = self.plan.first_batch if is_few else self.plan.batch
-            short = [each for each in batch if each[0].node.name in lacks]
-            if is_few:
-                self._spend(sum(cost.failure_probability for _, cost in short))
-                self._prepare(BATCH, short, _for_first_rows, self.plan.first_rows)
-            else:
-                self._make(short)
-
-    def _lacks(self, needs: dict[str, int]) -> dict[str, int]:
-        """Rows that the layers of a batch do not have."""
-        names = [operator.node.name for operator, _ in self.plan.batch]
-        return {name: needs[name] - len(self._state.rows.get(name, ())) for name in names}
-
-    def _make(self, pieces: list[tuple[Operator, Cost]]) -> None:
-        self._spend(sum(cost.failure_probability for _, cost in pieces))
-        self._prepare(BATCH, pieces, _for_rows, self.plan.batch_rows)
-
-    def _prepare(
-        self,
-        kind: str,
-        operators: Sequence[tuple[Operator, Cost]],
-        prepare: Callable[[Operator, RunState], None],
-        rows: int,
-    ) -> None:
-        start, label = time.perf_counter(), f"{kind}{len(self.shared)}"
-        steps = run_shared(operators, self._state, label, prepare, self.progress)
-        seconds = time.perf_counter() - start
-        declared = tuple(cost.traffic for _, cost in operators)
-        record = SharedRecord(kind, tuple(steps), seconds, rows, declared, self._passes)
-        self.shared.append(record)
-
     def _run(self, rows: int, own: dict[str, RingArray]) -> PassRecord:
         """One pass; rows that are missing are prepared first."""
         if not self._is_open:
@@ -188,14 +150,6 @@ class GenerationSession(PreparesAhead):
 
 def _for_conversation(operator: Operator, state: RunState) -> None:
     operator.prepare_conversation(state)
-
-
-def _for_rows(operator: Operator, state: RunState) -> None:
-    operator.prepare_batch(state)
-
-
-def _for_first_rows(operator: Operator, state: RunState) -> None:
-    operator.prepare_first_batch(state)
 
 
 class GenerationClient(GenerationSession):
