@@ -105,6 +105,16 @@ def test_fewer_prompts_than_conversations():
     assert all(record.outputs == {} for record in opened.server.passes)
 
 
+def test_sampled_tokens_are_each_conversations_own():
+    """Drawn among the largest logits of its own row."""
+    config = config_of("gpt2", batch=2, temperature=1.0, top_k=2)
+    found, opened = converse(config, together(prompts("gpt2")[:2]))
+    for tokens, every in zip(found, opened.logits, strict=True):
+        for token, row in zip(tokens, every.reshape(2, -1), strict=True):
+            assert token in np.argsort(row)[-2:]
+    as_declared(opened)
+
+
 # -- what would go unnoticed -------------------------------------------------------------------
 
 
