@@ -12,7 +12,8 @@ from hybrid.models.generator import client_rows, load_prompts
 from hybrid.models.prompts import Prompts, ShapeTokenizer
 from hybrid.operators.cached_attention import CachedAttentionOperator
 from hybrid.operators.local_steps import RotaryOperator
-from hybrid.planning.generation import plan_generation
+from hybrid.planning import generation
+from hybrid.planning.generation import check_failures, plan_generation
 from hybrid.reports.comparison.answering import check_prompt
 from hybrid.reports.generation_plan import generation_plan_to_dict
 from hybrid.reports.generation_report import generation_reports
@@ -327,10 +328,15 @@ def test_a_plan_says_what_each_token_costs():
     assert "how long the longest of the model's own answers is" in lines
 
 
-def test_too_many_that_share_a_pass():
-    config = generation_config(model={"batch": 64}, positions=512)
-    with pytest.raises(ConfigError, match=r"lower generation\.positions or model\.batch"):
-        plan_generation(config, plain(config).public)
+def test_too_many_that_share_a_pass(monkeypatch):
+    """What may go wrong counts for all together."""
+    allowed = 2 * plan_of(1).announced_failure_probability()
+    assert plan_of(4).announced_failure_probability() > allowed
+    monkeypatch.setattr(generation, "MAX_FAILURE_PROBABILITY", allowed)
+    check_failures(plan_of(1))
+    message = r"4 conversations .* lower generation\.positions or model\.batch"
+    with pytest.raises(ConfigError, match=message):
+        check_failures(plan_of(4))
 
 
 # -- two processes -----------------------------------------------------------------------------
