@@ -12,7 +12,8 @@ from hybrid.models.generator import client_rows, load_prompts
 from hybrid.models.prompts import Prompts, ShapeTokenizer
 from hybrid.operators.cached_attention import CachedAttentionOperator
 from hybrid.operators.local_steps import RotaryOperator
-from hybrid.planning.generation import plan_generation
+from hybrid.planning import generation
+from hybrid.planning.generation import check_failures, plan_generation
 from hybrid.reports.comparison.answering import check_prompt
 from hybrid.reports.generation_plan import generation_plan_to_dict
 from hybrid.reports.generation_report import generation_reports
@@ -103,6 +104,16 @@ def test_fewer_prompts_than_conversations():
     # Copies read the same, and choose the same.
     assert all(len(set(tokens)) == 1 for tokens in found)
     assert all(record.outputs == {} for record in opened.server.passes)
+
+
+def test_sampled_tokens_are_each_conversations_own():
+    """Drawn among the largest logits of its own row."""
+    config = config_of("gpt2", batch=2, temperature=1.0, top_k=2)
+    found, opened = converse(config, together(prompts("gpt2")[:2]))
+    for tokens, every in zip(found, opened.logits, strict=True):
+        for token, row in zip(tokens, every.reshape(2, -1), strict=True):
+            assert token in np.argsort(row)[-2:]
+    as_declared(opened)
 
 
 # -- what would go unnoticed -------------------------------------------------------------------
@@ -317,10 +328,15 @@ def test_a_plan_says_what_each_token_costs():
     assert "how long the longest of the model's own answers is" in lines
 
 
-def test_too_many_that_share_a_pass():
-    config = generation_config(model={"batch": 64}, positions=512)
-    with pytest.raises(ConfigError, match=r"lower generation\.positions or model\.batch"):
-        plan_generation(config, plain(config).public)
+def test_too_many_that_share_a_pass(monkeypatch):
+    """What may go wrong counts for all together."""
+    allowed = 2 * plan_of(1).announced_failure_probability()
+    assert plan_of(4).announced_failure_probability() > allowed
+    monkeypatch.setattr(generation, "MAX_FAILURE_PROBABILITY", allowed)
+    check_failures(plan_of(1))
+    message = r"4 conversations .* lower generation\.positions or model\.batch"
+    with pytest.raises(ConfigError, match=message):
+        check_failures(plan_of(4))
 
 
 # -- two processes -----------------------------------------------------------------------------

@@ -104,6 +104,26 @@ def test_longer_answers_count_for_more(experiment):
     assert len(prompts.prompts_of(BENCHMARKS / "prompts.txt")) == 10
 
 
+def test_a_batch_in_a_row_of_a_table(experiment):
+    batches, one = experiment("batches"), report()
+    one["environment"] = {f"peak_memory_bytes_{p}": "2000000000" for p in ("client", "server")}
+    one["generation"] |= {"equal_tokens": 3, "logits_cosine_min": 0.5}
+    alone = batches.row_of([one])
+    assert (alone["rounds_a_pass"], alone["rounds_a_token"]) == (2, 2)
+    a_pass = {p: step("", 0, p)["measured"] | {"rounds": 4} for p in ("offline", "total")}
+    two = {**one, "batch": {"per_pass": a_pass}}
+    slow = {**two, "time_to_first_token_seconds": 5.0, "declared_equals_measured": False}
+    row = batches.row_of([two, slow])
+    assert (row["conversations"], row["rounds_a_pass"], row["rounds_a_token"]) == (2, 4, 2)
+    assert (row["equal_tokens"], row["new_tokens"], row["first_token_seconds"]) == (6, 8, 5.0)
+    assert not row["declared_equals_measured"]
+    assert len(batches.cells(row)) == len(batches.HEAD)
+    assert batches.cells(row)[4] == "100 %"
+    assert batches.sizes("1,4,16") == [1, 4, 16]
+    with pytest.raises(ValueError, match="65"):
+        batches.sizes("1,65")
+
+
 def test_perplexity_of_known_logits(experiment):
     perplexity = experiment("perplexity")
     even, following = np.ones((3, 8)), np.array([0, 5, 7])

@@ -51,21 +51,21 @@ def in_units(x):
     return x.view(np.int64).astype(np.longdouble)
 
 
-def alone(operator, *edges):
+def alone(operator, *edges, idle=()):
     """Of a step without a message: what both shares of the results add up to."""
-    pairs = [split(FIXED.encode(edge)) for edge in edges]
-    sides = (operator.run([pair[i] for pair in pairs], None) for i in (0, 1))
+    pairs, state = [split(FIXED.encode(edge)) for edge in edges], RunState(None, None, idle=idle)
+    sides = (operator.run([pair[i] for pair in pairs], state) for i in (0, 1))
     return [a + b for a, b in zip(*sides, strict=True)]
 
 
 # -- steps without a message ------------------------------------------------------------------
 
 
-def rotary(rows, heads, size, first, columns, theta=10000.0):
+def rotary(rows, heads, size, first, columns, theta=10000.0, batch=1):
     constants = {"theta": theta, "size": size, "heads": heads, "first": first}
     node = Node(
         "layer0.rotary", 0, "rotary", ("in",), ("out",), (rows, columns), {"input": WIDE},
-        constants=constants,
+        constants=constants, batch=batch,
     )  # fmt: skip
     return RotaryOperator(node, Rotary, Choice("local"), CONTEXT)
 
@@ -104,6 +104,18 @@ def test_rotary_positions(rows, heads, half, rest, first, theta, seed):
     assert np.array_equal(found[:, heads * size :], FIXED.encode(x)[:, heads * size :])
 
 
+@pytest.mark.parametrize("idle", [(), (0, 0, 0), (8, 0, 40)])
+def test_conversations_count_from_behind_their_idle_rows(idle):
+    """Positions before the first are negative, and no less exact."""
+    heads, size, first, theta = 2, 6, 30, 10000.0
+    x = np.random.default_rng(4).uniform(-64, 64, (3, 5, heads * size))
+    operator = rotary(15, heads, size, first, heads * size, theta, batch=3)
+    (found,) = alone(operator, x.reshape(15, -1), idle=idle)
+    for mine, own, before in zip(found.reshape(x.shape), x, idle or (0, 0, 0), strict=True):
+        wanted = rotated(FIXED.encode(own), heads, size, first - before, theta)
+        assert np.abs(in_units(mine) - wanted).max() <= 2
+
+
 def test_position_zero_turns_nothing():
     x = np.random.default_rng(1).uniform(-64, 64, (1, 30))
     assert np.array_equal(alone(rotary(1, 3, 10, 0, 30), x)[0], FIXED.encode(x))
@@ -126,8 +138,8 @@ def test_turns_at_the_ends_of_factors(angle):
         assert np.abs(in_units(mine) - other).max() <= 2
 
 
-def local(op, shape, entry, residuals=0):
-    node = Node("step", -1, op, ("in",), ("out",), shape, residuals=residuals)
+def local(op, shape, entry, residuals=0, batch=1):
+    node = Node("step", -1, op, ("in",), ("out",), shape, batch=batch, residuals=residuals)
     return LocalOperator(node, entry, Choice("local"), CONTEXT)
 
 
@@ -142,6 +154,10 @@ def test_halves_and_last_rows(rows):
     assert np.array_equal(one, FIXED.encode(x)[-1:])
     (both,) = alone(local("last_row", (rows, 14), LastRow, residuals=1), x, y)
     assert np.array_equal(both, (FIXED.encode(x) + FIXED.encode(y))[-1:])
+    # Of each conversation.
+    several = x.reshape(rows, 2, 7).transpose(1, 0, 2).reshape(2 * rows, 7)
+    (newest,) = alone(local("last_row", (2 * rows, 7), LastRow, batch=2), several)
+    assert np.array_equal(newest, FIXED.encode(x)[-1].reshape(2, 7))
 
 
 # -- products -----------------------------------------------------------------------------------

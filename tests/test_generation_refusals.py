@@ -75,7 +75,6 @@ SETTINGS = [
     ({"model.tokens": 8}, "model.tokens would be ignored beside generation; remove it"),
     ({"model.pooling": "mean"}, "model.pooling would be ignored beside generation; remove it"),
     ({"model.normalize": True}, "model.normalize would be ignored beside generation; remove it"),
-    ({"model.batch": 2}, "model.batch would be ignored beside generation; remove it"),
     ({"ckks": CKKS}, "ckks.linear_phase would be ignored beside generation; remove it"),
     ({"mpc.output_bits": 6}, "mpc.output_bits would be ignored beside generation; remove it"),
     ({"model.path": "nowhere"}, "model.path: 'nowhere' does not exist; run `hybrid fetch smollm2`"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -30,7 +31,11 @@ from tests.cached_setup import (
     begin,
     check,
     operators,
+    plain,
     run_states,
+    shares,
+    stepped,
+    texts,
 )
 from tests.he_setup import looks_uniform
 from transport.errors import ConfigError, UsageError
@@ -232,3 +237,38 @@ def test_a_token_opens_its_own_rows_and_its_probabilities():
         assert scores.cost().traffic.client_payload_bytes - opened == -(-seen // 8)
         assert context.cost().traffic.client_payload_bytes == 8 * seen + 9 * 64 // 8
         assert scores.cost().traffic.rounds == context.cost().traffic.rounds == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_conversations_side_by_side(name):
+    """Each as if it were alone, over a cache of its own; only the prefix is the same."""
+    sizes, passes, rng = CacheSizes(2, 2, 4, 3, 6), (3, 1), np.random.default_rng(5)
+    whole = replace(sizes, kv_heads=2 * sizes.kv_heads)
+    prefix, first = texts(sizes, passes, rng)
+    _, second = texts(sizes, passes, rng)
+    pairs = [
+        [shares(np.concatenate(parts)) for parts in zip(a, b, strict=True)]
+        for a, b in zip(first, second, strict=True)
+    ]
+
+    def role(state):
+        for operator in operators(name, whole, 0, 1, batch=2):
+            prepare = partial(operator.prepare_conversation, state)
+            stepped(state, operator.node.op, operator.conversation_cost(), prepare)
+        past, found, mine = 0, [], state.session.party
+        for n, (qkv, weights) in zip(passes, pairs, strict=True):
+            scores, context = operators(name, whole, past, n, batch=2)
+            runs = (scores, [qkv[mine]]), (context, [weights[mine]])
+            found.append([
+                stepped(state, f"{o.node.op} {n}", o.cost(), partial(o.run, edges, state))[0]
+                for o, edges in runs
+            ])  # fmt: skip
+            past += n
+        return found
+
+    both = zip(*run_states(name, whole, role, prefix), strict=True)
+    plainly = plain(sizes, prefix, first), plain(sizes, prefix, second)
+    for (mine, theirs), *expected in zip(both, *plainly, strict=True):
+        for a, b, of_each in zip(mine, theirs, zip(*expected, strict=True), strict=True):
+            found = (a + b).view(np.int64) / 2.0**16
+            np.testing.assert_allclose(found, np.concatenate(of_each), atol=2.0**-9)
