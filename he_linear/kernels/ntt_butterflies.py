@@ -144,9 +144,7 @@ wide_forward_four, wide_forward_four_panels = (
 )
 back_two, back_two_panels = (_made(_back_two, 2, shared=s) for s in (True, False))
 back_four, back_four_panels = (_made(_back_four, 4, shared=s) for s in (True, False))
-wide_back_four, wide_back_four_panels = (
-    _made(_back_four_wide, 4, shared=s) for s in (True, False)
-)
+wide_back_four, wide_back_four_panels = (_made(_back_four_wide, 4, shared=s) for s in (True, False))
 
 
 def _turn(
