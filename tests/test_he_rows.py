@@ -178,7 +178,7 @@ def test_short_second_polynomials_fail_about_as_often_as_declared():
         answer, own = slot_mask_for_client([zeros], server, SecureRandom())
         total = (own + slot_unmask(answer, 8, client)) % np.uint64(T)
         wrong += int((total != 0).sum())
-    # About 11 wrong ones, the mean of |error| being 0.8 of its deviation; within 5 deviations.
+    # About 11 wrong ones, the mean of |error| being 0.8 of its deviation; give or take 5 of theirs.
     declared = count * N * short.wrong_probability(0.0)
     assert 13 < declared < 14
     assert 0 < wrong < 2 * declared

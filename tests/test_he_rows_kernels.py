@@ -16,14 +16,15 @@ from he_linear.exact.slot_encryption import (
 )
 from he_linear.kernels import fused_sums, integer_tiles, row_products, sampling
 from he_linear.kernels.fused_sums import (
-    DIGITS,
     PANEL,
-    key_products,
     multiply_blocks,
     panel_shape,
     panel_width,
+    spread,
     stored_bias,
 )
+from he_linear.kernels.key_products import DIGITS, PanelOrders, key_products, spread_products
+from he_linear.kernels.ntt import automorphism_order
 from he_linear.kernels.residues import add, from_centred, intt, ntt, to_centred
 from he_linear.kernels.row_products import IntegerMatrix
 from he_linear.kernels.wide_words import (
@@ -177,6 +178,26 @@ def test_key_products_are_exact():
                     expected = (whole(digit[:, k]) * whole(key[:, 1, k])).sum(axis=0)
                     assert ((whole(row) - expected - whole(added)) % p == 0).all()
                     assert np.abs(row).max() < 0.51 * p
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("blocks", [2, 8])
+def test_products_are_spread_in_their_keys_orders(blocks):
+    n, count, inner, p = 512, 2, 7, P.all_primes[1]
+    sizes = (count, DIGITS, 4, n), (count, n)
+    digits, bodies = (np.rint(rng.uniform(-p / 2, p / 2, size)) for size in sizes)
+    keys = tuple(np.rint(rng.uniform(-p / 2, p / 2, (DIGITS, 2, 4, n))) for _ in range(2))
+    orders = [automorphism_order(galois_element(step, n), n) for step in (3, -5)]
+    rows = np.empty((count, 2, n))
+    expected, got = np.zeros((2, *panel_shape(blocks, inner, n)))
+    for half in range(2):
+        key_products(digits, keys, (half, 1), bodies, p, rows)
+        for c in range(count):
+            spread(rows[c], np.stack(orders), expected, half, 1 + 4 * c, stored_bias(p))
+        at = 1, 4
+        spread_products(digits, keys, PanelOrders.of(orders), (half, 1), bodies, p, got, at)
+    assert (got == expected).all()
+    assert np.count_nonzero(got.any(axis=(0, 1, 3))) == 4
 
 
 def test_slots_and_coefficients():

@@ -15,7 +15,8 @@ from typing import ClassVar
 import tenseal.sealapi as seal
 
 from he_linear.ckks.parameters import CkksParameters
-from he_linear.kernels.fused_sums import DIGITS, MAX_FUSED_PRIME_BITS
+from he_linear.kernels.fused_sums import MAX_FUSED_PRIME_BITS
+from he_linear.kernels.key_products import DIGITS
 from he_linear.kernels.row_products import MAX_ROW_MODULUS_BITS
 from transport.bitpack import WORD_BITS
 from transport.errors import ParameterError
@@ -97,8 +98,9 @@ class SlotParameters(CkksParameters):
 
         noise_std: of a result's coefficients, modulo Q. The shares' roundings meet the noise at a
         uniform offset, so the chance is t E|noise| / q', and the mean is at most the deviation, 0.8
-        of it for a normal one; q' = Q for the ciphertext's own noise and 2^second_bits for the
-        rounding of the second polynomial, whose product with the secret has variance N / 18.
+        of it where it is normal; q' = Q for the ciphertext's own noise and 2^second_bits for the
+        rounding of the second polynomial, whose product with the ternary secret has variance
+        N / 18.
         """
         own = noise_std / float(self.modulus)
         second = math.sqrt(self.poly_degree / 18) * 2.0**-self.second_bits

@@ -1,12 +1,10 @@
 """Sums of products modulo primes of up to 51 bits, four operations a product, in float64.
 
-With s near 1.5 * 2^(52 + S), h = fma(v, w, s) rounds v w to a multiple of 2^S, and fma(v, w, s - h)
-is the exact rest, at most 2^(S - 1), which is summed beside it. Both sums are exact over M products
-while multiples stay within 2^(51 + S) and rests within 2^53. Matrices, S = 52: factors within 0.6 p
-have products below 0.36 * 2^102, so M = 4. Keys, S = 51: factors within 0.51 p, 0.27 * 2^102, and
-M = 3 leaves room for a body. So few fit in one sum only in float64: where the processor multiplies
-integers of 52 bits, tiles of matrix products are those of `integer_tiles`, half the operations and
-sums over hundreds of products. Results are the same residues either way.
+With s near 1.5 * 2^104, h = fma(v, w, s) rounds v w to a multiple of 2^52, and fma(v, w, s - h) is
+the exact rest, at most 2^51, which is summed beside it. Both sums are exact over 4 products, of
+factors within 0.6 p: multiples stay within 4 * 0.36 * 2^102 < 2^103, rests within 2^53. Where the
+processor multiplies integers of 52 bits, tiles of matrix products are those of `integer_tiles`, of
+half the operations, and sums are over a hundred products. Results are the same residues either way.
 """
 
 from __future__ import annotations
@@ -15,18 +13,15 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from he_linear.kernels.integer_tiles import AVAILABLE, BIAS, MAX_FOLD, WORD_BITS, IntegerSums
 from he_linear.kernels.ntt_butterflies import ModularCode
 from he_linear.kernels.scalars import Floats, centre, centred
 from he_linear.kernels.sum_tiles import TileSums, tile_maker
-from he_linear.kernels.vectors import LANES, VECTOR, data_of
+from he_linear.kernels.vectors import LANES, VECTOR
 
 MAX_FUSED_PRIME_BITS = 51
-DIGITS = 3
-"""Data primes of the parameter sets that key products serve."""
 TILE_ROWS = 2
 PANEL = 4 * LANES
 """Columns of a tile: with two rows, 16 accumulators stay in registers."""
@@ -36,15 +31,9 @@ _NARROW, _NARROW_ROWS = PANEL // 2, 2 * TILE_ROWS
 _INTEGERS = AVAILABLE
 _NEAR_INNER = 160
 """Products in one sum of integers: a panel of x stays in the first cache, nearly."""
-_NEAR = 1024
-"""Numbers of a key that several ciphertexts meet while they are in the cache."""
 _FLOAT_INNER = 4
-_SHIFT, _KEY_SHIFT = WORD_BITS, 51
-
-
-def _constants(shift: int) -> tuple[float, float]:
-    """What the sum of multiples of 2^shift starts with, and what makes a count of it."""
-    return 1.5 * 2.0 ** (52 + shift), 2.0**-shift
+_SHIFT = WORD_BITS
+_BIG, _SHRINK = 1.5 * 2.0 ** (52 + _SHIFT), 2.0**-_SHIFT
 
 
 class _FloatSums(TileSums):
@@ -55,7 +44,7 @@ class _FloatSums(TileSums):
     def __init__(self, code: ModularCode) -> None:
         super().__init__(code)
         self._big, self._shrink, self._zero = (
-            code.splat(ir.DoubleType()(c)) for c in (*_constants(_SHIFT), 0.0)
+            code.splat(ir.DoubleType()(c)) for c in (_BIG, _SHRINK, 0.0)
         )
 
     def start(self) -> tuple[Any, Any]:
@@ -138,100 +127,17 @@ def multiply_blocks(
 ) -> None:
     """Out (rows, 2, primes, N), rows < used and prime k = or += matrices times x, modulo p.
 
-    p: a prime just below a power of two, as SEAL's are.
-
-    x (c, panels, inner, PANEL) as `spread` leaves it; matrices (c, rows, inner); both hold
-    residues centred within 0.6 p, with `stored_bias`. `used` of the matrices' rows count, of as
-    many as `tile_rows` says. Matrix i meets blocks i and 2c - 1 - i of the NTT
-    values. Results are centred, so that sums of any number of calls are exact.
+    p: a prime just below a power of two, as SEAL's are. x (c, panels, inner, PANEL) as `spread`
+    leaves it; matrices (c, rows, inner); both hold residues centred within 0.6 p, with
+    `stored_bias`. `used` of the matrices' rows count, of as many as `tile_rows` says. Matrix i
+    meets blocks i and 2c - 1 - i of the NTT values. Results are centred, so that sums of any number
+    of calls are exact.
     """
     constants = float(p), centred(1 << _SHIFT, p)
     assert p < 1 << 47 or abs(constants[1]) < MAX_FOLD
     assert matrices.shape[1] >= tile_rows(used, x.shape[3])
     together = _NEAR_INNER if _INTEGERS else _FLOAT_INNER
     _multiply_blocks(x, matrices, used, constants, k, out, int(add), (_INTEGERS, together))
-
-
-def _key_vector_maker() -> Any:
-    """Out, 8 numbers from `at` on = sum over digits times key, plus body, modulo p.
-
-    Arguments: digits and key as one row each, the index of number 0 of the first digit and the
-    step between digits, for both; body (N), out (N), at, p, 1 / p, 2^51 mod p, that over p.
-    """
-
-    def vector(  # noqa: PLR0913
-        _typing: Any,
-        digits: Any,
-        _digits_at: Any,
-        _digits_step: Any,
-        key: Any,
-        _key_at: Any,
-        _key_step: Any,
-        body: Any,
-        out: Any,
-        _at: Any,
-        _p: Any,
-        _inverse: Any,
-        _factor: Any,
-        _factor_over_p: Any,
-    ) -> Any:
-        i64, f64 = types.int64, types.float64
-        index, numbers = [i64] * 2, [f64] * 4
-        signature = types.void(digits, *index, key, *index, body, out, i64, *numbers)
-
-        def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-            ds, ks, bodies, outs = (data_of(context, b, signature, args, k) for k in (0, 3, 6, 7))
-            code, at = ModularCode(b, args[9], args[10]), args[8]
-            numbers = (*_constants(_KEY_SHIFT), 0.0)
-            big, shrink, low = (code.splat(ir.DoubleType()(c)) for c in numbers)
-            place, start, high = b.add(args[1], at), b.add(args[4], at), big
-            for _ in range(DIGITS):
-                x, y = code.load(ds, place), code.load(ks, start)
-                after = code.fma(x, y, high)
-                low = b.fadd(low, code.fma(x, y, b.fsub(high, after)))
-                high, place, start = after, b.add(place, args[2]), b.add(start, args[5])
-            factor = code.splat(args[11]), code.splat(args[12])
-            value = code.times(b.fmul(b.fsub(high, big), shrink), factor)
-            # Below 2^52.7: rests of three products are up to 3 * 2^50, a body up to 2^51.
-            value = b.fadd(value, b.fadd(low, code.load(bodies, at)))
-            code.store(code.centre(value), outs, at)
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return intrinsic(vector)
-
-
-_key_vector = _key_vector_maker()
-
-
-@njit(cache=True, nogil=True)
-def _key_products(digits, keys, half, k, bodies, constants, out):  # type: ignore[no-untyped-def]
-    p, f = constants
-    count, terms, primes, n = digits.shape
-    flat, inv = digits.reshape(-1), 1.0 / p
-    steps = primes * n, 2 * primes * n
-    of_key = (half * primes + k) * n
-    for i in range(len(keys)):
-        key = keys[i].reshape(-1)
-        for start in range(0, n, _NEAR):
-            for c in range(count):
-                body, row, args = bodies[c], out[c, i], (p, inv, f, f / p)
-                first = (c * terms * primes + k) * n
-                for j in range(start, min(start + _NEAR, n), LANES):
-                    _key_vector(flat, first, steps[0], key, of_key, steps[1], body, row, j, *args)
-
-
-def key_products(
-    digits: Floats, keys: tuple[Floats, ...], place: tuple[int, int], bodies: Floats, p: int,
-    out: Floats,
-) -> None:  # fmt: skip
-    """Out (count, keys, N) = sums of each one's digits times each key, plus its body, modulo p.
-
-    digits (count, DIGITS, primes, N), keys (DIGITS, 2, primes, N); place: which polynomial of the
-    keys, and the prime p's number; bodies (count, N): centred residues, or twice as large.
-    """
-    _key_products(digits, keys, *place, bodies, (float(p), centred(1 << _KEY_SHIFT, p)), out)
 
 
 @njit(cache=True, nogil=True)

@@ -137,10 +137,8 @@ class PanelOrders:
 
 
 @njit(cache=True, nogil=True)
-def _spread_products(  # type: ignore[no-untyped-def] # noqa: PLR0913
-    digits, keys, orders, half, k, bodies, constants, x, at
-):
-    (p, f, bias), (targets, places), (first, step) = constants, orders, at
+def _spread_products(digits, keys, orders, which, bodies, constants, x, at):  # type: ignore[no-untyped-def]
+    (p, f, bias), (targets, places), (half, k), (first, step) = constants, orders, which, at
     count, terms, primes, n = digits.shape
     blocks, _, _, width = x.shape
     run, flat, inv = n // (2 * blocks), digits.reshape(-1), 1.0 / p
@@ -156,20 +154,10 @@ def _spread_products(  # type: ignore[no-untyped-def] # noqa: PLR0913
             panel = (((2 if mirror else 0) + half) * run + column % run) // width
             for c in range(count):
                 body, of_digit = bodies[c], (c * terms * primes + k) * n
-                for j in range(0, width, LANES):
-                    to, start = j, source * width + j
+                for to in range(0, width, LANES):
+                    j = source * width + to
                     _key_vector(
-                        flat,
-                        of_digit,
-                        steps[0],
-                        key,
-                        of_key,
-                        steps[1],
-                        body,
-                        near,
-                        to,
-                        start,
-                        *args,
+                        flat, of_digit, steps[0], key, of_key, steps[1], body, near, to, j, *args
                     )
                 cell = x[place, panel, first + c * step + i]
                 for e in range(width):
@@ -186,4 +174,4 @@ def spread_products(
     """
     constants = float(p), centred(1 << _SHIFT, p), stored_bias(p)
     panels = orders.targets, orders.places
-    _spread_products(digits, keys, panels, *place, bodies, constants, x, at)
+    _spread_products(digits, keys, panels, place, bodies, constants, x, at)

@@ -24,14 +24,8 @@ from he_linear.ckks.keys import ServerKeys
 from he_linear.ckks.noise import ROUNDING_VARIANCE, NoiseModel
 from he_linear.exact.plain_slots import ROWS, slots_of
 from he_linear.exact.slot_parameters import DROPPED_BITS, SlotParameters
-from he_linear.kernels.fused_sums import (
-    DIGITS,
-    PANEL,
-    key_products,
-    multiply_blocks,
-    spread,
-    stored_bias,
-)
+from he_linear.kernels.fused_sums import PANEL, multiply_blocks
+from he_linear.kernels.key_products import DIGITS, PanelOrders, key_products, spread_products
 from he_linear.kernels.row_products import IntegerMatrix
 from he_linear.kernels.scalars import Floats, Residues
 from he_linear.packings.base import check_sizes, power_of_two
@@ -43,8 +37,8 @@ from transport.computing import units
 from transport.errors import UsageError
 
 MAX_TOKENS = 256
-_SIDE, _TOGETHER = 4, 4
-"""Baby steps that are laid out side by side, inputs that meet a key while it is near, at most."""
+_TOGETHER = 4
+"""Inputs that meet a key while it is near, at most."""
 
 
 class ExactRowsPacking(SlotPacking):
@@ -187,37 +181,45 @@ class ExactRowsPacking(SlotPacking):
 
     def _move_all(self, ciphertexts: Floats, block: range, keys: ServerKeys, moved: Floats) -> None:
         """A block of inputs by all baby steps."""
+        steps = range(1 - self._columns, 1 - self._columns + min(HOISTED, self._cut.babies))
+        rotations = [keys.rotation_key(step) for step in steps]
+        orders = PanelOrders.of([key.order for key in rotations])
+        hoisted = tuple(key.residues for key in rotations), orders
 
         def move(some: range) -> None:
-            self._move(ciphertexts[some.start : some.stop], some.start - block.start, keys, moved)
+            inputs, index = ciphertexts[some.start : some.stop], some.start - block.start
+            self._move(inputs, index, hoisted, keys, moved)
 
         list(keys.workers.map(move, evenly(block, _TOGETHER)))
 
-    def _move(self, ciphertexts: Floats, index: int, keys: ServerKeys, moved: Floats) -> None:
-        """Inputs (some, 2, primes, N) by all baby steps, in the basis Q P, to their places."""
+    def _move(
+        self,
+        ciphertexts: Floats,
+        index: int,
+        hoisted: tuple[tuple[Floats, ...], PanelOrders],
+        keys: ServerKeys,
+        moved: Floats,
+    ) -> None:
+        """Inputs (some, 2, primes, N) by all baby steps, in the basis Q P, to their places.
+
+        hoisted: keys of a group of baby steps.
+        """
         primes, switcher, babies = self.parameters.all_primes, keys.switcher, self._cut.babies
-        (count, *_, n), side = ciphertexts.shape, min(_SIDE, babies)
+        count, *_, n = ciphertexts.shape
         # Bodies times P, which leaves nothing modulo P.
         bodies, zeros = np.zeros((len(primes), count, n)), np.zeros((count, n))
-        digits, rows = np.empty((count, DIGITS, len(primes), n)), np.empty((count, side, n))
-        for start in range(0, babies, side):
-            if start % HOISTED == 0:
-                if start:
-                    group = [keys.rotation_key(HOISTED)]
-                    ciphertexts = np.stack([switcher.rotations(x, group)[0] for x in ciphertexts])
-                for i, (body, second) in enumerate(ciphertexts):
-                    digits[i] = switcher.decompose(second)
-                    bodies[:-1, i] = switcher.extended(body)
-            first = start % HOISTED + 1 - self._columns
-            steps = [keys.rotation_key(step) for step in range(first, first + side)]
-            orders = np.stack([key.order for key in steps])
-            residues = tuple(key.residues for key in steps)
+        digits = np.empty((count, DIGITS, len(primes), n))
+        for start in range(0, babies, HOISTED):
+            if start:
+                group = [keys.rotation_key(HOISTED)]
+                ciphertexts = np.stack([switcher.rotations(x, group)[0] for x in ciphertexts])
+            for i, (body, second) in enumerate(ciphertexts):
+                digits[i] = switcher.decompose(second)
+                bodies[:-1, i] = switcher.extended(body)
+            at = index * babies + start, babies
             for k, p in enumerate(primes):
                 for half, body in enumerate((bodies[k], zeros)):
-                    key_products(digits, residues, (half, k), body, p, rows)
-                    for i, row in enumerate(rows):
-                        to = (index + i) * babies + start
-                        spread(row, orders, moved[k], half, to, stored_bias(p))
+                    spread_products(digits, *hoisted, (half, k), body, p, moved[k], at)
 
     def _encode(
         self, weights: IntegerMatrix, block: range, outputs: range, keys: ServerKeys, out: Floats
