@@ -1,6 +1,7 @@
 """The constants in the protocols are the ones that the fitting scripts give."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from scipy.special import erf
 
 from mpc_nonlinear.blocks import functions
 from mpc_nonlinear.protocols import gelu
+from mpc_nonlinear.protocols.gelu_tanh import CubicPiecesGeluTanh
+from mpc_nonlinear.protocols.silu import CubicPiecesSilu
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +58,14 @@ def test_polynomials_of_a_row():
     ):
         assert same(polynomial, found) < largest
         assert np.abs(polynomial(s) / true - 1).max() < largest + 1e-6
+
+
+@pytest.mark.parametrize("cls", [CubicPiecesSilu, CubicPiecesGeluTanh], ids=lambda cls: cls.op)
+def test_cubic_pieces(cls):
+    script = import_module(f"fit_{cls.op}")
+    rows, errors = script.cubics()
+    assert np.allclose([piece.coefficients for piece in cls.pieces], rows, rtol=1e-6)
+    assert max(errors) < cls.approximation_error
+    assert cls.steps == script.STEPS
+    ends = [(0.0, cls.zero_slack), *((piece.end, piece.slack) for piece in cls.pieces)]
+    assert list(zip(script.KNOTS, script.SLACKS, strict=True)) == ends

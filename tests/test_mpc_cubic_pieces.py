@@ -1,8 +1,6 @@
 """Activations as cubic pieces: powers of one opening, messages that ride, errors at every knot."""
 
 from dataclasses import replace
-from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -327,18 +325,6 @@ def test_pieces_that_hold_less_far_than_steps_reach_are_noticed(cls, monkeypatch
     x = points(protocol)
     away = np.abs(private(protocol, x) - protocol.true_function(x))
     assert away.max() > protocol.true_error
-
-
-@every_activation
-def test_constants_are_the_fitted_ones(cls, monkeypatch):
-    fits = Path(__file__).parent.parent / "experiments" / "fits"
-    monkeypatch.syspath_prepend(str(fits))
-    script = import_module(f"fit_{cls.op}")
-    rows, errors = script.cubics()
-    assert np.allclose([piece.coefficients for piece in cls.pieces], rows, rtol=1e-6)
-    assert max(errors) < cls.approximation_error
-    assert cls.steps == script.STEPS
-    assert list(zip(script.KNOTS, script.SLACKS, strict=True)) == ends_of(cls)
 
 
 def test_the_slope_of_a_straight_middle():

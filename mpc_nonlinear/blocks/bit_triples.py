@@ -100,7 +100,7 @@ class Conjunctions:
     def __init__(self, operands: Sequence[BitArray], session: Session) -> None:
         self._first = session.party is Party.CLIENT
         self._triples = [
-            session.prepared.triples(triple_kind(bits), len(own))
+            session.prepared.triples(triple_kind(bits), len(own)) if len(own) else own
             for bits, own in enumerate(operands, 1)
         ]
         self._own = [

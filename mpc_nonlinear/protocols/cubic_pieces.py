@@ -9,7 +9,7 @@ comparison may read coarse steps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, log2, prod
+from math import ceil, prod
 from typing import ClassVar
 
 import numpy as np
@@ -147,7 +147,7 @@ class CubicPieces(Activation):
     def _bits(self, context: Context) -> int:
         """Of results less their middle, with room to widen them."""
         largest = (self.bound / 2 + 1) / context.fixed_point.unit
-        return min(RING_BITS, ceil(log2(largest)) + 2)
+        return min(RING_BITS, ceil(largest).bit_length() + 2)
 
     def _steps(self) -> KnotSteps | None:
         ends = tuple((piece.end, piece.slack) for piece in self.pieces)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, log2
+from math import ceil
 
 from mpc_nonlinear.blocks.steps import MAX_DIGIT_BITS, Steps
 
@@ -43,7 +43,7 @@ def knot_steps(
         if off > min(allowed):
             continue
         # Numbers of steps are up to two below their share of x.
-        bits = ceil(log2(bound / step + at[-1] + 2))
+        bits = (ceil(bound / step) + at[-1] + 1).bit_length()
         thresholds = (*(-k for k in reversed(at)), 0, *at)
         found += [
             (_weight(steps), KnotSteps(step, steps))

@@ -99,23 +99,23 @@ class CubicPiecesSilu(CubicPieces):
     op = "silu"
     name = "cubic_pieces"
     source = "this project; comparisons of [Rathee20], openings of [Beaver91]"
-    # At a knot either piece may be taken, 2.3e-3 apart; operands cut to 1 / 1812 add 1.9e-4.
-    max_error = 1.3125 * 2.0**-9
-    approximation_error = 1.3125 * 2.0**-10
-    true_error = 1.375 * 2.0**-10
-    breakpoints = (-8.36, -2.41, 0.0, 2.41, 8.36)
-    # Minimax as far as their slacks, errors 1.09e-3 and 1.22e-3; experiments/fits/fit_silu.py
+    # At a knot either piece may be taken, 1.9e-3 apart; operands cut to 1 / 1820 add 1.8e-4.
+    max_error = 1.125 * 2.0**-9
+    approximation_error = 1.1875 * 2.0**-10
+    true_error = 1.25 * 2.0**-10
+    breakpoints = (-8.42, -2.42, 0.0, 2.42, 8.42)
+    # Minimax as far as their slacks, errors 1.01e-3 and 1.10e-3; experiments/fits/fit_silu.py
     pieces = (
         CubicPiece(
-            2.41, (-0.000271804352253, -0.503218860873, 0.277417539852, -0.0426113521899), 0.12
+            2.42, (-0.00097742486707, -0.501810621179, 0.276648170858, -0.0424928675784), 0.096
         ),
         CubicPiece(
-            8.36, (-0.598571808411, 0.231565936316, -0.0304647254311, 0.00135274133936), 0.155
+            8.42, (-0.601532830972, 0.233369760262, -0.0307941459267, 0.00137073766382), 0.138
         ),
     )
-    zero_slack = 0.12
-    outside = -73 * 2.0**-16
-    steps = 1812.0
+    zero_slack = 0.096
+    outside = -69 * 2.0**-16
+    steps = 1820.0
 
     bound: float
     rms: float = THRESHOLD
