@@ -45,12 +45,13 @@ def next_piece(ahead: AheadPlan, rows: Sequence[int], past: int, stock: Demand) 
     a batch. rows: prepared ones that each layer of a batch has; stock: of correlations.
     """
     plan = ahead.plan
-    layer = int(np.argmin(rows)) if rows else -1
-    if rows and rows[layer] < ahead.tokens:
+    # Of a token every layer takes as many.
+    layer, each = (int(np.argmin(rows)), plan.batch[0][0].node.shape[0]) if rows else (-1, 0)
+    if rows and rows[layer] < ahead.tokens * each:
         return Piece((plan.batch[layer],))
     if (part := ahead.piece(past, stock)).counts:
         return Piece(correlations=part)
-    if rows and rows[layer] < min(plan.batch_rows, plan.model.capacity):
+    if rows and rows[layer] < min(plan.batch_rows, plan.model.capacity * each):
         return Piece((plan.batch[layer],))
     return None
 

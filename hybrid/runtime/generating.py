@@ -114,12 +114,11 @@ class GenerationSession(PreparesAhead):
         self._prepare(CONVERSATION, self.plan.conversation, _for_conversation, 1)
         self.past, self._is_open = 0, True
 
-    def _fill(self, plan: Plan) -> None:
+    def _fill(self, plan: Plan, *, is_prompt: bool) -> None:
         """Batches until every layer has the rows that a pass takes: small ones for a prompt."""
         needs = {step.node.name: step.node.shape[0] for step in plan.steps}
         while lacks := {name: n for name, n in self._lacks(needs).items() if n > 0}:
-            is_few = max(needs[name] for name in lacks) > 1
-            is_few = is_few and max(lacks.values()) <= self.plan.first_rows
+            is_few = is_prompt and max(lacks.values()) <= self.plan.first_rows
             batch = self.plan.first_batch if is_few else self.plan.batch
             short = [each for each in batch if each[0].node.name in lacks]
             if is_few:
@@ -156,7 +155,7 @@ class GenerationSession(PreparesAhead):
         if not self._is_open:
             raise UsageError("generation: no conversation has begun; begin one first")
         plan = self.plan.of_pass(rows, self.past)
-        self._fill(plan)
+        self._fill(plan, is_prompt=rows > 1)
         needed = still_to_make(plan.cost, self._prepared())
         self._spend(self._pass_failure(plan))
         start = time.perf_counter()
