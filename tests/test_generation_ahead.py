@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid.models.generator_loading import load_generator
+from hybrid.planning import ahead as ahead_module
 from hybrid.planning.ahead import AHEAD, AheadPlan, lacking, most
 from hybrid.planning.generation import plan_generation
 from hybrid.planning.plan import OFFLINE
@@ -44,6 +45,13 @@ def plan():
     return plan_generation(config, load_generator(config).public)
 
 
+@pytest.fixture(params=[1, ahead_module.PIECE_OTS], ids=["small", "usual"])
+def sizes(request, monkeypatch):
+    """Of pieces: of one row, or of some rows that take little."""
+    monkeypatch.setattr(ahead_module, "PIECE_OTS", request.param)
+    return request.param
+
+
 def pieces(ahead, past):
     stock, found = Demand(), []
     while (piece := ahead.piece(past, stock)).counts:
@@ -53,10 +61,10 @@ def pieces(ahead, past):
 
 
 @pytest.mark.parametrize("past", [0, 7, 60, 64])
-def test_pieces_add_up_to_what_passes_may_take(plan, past):
+def test_pieces_add_up_to_what_passes_may_take(plan, past, sizes):
     ahead = AheadPlan(plan)
     found, stock = pieces(ahead, past)
-    assert len(found) <= ahead.tokens
+    assert len(found) == (12 if sizes == 1 else 1)
     assert stock == ahead.wanted(past)
     assert ahead.piece(past, stock) == Demand()
     # A prompt of all rows, in a new conversation or this one, and as many tokens.
@@ -66,8 +74,7 @@ def test_pieces_add_up_to_what_passes_may_take(plan, past):
         assert lacking(needed, stock) == Demand()
     # Less is there after a pass, and as much is made again.
     left = lacking(stock, plan.of_pass(1, 0).cost.demand)
-    again = lacking(stock, left)
-    assert ahead.piece(past, left) == again
+    assert ahead.piece(past, left) == lacking(stock, left)
 
 
 def test_no_tokens_no_pieces():
@@ -150,6 +157,7 @@ def test_the_next_answer_needs_online_work_alone(monkeypatch):
 @pytest.mark.parametrize("made", [3, 7])
 def test_what_is_there_is_taken_and_the_rest_is_made(monkeypatch, made):
     """A prompt longer than what was prepared, in the midst of it, and behind another answer."""
+    monkeypatch.setattr(ahead_module, "PIECE_OTS", 1)
 
     def ask(client):
         rows = len(client._session.plan.batch)
@@ -191,6 +199,7 @@ def test_what_is_there_is_taken_and_the_rest_is_made(monkeypatch, made):
 @pytest.mark.long
 def test_nothing_is_handed_out_twice(monkeypatch):
     """Of every kind: what is taken is what was made, in that order, each instance once."""
+    monkeypatch.setattr(ahead_module, "PIECE_OTS", 1)
     made, taken = {}, {}
     store, make, take = Prepared.store, Prepared._make, Prepared._take
 

@@ -15,6 +15,8 @@ from mpc_nonlinear.cost import Cost, Demand
 
 AHEAD = "ahead"
 """Correlations of passes to come, among what passes share."""
+PIECE_OTS = 1 << 20
+"""Of a piece, unless a row takes more: small pieces leave ciphertexts half empty."""
 
 
 def lacking(needed: Demand, stock: Demand) -> Demand:
@@ -79,12 +81,16 @@ class AheadPlan:
         return most(*found)
 
     def piece(self, past: int, stock: Demand) -> Demand:
-        """The next to be made: about what one row takes, less where less is missing."""
+        """The next to be made, as far as it is missing: about what one row takes, or some rows.
+
+        Some, where they take little.
+        """
         if not self.tokens:
             return Demand()
         wanted = self.wanted(past)
         lacks = dict(lacking(wanted, stock).counts)
-        parts = ((kind, -(-count // self.tokens)) for kind, count in wanted.counts)
+        pieces = max(1, min(self.tokens, wanted.ots.total // PIECE_OTS))
+        parts = ((kind, -(-count // pieces)) for kind, count in wanted.counts)
         return Demand(tuple((k, min(n, lacks[k])) for k, n in parts if k in lacks))
 
     def making(self, past: int = 0) -> list[Cost]:

@@ -46,12 +46,13 @@ def next_piece(ahead: AheadPlan, rows: Sequence[int], past: int, stock: Demand) 
     a batch. rows: prepared ones that each layer of a batch has; stock: of correlations.
     """
     plan = ahead.plan
-    layer = int(np.argmin(rows)) if rows else -1
-    if rows and rows[layer] < ahead.tokens * plan.model.batch:
+    # Of a token every layer takes as many.
+    layer, each = (int(np.argmin(rows)), plan.batch[0][0].node.shape[0]) if rows else (-1, 0)
+    if rows and rows[layer] < ahead.tokens * each:
         return Piece((plan.batch[layer],))
     if (part := ahead.piece(past, stock)).counts:
         return Piece(correlations=part)
-    if rows and rows[layer] < min(plan.batch_rows, plan.model.capacity * plan.model.batch):
+    if rows and rows[layer] < min(plan.batch_rows, plan.model.capacity * each):
         return Piece((plan.batch[layer],))
     return None
 
@@ -71,12 +72,11 @@ class PreparesAhead(SessionParts):
     def _spend(self, more: float) -> None:
         """Count a chance of failure; refuse too much of it."""
 
-    def _fill(self, plan: Plan) -> None:
+    def _fill(self, plan: Plan, *, is_prompt: bool) -> None:
         """Batches until every layer has the rows that a pass takes: small ones for a prompt."""
         needs = {step.node.name: step.node.shape[0] for step in plan.steps}
         while lacks := {name: n for name, n in self._lacks(needs).items() if n > 0}:
-            is_few = max(needs[name] for name in lacks) > 1
-            is_few = is_few and max(lacks.values()) <= self.plan.first_rows
+            is_few = is_prompt and max(lacks.values()) <= self.plan.first_rows
             batch = self.plan.first_batch if is_few else self.plan.batch
             short = [each for each in batch if each[0].node.name in lacks]
             if is_few:

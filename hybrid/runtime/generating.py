@@ -133,7 +133,7 @@ class GenerationSession(PreparesAhead):
         if not self._is_open:
             raise UsageError("generation: no conversation has begun; begin one first")
         plan = self.plan.of_pass(rows, self.past)
-        self._fill(plan)
+        self._fill(plan, is_prompt=rows > 1)
         needed = still_to_make(plan.cost, self._prepared())
         self._spend(self._pass_failure(plan))
         start = time.perf_counter()
