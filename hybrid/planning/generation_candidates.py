@@ -109,6 +109,12 @@ class Option:
         """Name for a reader."""
         return self.choice.label
 
+    def is_twin_of(self, other: Option) -> bool:
+        """Whether it is the same work under another name."""
+        same = self.choice.protocol == other.choice.protocol and self.shared == other.shared
+        pairs = zip(self.passes, other.passes, strict=True)
+        return same and all(mine.online == theirs.online for mine, theirs in pairs)
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -162,7 +168,20 @@ class Deciding:
                 "raise scheduler.max_error, remove a pin or change the model"
             )
         key = nodes[0].name.partition(".")[2] or nodes[0].name
-        return Decision(tuple(node.name for node in nodes), key, tuple(options), said)
+        names = tuple(node.name for node in nodes)
+        return Decision(names, key, tuple(self._without_twins(options)), said)
+
+    def _without_twins(self, options: Sequence[Option]) -> list[Option]:
+        """Of those that cost the same one, that takes no keys if there is such a one."""
+        kept: list[Option] = []
+        for option in sorted(options, key=self._takes_keys):
+            if not any(option.is_twin_of(other) for other in kept):
+                kept.append(option)
+        return [option for option in options if option in kept]
+
+    def _takes_keys(self, option: Option) -> bool:
+        engine = self._binder.context.products.get(option.choice.multiply)
+        return engine is not None and engine.uses_ckks
 
     def _choices(self, nodes: Sequence[Node]) -> list[Choice]:
         """That every one of these steps may take."""
