@@ -98,7 +98,7 @@ PROTOCOLS = [
     ({"protocols.linear": "beaver"}, "protocols.linear: 'beaver' takes products from a dealer.*set "
      "mpc.correlations: dealer"),
     ({"protocols": GONE, "mpc.correlations": GONE, "scheduler.policy": "fastest"},
-     "scheduler.policy: 'fastest' does not choose for decoders yet; name protocols"),
+     "scheduler.policy: 'fastest' needs this machine's prices; run `hybrid calibrate` first"),
 ]  # fmt: skip
 SHAPES = [
     ({"shape": "smollm3"}, {}, "no shape is called 'smollm3'; did you mean 'smollm2-135m'"),

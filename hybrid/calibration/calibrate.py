@@ -18,7 +18,7 @@ from hybrid.machine.prices import (
 
 
 def calibrate(progress: Callable[[str], None]) -> MachinePrices:
-    """Measure everything, about a minute; replaces what was kept."""
+    """Measure everything, a minute or two; replaces what was kept."""
     check_writable(cache_file())
     start = time.perf_counter()
     prices = replace(

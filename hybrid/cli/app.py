@@ -242,7 +242,7 @@ def doctor(
 
 @app.command()
 def calibrate() -> None:
-    """Measure this machine, about a minute; predicted seconds and schedules use its prices."""
+    """Measure this machine, a minute or two; predicted seconds and schedules use its prices."""
     commands.calibrate()
 
 

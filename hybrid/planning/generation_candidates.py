@@ -21,13 +21,17 @@ from mpc_nonlinear.cost import NO_COST, Cost, Kind, OtCount, total_without_work
 from transport.errors import ConfigError, HybridError
 
 _USUAL_PROMPT = 16
-"""Rows of the prompt that a plan is shown for, and a schedule made for, where there is room."""
+_BEFORE = "works before the input"
 
 
 def usual_prompt(model: PublicGenerator) -> int:
-    """Rows of a short prompt, or what announced answers leave; whole buckets."""
+    """Rows of the prompt that plans are shown for, and schedules made for.
+
+    A short one, or what announced answers leave.
+    """
     settings = model.settings
     room = min(_USUAL_PROMPT, model.capacity + 1 - settings.max_new_tokens)
+    # Whole buckets; the config sees to it that one has room.
     return room // settings.prompt_bucket * settings.prompt_bucket
 
 
@@ -105,6 +109,12 @@ class Option:
         """Name for a reader."""
         return self.choice.label
 
+    def is_twin_of(self, other: Option) -> bool:
+        """Whether it is the same work under another name."""
+        same = self.choice.protocol == other.choice.protocol and self.shared == other.shared
+        pairs = zip(self.passes, other.passes, strict=True)
+        return same and all(mine.online == theirs.online for mine, theirs in pairs)
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -143,21 +153,35 @@ class Deciding:
 
     def _decision(self, places: tuple[int, ...]) -> Decision:
         nodes = [self._conversation.last[place] for place in places]
-        options, refused = [], []
+        options = list[Option]()
+        refused = dict[str, list[str]]()
         for choice in self._choices(nodes):
             found = self._option(places, choice)
             if isinstance(found, Option):
                 options.append(found)
             else:
-                refused.append(found)
-        said = ", ".join(dict.fromkeys(refused))
+                refused.setdefault(found, []).append(choice.label)
+        said = ", ".join(f"{', '.join(labels)} ({why})" for why, labels in refused.items())
         if not options:
             raise ConfigError(
                 f"scheduler: nothing can carry {nodes[0].name} ({nodes[0].op}): {said or 'none'}; "
                 "raise scheduler.max_error, remove a pin or change the model"
             )
         key = nodes[0].name.partition(".")[2] or nodes[0].name
-        return Decision(tuple(node.name for node in nodes), key, tuple(options), said)
+        names = tuple(node.name for node in nodes)
+        return Decision(names, key, tuple(self._without_twins(options)), said)
+
+    def _without_twins(self, options: Sequence[Option]) -> list[Option]:
+        """Of those that cost the same one, that takes no keys if there is such a one."""
+        kept: list[Option] = []
+        for option in sorted(options, key=self._takes_keys):
+            if not any(option.is_twin_of(other) for other in kept):
+                kept.append(option)
+        return [option for option in options if option in kept]
+
+    def _takes_keys(self, option: Option) -> bool:
+        engine = self._binder.context.products.get(option.choice.multiply)
+        return engine is not None and engine.uses_ckks
 
     def _choices(self, nodes: Sequence[Node]) -> list[Choice]:
         """That every one of these steps may take."""
@@ -175,14 +199,14 @@ class Deciding:
 
     def _option(self, places: tuple[int, ...], choice: Choice) -> Option | str:
         """A choice's costs, or why it is out; the same for steps that differ in their names."""
-        if reason := self._limits.refusal(choice):
-            return reason
+        if self._limits.refusal(choice):
+            return _BEFORE
         key = self._likeness(places), choice
         if key not in self._known:
             try:
                 self._known[key] = self._bound(places, choice)
             except HybridError:
-                self._known[key] = f"{choice.label} (does not fit)"
+                self._known[key] = "does not fit"
         found = self._known[key]
         return replace(found, places=places) if isinstance(found, Option) else found
 
@@ -199,7 +223,7 @@ class Deciding:
         """Costs of a choice that fits everywhere; `HybridError` where it does not."""
         talk, bind = self._conversation, self._binder.bind
         if reason := self._out([bind(talk.last[place], choice) for place in places]):
-            return f"{choice.label} ({reason})"
+            return reason
         bound = [[bind(nodes[place], choice) for place in places] for nodes in talk.nodes]
         for operators in bound:
             for operator in operators:
@@ -210,7 +234,7 @@ class Deciding:
         batch = [operator.batch_cost() for operator in bound[-1]]
         every = [cost for part in (*costs, *prepared, conversation, batch) for cost in part]
         if not all(map(self._measure.knows, every)):
-            return f"{choice.label} (counts units without a price)"
+            return "counts units without a price"
         passes = [self._in_pass(own, before) for own, before in zip(costs, prepared, strict=True)]
         rows = [nodes[places[0]].shape[0] for nodes in talk.nodes]
         batches = self._batches(rows, talk.weights)
@@ -250,9 +274,9 @@ class Deciding:
         rules = self._limits.rules
         for operator in operators:
             if isinstance(operator, WeightedOperator) and not operator.encodes_for_any_rows:
-                return "encodes weights for a fixed number of rows"
+                return "encodes for a fixed number of rows"
             if rules.offline == "forbidden" and operator.batch_cost() != NO_COST:
-                return "works before the input"
+                return _BEFORE
             if excess := self._limits.excess(operator):
                 return excess
         return ""

@@ -25,8 +25,10 @@ class Measure:
     source: type[CorrelationSource]
     prices: MachinePrices | None
     """Of the policy `fastest`."""
-    _moves: dict[tuple[int, float], Clocks] = field(default_factory=dict, compare=False, repr=False)
-    """By cost, which outlives the measure, and lead of the client's clock."""
+    _moves: dict[tuple[int, float], tuple[Cost, Clocks]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """By cost, kept so that no other takes its identity, and lead of the client's clock."""
     _made: dict[Demand, float] = field(default_factory=dict, compare=False, repr=False)
     _sent: dict[Demand, Traffic] = field(default_factory=dict, compare=False, repr=False)
 
@@ -43,9 +45,10 @@ class Measure:
         # Shifting both clocks shifts both results: only the lead matters.
         lead = round(clocks.client - clocks.server, _LEAD_DIGITS)
         start = min(clocks.client, clocks.server)
-        if (moved := self._moves.get((id(cost), lead))) is None:
-            moved = self._advanced(cost.work, Clocks(max(lead, 0.0), max(-lead, 0.0)))
-            self._moves[id(cost), lead] = moved
+        if (known := self._moves.get((id(cost), lead))) is None:
+            known = cost, self._advanced(cost.work, Clocks(max(lead, 0.0), max(-lead, 0.0)))
+            self._moves[id(cost), lead] = known
+        moved = known[1]
         return Clocks(start + moved.client, start + moved.server)
 
     def scalar(self, traffic: Traffic) -> float:

@@ -13,6 +13,7 @@ from hybrid.machine.predict import Predictor, nothing_predicted
 from hybrid.operators.base import Operator
 from hybrid.planning.ahead import AheadPlan
 from hybrid.planning.generation import GenerationPlan
+from hybrid.planning.generation_candidates import usual_prompt
 from hybrid.planning.plan import (
     CORRELATIONS_STEP,
     MAX_FAILURE_PROBABILITY,
@@ -32,17 +33,8 @@ from transport.traffic import NO_TRAFFIC, Traffic
 Json = dict[str, Any]
 Seconds = Mapping[str, float] | None
 """By row; None without prices."""
-_PROMPT_ROWS = 16
 
 _OUTLIERS = 3
-
-
-def shown_rows(plan: GenerationPlan) -> int:
-    """Rows of the prompt that a plan is shown for: a short one, or what announced answers leave."""
-    settings = plan.model.settings
-    room = min(_PROMPT_ROWS, plan.model.capacity + 1 - settings.max_new_tokens)
-    # Whole buckets; the config sees to it that one has room.
-    return room // settings.prompt_bucket * settings.prompt_bucket
 
 
 def generation_plan_to_dict(
@@ -51,7 +43,7 @@ def generation_plan_to_dict(
     predict: Predictor = nothing_predicted,
 ) -> Json:
     """All that `hybrid plan --json` prints of a decoder; predict: for seconds, None without it."""
-    rows = plan.model.settings.padded(prompt_rows or shown_rows(plan))
+    rows = plan.model.settings.padded(prompt_rows or usual_prompt(plan.model))
     middle = plan.model.capacity // 2
     prefill, token = plan.of_pass(rows, 0), plan.middle
     settings = plan.model.settings
@@ -291,13 +283,24 @@ def _lines(plan: GenerationPlan, found: Json) -> list[str]:
         f"  online: {_said(shares['online'])}",
         f"while nobody asks: rows and correlations of the next {found['ahead']['tokens']} tokens, "
         f"the latter in {found['ahead']['pieces']} pieces: {_said(found['ahead']['total'])}",
-        *(f"{name}: {line}" for name, line in found["why"].items()),
+        *_reasons(found["why"]),
         f"failure probability of {what} of {announced['positions']} positions, answers of "
         f"up to {announced['max_new_tokens']} tokens: {probability:.2e}{exponent}; limit "
         f"2^{log2(announced['limit']):.0f}",
         f"encoded weights: {found['encoded_bytes'] / 1e6:.1f} MB at the server, {weights} layers",
         f"caches: {found['cache_bytes'] / 1e6:.1f} MB at each party, of {what}",
         f"plan hash: {found['plan_hash']}",
+    ]
+
+
+def _reasons(why: Mapping[str, str]) -> list[str]:
+    """Of layers with the same choice for the same reason one, with how many they are."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, line in why.items():
+        alike.setdefault((name.partition(".")[2] or name, line), []).append(name)
+    return [
+        f"{first} and {len(others)} alike: {line}" if others else f"{first}: {line}"
+        for (_, line), (first, *others) in alike.items()
     ]
 
 
