@@ -56,6 +56,7 @@ class AheadPlan:
         settings, capacity = plan.model.settings, plan.model.capacity
         self.tokens = 0 if plan.needs_dealer else min(settings.ahead_tokens, capacity)
         """So many rows, of prompts and of tokens one by one; a dealer is asked when they come."""
+        self._together = 1 if plan.needs_dealer else settings.tokens_at_once
         self._wanted: dict[int, Demand] = {}
 
     def wanted(self, past: int) -> Demand:
@@ -81,17 +82,28 @@ class AheadPlan:
         return most(*found)
 
     def piece(self, past: int, stock: Demand) -> Demand:
-        """The next to be made, as far as it is missing: about what one row takes, or some rows.
+        """The next to be made, as far as it is missing: about what some rows take.
 
-        Some, where they take little.
+        More of them, where they take little.
         """
         if not self.tokens:
             return Demand()
         wanted = self.wanted(past)
         lacks = dict(lacking(wanted, stock).counts)
-        pieces = max(1, min(self.tokens, wanted.ots.total // PIECE_OTS))
+        pieces = max(1, min(self.tokens // self._together, wanted.ots.total // PIECE_OTS))
         parts = ((kind, -(-count // pieces)) for kind, count in wanted.counts)
         return Demand(tuple((k, min(n, lacks[k])) for k, n in parts if k in lacks))
+
+    def at_once(self, rows: int, past: int, stock: Demand) -> Demand:
+        """What a pass of one row lacks, and with it those that may follow it.
+
+        Nothing where it lacks nothing, for a prompt, whose pass makes its own, or with a dealer.
+        """
+        own = self.plan.of_pass(rows, past).cost.demand
+        if rows > 1 or self._together == 1 or not lacking(own, stock).counts:
+            return Demand()
+        places = range(past, min(past + self._together, self.plan.model.capacity))
+        return lacking(sum((self.plan.of_pass(1, p).cost.demand for p in places), Demand()), stock)
 
     def making(self, past: int = 0) -> list[Cost]:
         """What every piece sends, and its chance of failure, where the stock is empty."""

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from hybrid.machine.predict import Predictor, nothing_predicted
 from hybrid.operators.base import Operator
-from hybrid.planning.ahead import AheadPlan
+from hybrid.planning.ahead import AheadPlan, making
 from hybrid.planning.generation import GenerationPlan
 from hybrid.planning.generation_candidates import usual_prompt
 from hybrid.planning.plan import (
@@ -27,7 +27,7 @@ from hybrid.reports.amounts import Amount, total
 from hybrid.reports.generation_costs import correlations_traffic
 from hybrid.reports.run_report import rounds_text
 from hybrid.reports.terminal import NO_SECONDS, plain, plan_table
-from mpc_nonlinear.cost import Cost, total_without_work
+from mpc_nonlinear.cost import Cost, Demand, total_without_work
 from transport.traffic import NO_TRAFFIC, Traffic
 
 Json = dict[str, Any]
@@ -173,6 +173,16 @@ def _sum(seconds: Seconds, names: Iterable[str] | None) -> float:
     return sum(seconds[name] for name in names or ()) if seconds else 0.0
 
 
+def _at_once(plan: GenerationPlan, token: Plan) -> Amount:
+    """A token's share of making its correlations, with those of the next ones."""
+    past = plan.model.capacity // 2
+    made = AheadPlan(plan).at_once(1, past, Demand())
+    if not made.counts:
+        return Amount.of(token.offline_traffic)
+    count = min(plan.model.settings.tokens_at_once, plan.model.capacity - past)
+    return Amount.of(making(plan.source, Cost(ots=made.ots, demand=made)).traffic) * (1 / count)
+
+
 def token_totals(plan: GenerationPlan, token: Plan, predict: Predictor = nothing_predicted) -> Json:
     """Of a pass of a token: its own, rows of a batch, a position of a conversation, all together.
 
@@ -180,7 +190,7 @@ def token_totals(plan: GenerationPlan, token: Plan, predict: Predictor = nothing
     """
     seconds = predict(token.works())
     batch, conversation = (_shared(plan, p, predict) for p in (plan.batch, plan.conversation))
-    own = Amount.of(plan.offline_traffic(token), _sum(seconds, _before(token)))
+    own = Amount.of(token.prepared_traffic, _sum(seconds, _before(token))) + _at_once(plan, token)
     row = Amount.of(_shared_traffic(plan, plan.batch), _sum(batch, batch))
     row *= plan.model.batch / plan.batch_rows
     place = Amount.of(_shared_traffic(plan, plan.conversation), _sum(conversation, conversation))

@@ -126,7 +126,12 @@ class PreparesAhead(SessionParts):
         rows = [len(self._state.rows.get(o.node.name, ())) for o, _ in self.plan.batch]
         return next_piece(self._to_come, rows, self.past if self._is_open else 0, self._prepared())
 
-    def _ahead(self, piece: Piece) -> None:
+    def _restock(self, rows: int) -> None:
+        """Correlations of the next tokens, where the first of them lacks some."""
+        if (part := self._to_come.at_once(rows, self.past, self._prepared())).counts:
+            self._ahead(Piece(correlations=part), is_ahead=False)
+
+    def _ahead(self, piece: Piece, *, is_ahead: bool = True) -> None:
         if piece.operators:
             self._make(list(piece.operators))
             self.shared[-1] = replace(self.shared[-1], is_ahead=True)
@@ -134,7 +139,7 @@ class PreparesAhead(SessionParts):
         cost, label = piece.cost(self.plan), f"{AHEAD}{len(self.shared)}"
         self._spend(cost.failure_probability)
         step = run_ahead(piece.needed, self._state, label, self.progress)
-        made, place = piece.correlations, (1, (cost.traffic,), self._passes, True)
+        made, place = piece.correlations, (1, (cost.traffic,), self._passes, is_ahead)
         self.shared.append(SharedRecord(AHEAD, (step,), step.seconds, *place, made))
 
 

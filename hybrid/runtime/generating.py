@@ -35,7 +35,7 @@ from hybrid.planning.catalog import Catalog
 from hybrid.planning.generation import CONVERSATION, GenerationPlan, plan_generation
 from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
 from hybrid.planning.schedule import Schedule
-from hybrid.runtime.ahead import PreparesAhead
+from hybrid.runtime.ahead import Piece, PreparesAhead
 from hybrid.runtime.generation_records import PassRecord, SharedRecord
 from hybrid.runtime.generation_words import (
     WORD,
@@ -134,6 +134,7 @@ class GenerationSession(PreparesAhead):
             raise UsageError("generation: no conversation has begun; begin one first")
         plan = self.plan.of_pass(rows, self.past)
         self._fill(plan, is_prompt=rows > 1)
+        self._restock(rows)
         needed = still_to_make(plan.cost, self._prepared())
         self._spend(self._pass_failure(plan))
         start = time.perf_counter()
@@ -233,6 +234,8 @@ class GenerationClient(GenerationSession):
         missing = max(0, rows * plan.model.batch - self.stock()) if plan.batch else 0
         batches = -(-missing // plan.batch_rows)
         found = self._pass_failure(plan.of_pass(rows, past))
+        more = self._to_come.at_once(rows, past, self._prepared())
+        found += Piece(correlations=more).cost(plan).failure_probability
         found += batches * plan.batch_cost().failure_probability
         return found + (plan.conversation_cost().failure_probability if fresh else 0.0)
 
