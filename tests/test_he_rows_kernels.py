@@ -1,6 +1,7 @@
 """Kernels of exact slots against plain integers, and ciphertexts against SEAL."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,8 @@ from he_linear.kernels.wide_words import (
 from tests.rows_setup import N, P, T, combined, made_keys, messages_and_noise, phase, product, rng
 from transport.errors import UsageError
 from transport.randomness import SecureRandom
+
+SMALLER = replace(P, prime_bits=(48, 49, 50)).all_primes[0]
 
 # -- kernels -----------------------------------------------------------------------------------
 
@@ -129,7 +132,7 @@ def tiles(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("p", [P.all_primes[0], P.all_primes[-1]])
+@pytest.mark.parametrize("p", [P.all_primes[0], P.all_primes[-1], SMALLER])
 @pytest.mark.parametrize("inner", [1, 4, 31, 128, 960])
 def test_fused_sums_are_exact_at_the_extremes(inner, p):
     blocks, n = 8, 512
