@@ -64,7 +64,7 @@ def pieces(ahead, past):
 def test_pieces_add_up_to_what_passes_may_take(plan, past, sizes):
     ahead = AheadPlan(plan)
     found, stock = pieces(ahead, past)
-    assert len(found) == (12 if sizes == 1 else 1)
+    assert len(found) == (3 if sizes == 1 else 1)
     assert stock == ahead.wanted(past)
     assert ahead.piece(past, stock) == Demand()
     # A prompt of all rows, in a new conversation or this one, and as many tokens.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from he_linear.ckks.key_switching import KeySwitcher, SwitchingKey
 from he_linear.ckks.parameters import CkksParameters
-from he_linear.exact.slot_parameters import SLOT_SETS
+from he_linear.exact.slot_parameters import SlotParameters
 from he_linear.kernels import ntt
 from he_linear.kernels import residues as kernels
 from he_linear.kernels.modular_matmul import LimbMatrices, max_inner, modular_matmul
@@ -16,7 +16,7 @@ from tests.he_setup import PARAMETERS, N
 
 PRIMES = PARAMETERS.all_primes
 LARGEST = CkksParameters(8192, (49, 49), 49).all_primes[-1]
-WIDE = SLOT_SETS["n8192_t44"].all_primes[0], SLOT_SETS["n8192_t44"].all_primes[-1]
+WIDE = tuple(SlotParameters(8192, (50, 50, 50), 51, 44, 98).all_primes[i] for i in (0, -1))
 """Of 50 and 51 bits."""
 
 

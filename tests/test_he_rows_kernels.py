@@ -1,6 +1,7 @@
 """Kernels of exact slots against plain integers, and ciphertexts against SEAL."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,8 @@ from he_linear.kernels.wide_words import (
 from tests.rows_setup import N, P, T, combined, made_keys, messages_and_noise, phase, product, rng
 from transport.errors import UsageError
 from transport.randomness import SecureRandom
+
+SMALLER = replace(P, prime_bits=(48, 49, 50)).all_primes[0]
 
 # -- kernels -----------------------------------------------------------------------------------
 
@@ -130,7 +133,7 @@ def tiles(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("p", [P.all_primes[0], P.all_primes[-1]])
+@pytest.mark.parametrize("p", [P.all_primes[0], P.all_primes[-1], SMALLER])
 @pytest.mark.parametrize("blocks", [8, 16])
 @pytest.mark.parametrize("inner", [1, 4, 31, 128, 960])
 def test_fused_sums_are_exact_at_the_extremes(inner, blocks, p):
@@ -181,21 +184,21 @@ def test_key_products_are_exact():
 
 
 @pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("blocks", [2, 8])
+@pytest.mark.parametrize("blocks", [2, 8, 16])
 def test_products_are_spread_in_their_keys_orders(blocks):
     n, count, inner, p = 512, 2, 7, P.all_primes[1]
     sizes = (count, DIGITS, 4, n), (count, n)
     digits, bodies = (np.rint(rng.uniform(-p / 2, p / 2, size)) for size in sizes)
     keys = tuple(np.rint(rng.uniform(-p / 2, p / 2, (DIGITS, 2, 4, n))) for _ in range(2))
     orders = [automorphism_order(galois_element(step, n), n) for step in (3, -5)]
-    rows = np.empty((count, 2, n))
+    rows, panels = np.empty((count, 2, n)), PanelOrders.of(orders, panel_width(blocks, n))
     expected, got = np.zeros((2, *panel_shape(blocks, inner, n)))
     for half in range(2):
         key_products(digits, keys, (half, 1), bodies, p, rows)
         for c in range(count):
             spread(rows[c], np.stack(orders), expected, half, 1 + 4 * c, stored_bias(p))
         at = 1, 4
-        spread_products(digits, keys, PanelOrders.of(orders), (half, 1), bodies, p, got, at)
+        spread_products(digits, keys, panels, (half, 1), bodies, p, got, at)
     assert (got == expected).all()
     assert np.count_nonzero(got.any(axis=(0, 1, 3))) == 4
 

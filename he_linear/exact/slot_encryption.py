@@ -72,7 +72,7 @@ def slot_encrypted_bytes(count: int, parameters: SlotParameters) -> int:
 def slot_encrypt(count: int, keys: ClientKeys, rng: SecureRandom) -> tuple[bytes, Residues]:
     """Ciphertexts of uniform polynomials, and those polynomials (count, N) modulo t.
 
-    Drawn again where a body comes near Q / 2t, with a chance of 2^-40 a coefficient: for the
+    Drawn again where a body comes near Q / 2t, with a chance of 2^-43 a coefficient: for the
     others every pair of B and m belongs to exactly one d, so that m is independent of B.
     """
     p = slot_parameters(keys)

@@ -112,9 +112,9 @@ class SlotParameters(CkksParameters):
 
 
 SLOT_SETS = {
-    # 201 of 214 bits. Few large primes make few operations. A special prime twice the others halves
-    # the noise of a rotation: after a product with weights `wrong_probability` is 2^-48 a
-    # coefficient.
-    "n8192_t44": SlotParameters(8192, (50, 50, 50), 51, 44, 98),
+    # 204 of 214 bits: few large primes make few operations. After a product with weights
+    # `wrong_probability` is 2^-49 a coefficient, by its noise and the rounding of the second
+    # polynomial alike.
+    "n8192_t44": SlotParameters(8192, (51, 51, 51), 51, 44, 98),
 }
 """Named sets, all at 128 bits."""

@@ -118,21 +118,21 @@ def key_products(
 class PanelOrders:
     """Of some keys, the orders of NTT values, panel by panel.
 
-    Values of a panel have exponents that agree modulo 2N / PANEL, and so have them times an odd
+    Values of a panel have exponents that agree modulo 2N / width, and so have them times an odd
     number: a panel comes from one panel.
     """
 
     targets: NDArray[np.int64]
     """(keys, panels): where each panel goes."""
     places: NDArray[np.uint8]
-    """(keys, panels, PANEL): which of its numbers each number there is."""
+    """(keys, panels, width): which of its numbers each number there is."""
 
     @classmethod
-    def of(cls, orders: Sequence[NDArray[np.int64]]) -> PanelOrders:
-        """Of automorphisms' orders (N,)."""
-        cells = np.stack(orders).reshape(len(orders), -1, PANEL)
+    def of(cls, orders: Sequence[NDArray[np.int64]], width: int = PANEL) -> PanelOrders:
+        """Of automorphisms' orders (N,); width: of a panel, see `panel_width`."""
+        cells = np.stack(orders).reshape(len(orders), -1, width)
         targets = np.argsort(cells[..., 0], axis=1)
-        places = np.take_along_axis(cells % PANEL, targets[..., None], axis=1)
+        places = np.take_along_axis(cells % width, targets[..., None], axis=1)
         return cls(targets, places.astype(np.uint8))
 
 

@@ -37,11 +37,9 @@ from he_linear.kernels.scalars import Floats, centre, centred, odd_power, times
 from he_linear.kernels.vectors import LANES
 
 MAX_PRIME_BITS = 49
-"""Of sets for any degree: 8 layers let values grow below 2^52, see `PrimeTables`."""
+"""8 layers let values grow below 2^52, see `PrimeTables`."""
 MAX_WIDE_PRIME_BITS = 51
-_MAX_LAZY_PRIME_BITS, _MAX_LAZY_LAYERS = 50, 7
-"""Larger primes, or more layers on one of more than `MAX_PRIME_BITS`, have sums centred on the way
-as well: 12 % slower."""
+"""With more sums centred on the way: a tenth slower."""
 
 
 @njit(cache=True, nogil=True)
@@ -259,19 +257,14 @@ class PrimeTables:
     """Twiddle factors of one prime.
 
     A product v w is exact for |v| <= 2^52, and within p / 2 + 2^-55 |v| p: w / p is off by 2^-55.
-    So a forward layer takes values within a p to a + 1 / 2 + a e, e = 2^-55 p, and 50 bits, from
-    0.6 p, to 0.6, 1.12, 1.65, 2.21, 2.77, 3.36, 3.97 p before the last of 7 layers: below 2^52. For
-    49 bits it is 4.4 p before the last of 8. Centred sums keep 51 bits within 1.7 p. Sums are
-    exact below 2^53. Going back, sums of four are within 2.3 p.
+    So a forward layer takes values within a p to a + 1 / 2 + a e, e = 2^-55 p, and 49 bits from
+    0.6 p to 4.4 p before the last of 8 layers: below 2^52. Centred sums keep wide primes within
+    1.7 p, below 2^52 too. Sums are exact below 2^53. Going back, sums of four are within 2.3 p.
     """
 
     def __init__(self, p: int, n: int, root: int) -> None:
         assert p.bit_length() <= MAX_WIDE_PRIME_BITS
-        layers = n.bit_length() // 2
-        lazy = p.bit_length() <= MAX_PRIME_BITS or (
-            p.bit_length() <= _MAX_LAZY_PRIME_BITS and layers <= _MAX_LAZY_LAYERS
-        )
-        self._wide = not lazy
+        self._wide = p.bit_length() > MAX_PRIME_BITS
         self.p = float(p)
         self.shrink = centred(pow(n, -1, p), p)
         self._short = n < LANES * LANES

@@ -71,7 +71,7 @@ def _back_two(code: ModularCode, x: list[Any], w: Callable[[int], tuple[Any, Any
 
 
 def _back_four(code: ModularCode, x: list[Any], w: Callable[[int], tuple[Any, Any]]) -> list[Any]:
-    # Sums grow to 4 times 0.58 p before they are reduced: below 2^52 for 50 bits.
+    # Sums grow to 4 times 0.58 p before they are reduced: below 2^52 for 49 bits.
     return _back_four_of(code, x, w, lambda difference: difference)
 
 

@@ -24,7 +24,7 @@ from he_linear.ckks.keys import ServerKeys
 from he_linear.ckks.noise import ROUNDING_VARIANCE, NoiseModel
 from he_linear.exact.plain_slots import ROWS, slots_of
 from he_linear.exact.slot_parameters import DROPPED_BITS, SlotParameters
-from he_linear.kernels.fused_sums import PANEL, multiply_blocks
+from he_linear.kernels.fused_sums import PANEL, multiply_blocks, panel_width
 from he_linear.kernels.key_products import DIGITS, PanelOrders, key_products, spread_products
 from he_linear.kernels.row_products import IntegerMatrix
 from he_linear.kernels.scalars import Floats, Residues
@@ -183,7 +183,8 @@ class ExactRowsPacking(SlotPacking):
         """A block of inputs by all baby steps."""
         steps = range(1 - self._columns, 1 - self._columns + min(HOISTED, self._cut.babies))
         rotations = [keys.rotation_key(step) for step in steps]
-        orders = PanelOrders.of([key.order for key in rotations])
+        width = panel_width(self._columns, self.parameters.poly_degree)
+        orders = PanelOrders.of([key.order for key in rotations], width)
         hoisted = tuple(key.residues for key in rotations), orders
 
         def move(some: range) -> None:
