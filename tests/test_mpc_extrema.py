@@ -40,6 +40,14 @@ def test_argmax_is_the_first_of_the_largest(shape):
         assert np.array_equal(left[1] + right[1], values.argmax(-1).astype(np.uint64))
 
 
+@pytest.mark.parametrize("columns", [33, 300])
+def test_places_take_more_bits_than_small_numbers(columns):
+    values = np.eye(columns, dtype=np.int64)[[0, columns // 2, columns - 1]]
+    cost = argmax_cost(3, columns, 1)
+    left, right = run(lambda s, v: argmax(v, 1, s), cost, ring(values))
+    assert (left[1] + right[1]).tolist() == [0, columns // 2, columns - 1]
+
+
 @given(st.lists(st.tuples(st.integers(-3, 3), client_share), min_size=2, max_size=9))
 @few_examples
 def test_argmax_on_any_shares(drawn):

@@ -12,6 +12,7 @@ from mpc_nonlinear.blocks.bit_triples import Conjunctions, conjunctions_cost
 from mpc_nonlinear.blocks.steps import SteppedComparison, Steps
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
+from mpc_nonlinear.protocols.knot_steps import knot_steps
 from tests.prime_triples import run_products
 from transport.errors import UsageError
 from transport.randomness import SecureRandom
@@ -106,6 +107,21 @@ def test_conjunctions_by_one_to_three_bits(drawn):
     cost = with_a_frame(conjunctions_cost([len(values) for values in wanted]))
     for values, a, b in zip(wanted, *run_products(role, cost), strict=True):
         assert np.array_equal(a ^ b, np.where(values & 1, values >> 1, 0))
+
+
+@given(st.floats(1, 3), st.floats(3.1, 9), st.floats(0.05, 0.2), st.floats(0.05, 0.2))
+@settings(max_examples=60, deadline=None)
+def test_knots_are_as_near_whole_steps_as_they_may_be(first, second, near, far):
+    found = knot_steps(((first, near), (second, far)), near, 20.0)
+    if found is None:
+        return
+    zero, *places = (k for k in found.compared.thresholds if k >= 0)
+    assert zero == 0
+    for place, end, slack in zip(places, (first, second), (near, far), strict=True):
+        assert abs(place * found.step - end) + found.step * (0.5 + 2.0**-8) <= slack + 1e-9
+    assert found.step * (0.5 + 2.0**-8) <= near
+    reach = 20.0 / found.step + places[-1] + 2
+    assert reach <= 1 << (found.compared.low + found.compared.high)
 
 
 def test_a_carry_that_is_forgotten_is_noticed(monkeypatch):
