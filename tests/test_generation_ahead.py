@@ -90,7 +90,7 @@ class Watched:
     """A conversation of two answers, prepared ahead in between, as both parties record it."""
 
     def __init__(self, monkeypatch, ask, **settings):
-        self.config = generation_config(**settings)
+        self.config = generation_config(**{"tokens_at_once": 1, **settings})
         self.records, self.client = {}, None
         serve, close = AnsweringServer.serve_session, AskingClient.close
 
@@ -275,5 +275,40 @@ def test_the_stock_is_empty_where_nothing_is_made_ahead():
         assert client._session._prepared() == Demand()
         assert [one.traffic for one in client._passes[1].steps[:1]] != [NO_TRAFFIC]
 
-    config = generation_config(ahead_tokens=0)
+    config = generation_config(ahead_tokens=0, tokens_at_once=1)
     assert both_ends(config, config, ask) == (None, None)
+
+
+@pytest.mark.long
+def test_tokens_have_their_correlations_made_together(monkeypatch):
+    """Three at a time, whole ciphertexts for all; what an answer leaves serves the next."""
+
+    def ask(client):
+        list(client.answer(FIRST, 6, fresh=True))
+        list(client.answer(SECOND, 2, fresh=True))
+
+    watched = Watched(monkeypatch, ask, tokens_at_once=3, ahead_tokens=0)
+    watched.as_declared()
+    record = watched.records["client"]
+    made = [(one.passes, one.is_ahead) for one in record.shared if one.kind == AHEAD]
+    # Behind the prompt, and three tokens later; the second answer's prompt has taken of the rest.
+    assert made[:2] == [(1, False), (4, False)]
+    assert len(made) == 3
+    assert [bool(sent_offline(done)) for done in record.passes[1:6]] == [False] * 5
+    ledger = Ledger(watched.plan, record)
+    lines = [line for i in range(len(record.passes)) for line in ledger.lines(i)]
+    spent = total(line.measured for line in lines) + ledger.left()
+    assert spent.client_sent_bytes == pytest.approx(whole_session(record).client_sent_bytes)
+    # Together they take less than each by itself.
+    one = watched.plan.of_pass(1, 8)
+    alone = watched.plan.offline_traffic(one).sent_bytes
+    each = total(x.measured for x in ledger.lines(2) if x.is_offline and not x.is_share)
+    assert 0 < each.client_sent_bytes + each.server_sent_bytes < alone
+
+
+@pytest.mark.parametrize(("rows", "past", "count"), [(1, 0, 4), (1, 62, 2), (1, 63, 1), (2, 0, 0)])
+def test_what_is_made_at_once_ends_with_the_positions(plan, rows, past, count):
+    ahead = AheadPlan(plan)
+    wanted = sum((plan.of_pass(1, past + i).cost.demand for i in range(count)), Demand())
+    assert ahead.at_once(rows, past, Demand()) == wanted
+    assert ahead.at_once(rows, past, wanted) == Demand()

@@ -48,7 +48,8 @@ def test_a_prompt_waits_for_as_few_rows_as_it_may(monkeypatch):
         list(client.answer(np.arange(20, 46), 2, fresh=True))
         list(client.answer(SECOND, 2, fresh=False))
 
-    watched = Watched(monkeypatch, ask, rows=64, first_rows=16, ahead_tokens=0, prompt_bucket=1)
+    once = {"ahead_tokens": 0}
+    watched = Watched(monkeypatch, ask, rows=64, first_rows=16, prompt_bucket=1, **once)
     watched.as_declared()
     record = watched.records["client"]
     assert [(p.rows, p.past) for p in record.passes] == [
