@@ -261,7 +261,7 @@ def test_trust_model_says_what_lengths_show(planned):
     assert "first prompt rounded up to a multiple of 8" in said
     assert "exact number of those of later prompts" in said
     assert "An answer ends with the model's end token" in said
-    assert "N=8192, 201 modulus bits" in said
+    assert "N=8192, 204 modulus bits" in said
     assert "The public prefix of" in said
     assert not plan.one.key_sets
     assert said.count("RLWE") == 1 + len(plan.one.ring_sets)
