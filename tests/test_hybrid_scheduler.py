@@ -125,10 +125,10 @@ def test_memory_is_a_limit(prices, model):
 
 
 def test_limits_of_trust_and_error(prices, model):
-    sources = {s.name for s in scheduler(model, prices, policy="fastest")._sources()}
+    sources = {s.name for s in scheduler(model, prices, policy="fastest")._sources.fitting()}
     assert sources == {"ferret", "softspoken", "iknp"}
     allowed = scheduler(model, prices, policy="fastest", trust="dealer_allowed")
-    assert "dealer" in {s.name for s in allowed._sources()}
+    assert "dealer" in {s.name for s in allowed._sources.fitting()}
     with pytest.raises(ConfigError, match=r"nothing can carry layer0.softmax.*max_error"):
         scheduler(model, prices, policy="least_traffic", max_error=1e-9).solve()
 
