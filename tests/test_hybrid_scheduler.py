@@ -13,7 +13,7 @@ from hybrid.calibration.calibrate import calibrate
 from hybrid.config.loading import load_config
 from hybrid.config.schema import LINK_PROFILES
 from hybrid.machine.predict import predicted_seconds
-from hybrid.machine.prices import cache_file, known_prices, save
+from hybrid.machine.prices import cache_file, fingerprint, known_prices, save
 from hybrid.models.loading import load_model
 from hybrid.operators.base import Choice
 from hybrid.planning.catalog import load_catalog
@@ -125,10 +125,10 @@ def test_memory_is_a_limit(prices, model):
 
 
 def test_limits_of_trust_and_error(prices, model):
-    sources = {s.name for s in scheduler(model, prices, policy="fastest")._sources()}
+    sources = {s.name for s in scheduler(model, prices, policy="fastest")._sources.fitting()}
     assert sources == {"ferret", "softspoken", "iknp"}
     allowed = scheduler(model, prices, policy="fastest", trust="dealer_allowed")
-    assert "dealer" in {s.name for s in allowed._sources()}
+    assert "dealer" in {s.name for s in allowed._sources.fitting()}
     with pytest.raises(ConfigError, match=r"nothing can carry layer0.softmax.*max_error"):
         scheduler(model, prices, policy="least_traffic", max_error=1e-9).solve()
 
@@ -182,7 +182,7 @@ def test_untrusted_schedules(change):
         Schedule.from_public({**GOOD, **change})
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 0}', '{"schema": 1, "units": 3}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1}', '{"schema": 2, "units": 3}'])
 def test_broken_calibrations_are_refused(text):
     cache_file().parent.mkdir(parents=True, exist_ok=True)
     cache_file().write_text(text)
@@ -214,6 +214,12 @@ def test_prices_are_measured_between_fresh_processes():
     measured = calibrate(lambda _: None)
     assert known_prices() == measured
     assert sum(price > 0 for price in measured.units.values()) > 50
+
+
+def test_prices_of_other_parameter_sets_are_not_used(monkeypatch):
+    own = fingerprint()
+    monkeypatch.setattr("hybrid.machine.prices._SETS", ({},))
+    assert fingerprint() != own
 
 
 def test_prices_of_another_machine_are_not_used(prices):

@@ -8,7 +8,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from he_linear.ckks.parameters import PARAMETER_SETS
+from he_linear.exact.ring_parameters import RING_SETS
+from he_linear.exact.slot_parameters import SLOT_SETS
 from hybrid.config.places import cache_folder
 from hybrid.config.schema import RunConfig
 from hybrid.machine.environment import describe
@@ -19,6 +23,9 @@ from transport.link import LinkModel
 
 SCHEMA = 2
 """Of the file; raised when units are added or change their meaning."""
+
+_SETS: tuple[Mapping[str, Any], ...] = (PARAMETER_SETS, RING_SETS, SLOT_SETS)
+"""Units are named after their sizes."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +95,12 @@ class MachinePrices:
 
 
 def fingerprint() -> str:
-    """Names the CPU and the versions that prices depend on."""
+    """Names the CPU, the versions and the sizes of parameters that prices depend on."""
     found = describe()
     kept = [found["machine"], found["cpu_features"], found["threads"]]
     kept += [found[f"version_{name}"] for name in ("numpy", "numba", "pyzmq", "cryptography")]
-    return hashlib.sha256(json.dumps([SCHEMA, *kept]).encode()).hexdigest()[:16]
+    sets = [sorted((n, p.poly_degree, p.prime_bits) for n, p in s.items()) for s in _SETS]
+    return hashlib.sha256(json.dumps([SCHEMA, *kept, sets]).encode()).hexdigest()[:16]
 
 
 def cache_file() -> Path:

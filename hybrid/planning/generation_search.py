@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from hybrid.config.schema import RunConfig
@@ -156,7 +157,8 @@ class GenerationSearch:
     def objective(self, source: type[CorrelationSource]) -> GenerationObjective:
         """What is to be small under this source."""
         measure = Measure(self._rules.policy, source, self._prices)
-        memory = 1e9 * self._config.weights_memory_gb()
+        # Integers of 16 bits are kept whatever a machine's own limit is.
+        memory = inf if self._rules.memory_gb is None else 1e9 * self._rules.memory_gb
         counts_offline = self._rules.offline != "free"
         return GenerationObjective(
             measure, self._conversation, counts_offline, memory, self._failures
