@@ -226,7 +226,7 @@ def test_noise_of_scaled_rows_is_what_is_declared(rows, width):
     )
     assert 0.9 < noise[:-1].std() / packing.noise_std < 1.1
     assert 0.9 < noise[-1].std() / packing.sum_noise_std < 1.1
-    assert np.log2(float(P.modulus) / (2 * T) / np.abs(noise).max()) > 60
+    assert np.log2(float(P.modulus) / (2 * T) / np.abs(noise).max()) > 49
     assert (packing.columns_of(own[-1:]) == b[:, None]).all() and len(set(b.tolist())) == rows
     mine, theirs = (packing.numbers(part[:-1]).astype(object) for part in (drawn, own))
     held = packing.repeated(packing.columns_of(drawn[-1:]))

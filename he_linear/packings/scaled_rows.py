@@ -172,11 +172,13 @@ class ScaledRowsPacking(SlotPacking):
         """
         p = self.parameters
         plains, squares = encoded(own, p), np.zeros((2, len(p.primes), p.poly_degree))
+        primes = np.array(p.primes, np.float64)[:, None]
         for block in range(self.blocks):
             # a_c meets b_s and b_c meets a_s.
             chosen, crossed = [block, self.blocks], [self.blocks, block]
             yield sum_of_products(ciphertexts[chosen], plains[:, crossed], p)[None]
             one = slice(block, block + 1)
             squares += sum_of_products(ciphertexts[one], plains[:, one], p)
-        primes = np.array(p.primes, np.float64)[:, None]
-        yield (squares - np.rint(squares / primes) * primes)[None]
+            # Centred each time: sums of some residues of 51 bits are not exact.
+            squares -= np.rint(squares / primes) * primes
+        yield squares[None]
