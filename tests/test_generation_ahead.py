@@ -41,7 +41,7 @@ def test_what_is_lacking(needed, stock):
 
 @pytest.fixture(scope="module")
 def plan():
-    config = generation_config(ahead_tokens=12)
+    config = generation_config(ahead_tokens=12, tokens_at_once=4)
     return plan_generation(config, load_generator(config).public)
 
 

@@ -106,7 +106,7 @@ class GenerationConfig(Strict):
     ahead_tokens: int = Field(default=16, ge=0, le=256)
     """Tokens to come, of prompts and answers, whose correlations are made while nobody asks; 0:
     none. More take memory at both parties."""
-    tokens_at_once: int = Field(default=4, ge=1, le=64)
+    tokens_at_once: int = Field(default=8, ge=1, le=64)
     """Tokens of an answer whose correlations are made at once where none are there: whole
     ciphertexts serve them together, and the first of them waits for all."""
     prompt_bucket: int = Field(default=8, ge=1, le=16)
