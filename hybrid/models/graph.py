@@ -38,7 +38,8 @@ class CachePlace:
     capacity: int
     """Private positions that the cache has room for."""
     kv_heads: int
-    """Heads of keys and values, those of all conversations of a pass; heads / kv_heads queries that stand side by side share one."""
+    """Heads of keys and values, those of all conversations of a pass; heads / kv_heads queries that
+    stand side by side share one."""
     turns: int = 1
     """How many ways there are to turn the prefix's keys, of which the client takes one."""
 
