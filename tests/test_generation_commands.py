@@ -108,7 +108,7 @@ def test_plan_shows_passes_and_what_they_share(tmp_path):
     code, output = run("plan", config, cwd=tmp_path)
     assert code == 0, output
     for said in (
-        "a conversation of 64 private positions prepares",
+        "a conversation of 64 private positions: what is prepared",
         "a batch of 32 rows",
         "read in one pass",
         "one token behind 32 private positions",

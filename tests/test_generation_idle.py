@@ -49,6 +49,22 @@ def test_work_goes_on_until_there_is_none():
     idle.stop()
 
 
+def test_a_session_whose_work_breaks_is_told(monkeypatch):
+    """Stocks may differ then, whatever broke it."""
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+
+    def work():
+        raise MemoryError
+
+    idle = WhileIdle(work, told.append, wait_s=0.0)
+    idle.start()
+    idle.stop()
+    assert [str(error) for error in told] == [
+        "preparing ahead of need: MemoryError; open a new session"
+    ]
+
+
 def test_whoever_stops_it_waits_for_the_piece_under_way():
     begun, may_end, order = threading.Event(), threading.Event(), []
 

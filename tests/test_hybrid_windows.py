@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -119,6 +120,7 @@ def test_rotary_positions_start_again_with_every_text(batch):
     constants = {"theta": 10.0, "size": size, "heads": heads, "first": 0}
     wide = {"input": Bound(2.0**-20, 64.0, 64.0)}
     context = InsecureLocalParties().plan_context()
+    state = SimpleNamespace(idle=())
 
     def turned(rows, texts):
         node = Node(
@@ -126,7 +128,7 @@ def test_rotary_positions_start_again_with_every_text(batch):
         )  # fmt: skip
         operator = RotaryOperator(node, Rotary, Choice("local"), context)
         pair = share_out(FIXED_POINT.encode(rows))
-        return FIXED_POINT.decode(sum(operator.run([share], None)[0] for share in pair))
+        return FIXED_POINT.decode(sum(operator.run([share], state)[0] for share in pair))
 
     x = np.random.default_rng(batch).normal(0, 9, (batch * tokens, columns))
     alone = np.concatenate([turned(text, 1) for text in np.split(x, batch)])

@@ -6,7 +6,8 @@ the other key. Digits are lifted centred: SEAL's lift to [0, q_i) has mean q_i /
 with the key's noise concentrates in few slots. Rotations of one ciphertext share their digits
 ("hoisting", [Halevi18]): the automorphism permutes the results' NTT values.
 
-Noise of one switch: rounding, sqrt(N / 18) rms a coefficient, and the key's, about a tenth of it.
+Noise of one switch: rounding, sqrt(N / 18) rms a coefficient, and the key's, about a tenth of it
+where P is much larger than the digits, and some seven times it in exact slots, where it is not.
 
 Shapes: polynomials (primes, N), extended ones (primes + 1, N), all in NTT form.
 """

@@ -27,6 +27,7 @@ from mpc_nonlinear.blocks.select import (
     select_cost,
 )
 from mpc_nonlinear.blocks.session import Session
+from mpc_nonlinear.blocks.steps import SteppedComparison, Steps
 from mpc_nonlinear.blocks.truncate import truncate, truncate_cost
 from mpc_nonlinear.correlations.dealt import prime_cube_kind
 from mpc_nonlinear.cost import Cost, Demand, Form, Kind
@@ -42,6 +43,8 @@ _SHORT_DIGITS = ((2, 1), (13, 1), (17, 2), (22, 1), (33, 1))
 """Bits that are compared, and thresholds."""
 _LONG_DIGITS = ((7, 1), (8, 1), (9, 1), (17, 2))
 """Bits that are compared, and digits."""
+_STEPS = Steps((-8, 0, 8), 5, 5)
+"""Thresholds of comparisons in coarse steps."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,12 @@ def _bitwise(x: RingArray) -> Iterator[BlockCase]:
 
 
 def _long_digits(x: RingArray) -> Iterator[BlockCase]:
-    """By digits of 6 to 8 bits: few rounds, long messages."""
+    """By digits of 6 to 8 bits, or in coarse steps: few rounds, long messages."""
     for bits, digits in _LONG_DIGITS:
         width = Width(bits, 0, digits)
         cost = less_than_constants_cost(x.size, 1, width)
         yield BlockCase(cost, partial(less_than_constants, x, [1], width))
+    yield BlockCase(_STEPS.cost(x.size), partial(_stepped, x))
 
 
 def _modulo_prime(x: RingArray) -> Iterator[BlockCase]:
@@ -107,6 +111,13 @@ def _modulo_prime(x: RingArray) -> Iterator[BlockCase]:
 
 def _scaled(x: RingArray, _session: Session) -> RingArray:
     return scale(x, 0.3)
+
+
+def _stepped(x: RingArray, session: Session) -> object:
+    """As activations do it, but for the last message, which rides on another block's."""
+    compared = SteppedComparison(x, _STEPS, session)
+    session.channel.next_round()
+    return compared.results(session.channel.exchange(compared.message, len(compared.message)))
 
 
 def _powers(x: RingArray, modulus: int, session: Session) -> object:

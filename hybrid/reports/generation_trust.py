@@ -42,7 +42,7 @@ def _server_learns(plan: GenerationPlan) -> list[str]:
         f"The server learns {_prompt_lengths(plan)}, which prompts continue a "
         "conversation, the number of tokens of every answer and when each was asked for."
         if batch == 1
-        else f"{batch} conversations share every pass, some of which may repeat the first: the "
+        else f"{batch} conversations share every pass, of which the last may repeat the first: the "
         f"server learns {_shared_lengths(plan)}, the number of passes and when each was asked for.",
     ]
     if settings.stop_early and batch > 1:

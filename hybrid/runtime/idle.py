@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from transport.errors import HybridError
+from transport.errors import HybridError, UsageError
 
 IDLE_S = 0.3
 """Only once nobody has asked for so long: the next question may already be on its way."""
@@ -50,3 +50,8 @@ class WhileIdle:
                 pass
         except HybridError as error:
             self._failed(error)
+        except Exception as error:
+            # The stocks may differ now: nothing of this session is used any more.
+            name = type(error).__name__
+            self._failed(UsageError(f"preparing ahead of need: {name}; open a new session"))
+            raise

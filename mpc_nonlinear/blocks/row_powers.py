@@ -115,14 +115,15 @@ def _unlocked(entries: list[RingArray], powers: PowerCells) -> RingArray:
     """Coefficients less masks, (n, windows, 1 + DEGREE), of entries window by window."""
     t, n = np.uint64(powers.modulus), len(entries[0])
     found, locks, place = [], np.zeros((n, 0), np.uint64), np.zeros(n, np.uint64)
-    for entry, window in zip(entries, powers.windows, strict=True):
+    windows = powers.windows
+    for index, (entry, window) in enumerate(zip(entries, windows, strict=True)):
         copies = entry.reshape(n, window.copies, window.residues)
         if window.copies > 1:
             chosen = copies[np.arange(n), place.astype(np.intp)]
             entry = (chosen + t - locks) % t
         found.append(entry[:, :_TERMS])
         locks, place = entry[:, _TERMS:-1], entry[:, -1]
-        if window is not powers.windows[-1] and place.max(initial=0) > 1:
+        if index < len(windows) - 1 and place.max(initial=0) > 1:
             raise FrameError("powers of rows: an entry is of neither case; the frame is corrupt")
     return np.stack(found, axis=1)
 

@@ -8,7 +8,7 @@ is false, and callers encrypt buffers by `cryptography`; results are the same.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import llvmlite.binding
@@ -32,7 +32,7 @@ _VECTOR = ir.VectorType(ir.IntType(64), _LANES)
 _KEY_BYTES = 16
 
 
-@cache
+@lru_cache(maxsize=16)
 def round_keys(key: bytes) -> NDArray[np.uint64]:
     """The key schedule [FIPS 197], (11, 8): every round's key four times."""
     box = _substitution()
