@@ -146,7 +146,8 @@ class Kind:
         """Instances that are made at a time."""
         if self.form.is_dealt:
             return max(1, _DEALT_BATCH // self.products)
-        pads = self._string_bits * self.width * self.choice_bits
+        # What has no bits is refused where it is made.
+        pads = max(1, self._string_bits * self.width * self.choice_bits)
         return max(1, min(_BATCH, _BATCH_BITS // pads))
 
     @property
