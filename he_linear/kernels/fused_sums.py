@@ -90,6 +90,7 @@ def _multiply_blocks(x, w, used, constants, k, out, add, kind):  # type: ignore[
     (p, f), (integers, most) = constants, kind
     run, inv = n // (2 * blocks), 1.0 / p
     together = -(-inner // -(-inner // most))
+    rows = _NARROW_ROWS if width == _NARROW else TILE_ROWS
     # The rows of `out` lie a power of two apart, where few of them share a cache.
     sums = np.empty((w.shape[1], width))
     xs, ws, near = x.reshape(-1), w.reshape(-1), sums.reshape(-1)
@@ -98,20 +99,17 @@ def _multiply_blocks(x, w, used, constants, k, out, add, kind):  # type: ignore[
             for start in range(0, inner, together):
                 a = ((block * panels + panel) * inner + start) * width
                 count, args = min(together, inner - start), (p, inv, f, f / p, start)
-                if width == _NARROW:
-                    for r in range(0, used, _NARROW_ROWS):
-                        b, at = (block * w.shape[1] + r) * inner + start, r * width
-                        if integers:
-                            _narrow_integer_tile(xs, a, ws, b, inner, count, near, at, width, *args)
-                        else:
-                            _narrow_tile(xs, a, ws, b, inner, count, near, at, width, *args)
-                    continue
-                for r in range(0, used, TILE_ROWS):
+                for r in range(0, used, rows):
                     b, at = (block * w.shape[1] + r) * inner + start, r * width
-                    if integers:
-                        _integer_tile(xs, a, ws, b, inner, count, near, at, width, *args)
+                    if rows == TILE_ROWS:
+                        if integers:
+                            _integer_tile(xs, a, ws, b, inner, count, near, at, width, *args)
+                        else:
+                            _tile(xs, a, ws, b, inner, count, near, at, width, *args)
+                    elif integers:
+                        _narrow_integer_tile(xs, a, ws, b, inner, count, near, at, width, *args)
                     else:
-                        _tile(xs, a, ws, b, inner, count, near, at, width, *args)
+                        _narrow_tile(xs, a, ws, b, inner, count, near, at, width, *args)
             part, column = panel * width // run, panel * width % run
             mirrored = 2 * blocks - 1 - block if part // 2 else block
             _put(sums[:used], out[:used, part % 2, k], mirrored * run + column, p, add)
