@@ -1,4 +1,4 @@
-"""Powers by lines, rows opened once, and the norms made of both: values, errors, cost, refusals."""
+"""Rows opened once, and the norms made of them: values, errors, cost, refusals."""
 
 from __future__ import annotations
 
@@ -6,20 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hybrid.testing.contracts import InsecureLocalParties, check_protocol
-from mpc_nonlinear.blocks.compare import less_than_constants_cost
 from mpc_nonlinear.blocks.ot_products import OtProducts
 from mpc_nonlinear.blocks.prime_opening import opened, opened_cost
 from mpc_nonlinear.blocks.prime_products import PrimeProducts
-from mpc_nonlinear.blocks.row_pieces import (
-    RESULT_ERROR_UNITS,
-    RowPieces,
-    row_pieces,
-    row_pieces_cost,
-)
 from mpc_nonlinear.blocks.scaled_rows import ScaledRows, scaled_rows_cost
 from mpc_nonlinear.blocks.session import Context
 from mpc_nonlinear.correlations.dealt import prime_cross_kind, prime_scaled_row_kind
@@ -30,80 +21,6 @@ from transport.errors import FrameError, ParameterError, UsageError
 
 FIXED = FixedPoint(16)
 CONTEXT = Context(FIXED, PrimeProducts(16, T))
-RANGES = [(-0.5, 1.0, 1), (-0.5, 8.0, 12), (-1.0, 1.0, 9), (-1.0, 0.37, 4)]
-
-
-def by_pieces(pieces, s):
-    """Of a run of two parties."""
-    cost = row_pieces_cost(s.size, pieces, pieces.high / FIXED.unit)
-    client, server = run_products(lambda session, v: row_pieces(v, pieces, session), cost, s)
-    return FIXED.decode(client + server)
-
-
-# -- powers by lines -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pieces", [2, 12, 16, 32])
-@pytest.mark.parametrize("power,low,octaves", RANGES)
-def test_lines_are_as_near_as_they_say(power, low, octaves, pieces):
-    found = RowPieces(power, low, octaves, 3.0, pieces)
-    s = np.geomspace(low, found.high * (1 - 1e-12), 100001)
-    away = np.abs(found(s) / (3 * s**power) - 1).max()
-    # Margins cost some of it.
-    assert 0.5 * found.error < away <= found.error
-
-
-def test_twelve_and_sixteen_pieces_give_twelve_bits_and_more():
-    assert RowPieces(-0.5, 1.0, 1).error < 2.0**-12.2
-    assert RowPieces(-0.5, 1.0, 1, pieces=16).error < 2.0**-12.9
-    assert RowPieces(-1.0, 1.0, 1, pieces=24).error < 2.0**-12.5
-
-
-@pytest.mark.parametrize("power,low,octaves", RANGES)
-def test_shared_values_are_right_around_every_end_of_a_piece(power, low, octaves):
-    pieces = RowPieces(power, low, octaves)
-    ends = low * 2.0 ** (np.arange(octaves * 12 + 1) / 12)
-    near = FIXED.encode(ends)[:, None].view(np.int64) + np.array([-40, -1, 0, 1, 40])
-    s = near[near >= low / FIXED.unit].view(np.uint64)
-    real = FIXED.decode(s)
-    away = np.abs(by_pieces(pieces, s) - real**power)
-    assert (away <= pieces.error * real**power + (RESULT_ERROR_UNITS + 0.01) * FIXED.unit).all()
-
-
-@settings(max_examples=8, deadline=None)
-@given(st.sampled_from(RANGES), st.integers(0, 2**32))
-def test_shared_values_are_right_anywhere(found, seed):
-    power, low, octaves = found
-    pieces, rng = RowPieces(power, low, octaves, 2.0, 16), np.random.default_rng(seed)
-    s = FIXED.encode(np.exp2(rng.uniform(0, octaves, (3, 5))) * low)
-    real = 2 * FIXED.decode(s) ** power
-    away = np.abs(by_pieces(pieces, s) - real)
-    assert (away <= pieces.error * real + (RESULT_ERROR_UNITS + 0.01) * FIXED.unit).all()
-
-
-def test_outside_of_the_range_first_and_last_lines_go_on():
-    pieces = RowPieces(-0.5, 4.0, 3)
-    s = np.array([0.0, 1.0, 3.9, 33.0, 63.0])
-    got = by_pieces(pieces, FIXED.encode(s))
-    assert np.abs(got - pieces(s)).max() < 2 * FIXED.unit
-    assert got[0] <= 1.5 * 4.0**-0.5
-    assert (got[3:] < s[3:] ** -0.5 * (1 + pieces.error)).all() and (got > 0).all()
-
-
-def test_one_comparison_and_one_selection():
-    pieces = RowPieces(-0.5, 1.0, 5)
-    compared = less_than_constants_cost(3 * 5, 12, pieces._width(3))
-    cost = row_pieces_cost(3, pieces, 100.0)
-    assert cost.traffic.rounds == compared.traffic.rounds + 1
-    assert cost.failure_probability == 300 * 2.0**-64
-
-
-@pytest.mark.parametrize(
-    "power,low,octaves,pieces", [(0.5, 1, 1, 12), (-1, 0, 1, 12), (-1, 1, 0, 12), (-1, 1, 1, 33)]
-)
-def test_pieces_refuse_what_they_cannot_be(power, low, octaves, pieces):
-    with pytest.raises(UsageError, match="row pieces: "):
-        RowPieces(power, low, octaves, 1.0, pieces)
 
 
 # -- rows opened once ----------------------------------------------------------------------

@@ -28,11 +28,6 @@ def exact_power(base: float, exponent: float) -> float:
     return float(context.power(Decimal(base), Decimal(exponent)))
 
 
-def exact_powers(base: float, exponents: FloatArray) -> FloatArray:
-    """The same number by number, (n,)."""
-    return np.array([exact_power(base, float(exponent)) for exponent in exponents], np.float64)
-
-
 @lru_cache(maxsize=256)
 def rotary_turns(theta: float, half: int, first: int, count: int) -> tuple[FloatArray, FloatArray]:
     """Cosines and sines of p theta^(-i / half), (count, half) each, for p from `first` on.
