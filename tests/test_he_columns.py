@@ -55,7 +55,8 @@ def check(packing, weights):
         exact = matrix_product(rows[None, :, :inner], matrix[None], T)[0]
         assert (mine[:, :outputs] == exact).all()
         assert not mine[:, outputs:].any()
-    assert packing.wrong_probability < 2**-28
+    assert packing.wrong_probability < 2**-80
+    assert packing.hint_distance < 2**-40
     return rho
 
 

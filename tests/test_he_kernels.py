@@ -16,7 +16,7 @@ from tests.he_setup import PARAMETERS, N
 
 PRIMES = PARAMETERS.all_primes
 LARGEST = CkksParameters(8192, (49, 49), 49).all_primes[-1]
-WIDE = tuple(SlotParameters(8192, (50, 50, 50), 51, 44, 98).all_primes[i] for i in (0, -1))
+WIDE = tuple(SlotParameters(8192, (50, 50, 50), 51, 44, 55).all_primes[i] for i in (0, -1))
 """Of 50 and 51 bits."""
 
 

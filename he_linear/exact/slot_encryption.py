@@ -9,8 +9,11 @@ says why (c1, B) hides m.
 Back. A fresh public-key encryption of zero is added; every coefficient is taken as a fraction of
 Q, c0' in 128 bits, c1' rounded to `second_bits`. The mask r = c0' - u is uniform modulo 2^128
 because u is: the client gets u, as the seed that it comes from, and c1'. Rounded, t r and
-t (u + c1' s) are shares modulo t of the message, whose sum is wrong with
-`SlotParameters.wrong_probability`. The noise stays inside the shares.
+t (u + c1' s) are shares modulo t of the message, unless t r lies so near a half that the noise
+decides: so a bit beside c1', the hint, has both move away by a half where t r is within about a
+quarter of one. The edges of that quarter are blurred by `SPREAD`, for the client knows t r but for
+the noise, and must not learn on which side of an edge that puts it: `SlotParameters.hint_distance`
+bounds what the hints tell, docs/security.md proves it. The noise stays inside the shares.
 """
 
 from __future__ import annotations
@@ -23,7 +26,12 @@ from numba import njit
 from he_linear.ckks.encryption import randomised
 from he_linear.ckks.keys import ClientKeys, ServerKeys
 from he_linear.exact.ring_encryption import rounded_words
-from he_linear.exact.slot_parameters import DROPPED_BITS, SlotParameters
+from he_linear.exact.slot_parameters import (
+    DROPPED_BITS,
+    LIFTED_PRIMES,
+    SPREAD,
+    SlotParameters,
+)
 from he_linear.kernels import sampling
 from he_linear.kernels.residues import from_centred, intt, to_centred
 from he_linear.kernels.ring_words import fractions, lift, reduce_words, transform, words_times
@@ -32,7 +40,9 @@ from he_linear.kernels.wide_words import (
     WidePair,
     add_wide,
     raised,
+    rounded_by_hint,
     rounded_multiple,
+    rounded_with_hint,
     subtract_wide,
 )
 from transport.bitpack import WORD_BITS, pack_bits, packed_bytes, unpack_bits
@@ -139,15 +149,9 @@ def slot_parse(data: bytes, count: int, parameters: SlotParameters) -> Floats:
 # -- back -----------------------------------------------------------------------------------
 
 
-def _second_bytes(parameters: SlotParameters) -> int:
-    """Of one ciphertext's second polynomial."""
-    n = parameters.poly_degree
-    return 8 * n + packed_bytes(n, parameters.extra_bits)
-
-
 def slot_masked_bytes(count: int, parameters: SlotParameters) -> int:
     """Length of `slot_mask_for_client`'s message for `count` ciphertexts."""
-    return SEED_BYTES + count * _second_bytes(parameters)
+    return SEED_BYTES + count * packed_bytes(parameters.poly_degree, parameters.returned_bits)
 
 
 def _masked_bodies(seed: bytes, n: int) -> Iterator[WidePair]:
@@ -155,6 +159,14 @@ def _masked_bodies(seed: bytes, n: int) -> Iterator[WidePair]:
     stream = SecureRandom(seed, domain=_MASK_DOMAIN)
     while True:
         yield sampling.draw_mask(stream, (n,)), sampling.draw_mask(stream, (n,))
+
+
+def drawn_spread(rng: SecureRandom, n: int) -> Residues:
+    """Sums of two uniform numbers within SPREAD / 2 of zero, in units of 2^-64, modulo 2^64."""
+    half = int(SPREAD * 2.0 ** (WORD_BITS - 1))
+    words = rng.uint64((2, n)) & np.uint64(2 * half - 1)
+    spread: Residues = words[0] + words[1] - np.uint64(2 * half)
+    return spread
 
 
 def slot_mask_for_client(
@@ -176,14 +188,16 @@ def slot_mask_for_client(
         high, low = fractions(values, p.primes)
         for index in range(len(group)):
             mask = subtract_wide((high[0, index], low[0, index]), next(bodies))
-            shares.append(rounded_multiple(mask, p.plain_prime))
-            second = rounded_words(high[1, index], low[1, index], p.second_bits)
-            parts += [second[0].tobytes(), pack_bits(second[1], p.extra_bits)]
+            spread = drawn_spread(rng, p.poly_degree)
+            share, hints = rounded_with_hint(mask, p.plain_prime, spread)
+            shares.append(share)
+            second, _ = rounded_words(high[1, index], low[1, index], p.second_bits)
+            parts.append(pack_bits(second << np.uint64(1) | hints, p.returned_bits))
     return b"".join(parts), np.stack(shares)
 
 
 def slot_unmask(data: bytes, count: int, keys: ClientKeys) -> Residues:
-    """The client's share of the coefficients modulo t, (count, N): round(t (u + c1' s))."""
+    """The client's share of the coefficients modulo t, (count, N): t (u + c1' s), rounded."""
     p = slot_parameters(keys)
     expected = slot_masked_bytes(count, p)
     if len(data) != expected:
@@ -191,16 +205,19 @@ def slot_unmask(data: bytes, count: int, keys: ClientKeys) -> Residues:
             f"masked rows: got {len(data)} bytes, expected {expected}; are both parties the same "
             "version?"
         )
-    n, size, primes = p.poly_degree, _second_bytes(p), p.primes
-    secret = to_centred(keys.secret_residues, primes)
+    n, primes = p.poly_degree, p.primes[:LIFTED_PRIMES]
+    size = packed_bytes(n, p.returned_bits)
+    secret = to_centred(keys.secret_residues[:LIFTED_PRIMES], primes)
     out = np.empty((count, n), np.uint64)
     bodies = _masked_bodies(data[:SEED_BYTES], n)
     for index, target in enumerate(out):
         part = data[SEED_BYTES + index * size : SEED_BYTES + (index + 1) * size]
-        high = np.frombuffer(part[: 8 * n], np.int64)[None]
-        low = unpack_bits(part[8 * n :], n, p.extra_bits).view(np.int64)[None]
-        product = lift(words_times(high, low, p.extra_bits, secret, primes), primes)
+        words = unpack_bits(part, n, p.returned_bits)
+        # Centred: the fraction counts modulo 1.
+        shift = WORD_BITS - p.second_bits
+        second = (words >> np.uint64(1) << np.uint64(shift)).view(np.int64) >> shift
+        product = lift(words_times(second[None], None, 0, secret, primes), primes)
         fraction = raised(product, 2 * WORD_BITS - p.second_bits)
         word = add_wide((fraction[0][0], fraction[1][0]), next(bodies))
-        target[:] = rounded_multiple(word, p.plain_prime)
+        target[:] = rounded_by_hint(word, p.plain_prime, words & np.uint64(1))
     return out

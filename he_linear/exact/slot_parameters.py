@@ -2,7 +2,8 @@
 
 A message polynomial m modulo t is encrypted as round(Q / t * m), as in BFV [Fan12] eprint
 2012/144. Keys, rotations and key switching are those of CKKS: nothing else differs. A result comes
-back with its body as a fraction of 128 bits, masked, and its second polynomial at `second_bits`.
+back with its body as a fraction of 128 bits, masked, its second polynomial at `second_bits`, and
+one more bit a coefficient, the hint, that keeps its rounding away from where noise decides.
 """
 
 from __future__ import annotations
@@ -21,10 +22,18 @@ from he_linear.kernels.row_products import MAX_ROW_MODULUS_BITS
 from transport.bitpack import WORD_BITS
 from transport.errors import ParameterError
 
-DROPPED_BITS = 6
+DROPPED_BITS = 8
 """Low bits of an encryption's body that are rounded off: below the noise of a rotation."""
+SPREAD = 1 / 8
+"""Half the width over which the edges of a hint are blurred, as a part of one."""
+_MARGIN = 1 / 4 - SPREAD
+"""How far a rounding at least is from where it turns."""
+_HINT_FACTOR = 2.5 / SPREAD
+"""A hint's squared distance is at most this times the squared shift of what it rounds."""
+LIFTED_PRIMES = 2
+"""So many hold the client's product |c1 s| <= N 2^(second_bits - 1) below a quarter."""
 _MIN_PRIME_BITS = 48
-"""Three such primes hold the client's product |c1 s| <= N 2^(second_bits - 1) below a quarter."""
+"""What the kernels of sums are tried for."""
 _MIN_PLAIN_BITS = 20
 _MAX_LOW_BITS = 50
 """Bits beyond one word that float64 adds exactly."""
@@ -67,10 +76,10 @@ class SlotParameters(CkksParameters):
                 f"exact slots: bodies of {self.body_bits} bits; choose plain_bits so that Q / t "
                 f"has at most {WORD_BITS + _MAX_LOW_BITS} bits"
             )
-        if not 0 < self.second_bits - WORD_BITS <= _MAX_LOW_BITS:
+        if not self.plain_bits < self.second_bits < WORD_BITS:
             raise ParameterError(
-                f"exact slots: second_bits {self.second_bits}; use {WORD_BITS + 1} to "
-                f"{WORD_BITS + _MAX_LOW_BITS}"
+                f"exact slots: second_bits {self.second_bits}; use more than the {self.plain_bits} "
+                f"of the plain prime, and at most {WORD_BITS - 1}"
             )
 
     @cached_property
@@ -89,22 +98,32 @@ class SlotParameters(CkksParameters):
         return self.body_bits - WORD_BITS
 
     @property
-    def extra_bits(self) -> int:
-        """Bits of the second polynomial beyond one word."""
-        return self.second_bits - WORD_BITS
+    def returned_bits(self) -> int:
+        """Of a returned coefficient: of the second polynomial, and its hint."""
+        return self.second_bits + 1
 
     def wrong_probability(self, noise_std: float) -> float:
-        """Bound on the chance that a returned coefficient is wrong, t |noise| / q'.
+        """Bound on the chance that a returned coefficient is wrong: noise beyond the margin.
 
-        noise_std: of a result's coefficients, modulo Q. The shares' roundings meet the noise at a
-        uniform offset, so the chance is t E|noise| / q', and the mean is at most the deviation, 0.8
-        of it where it is normal; q' = Q for the ciphertext's own noise and 2^second_bits for the
-        rounding of the second polynomial, whose product with the ternary secret has variance
-        N / 18.
+        noise_std: of a result's coefficients, modulo Q. To it comes the rounding of the second
+        polynomial times the ternary secret, of variance N / 18 in units of 2^-second_bits: a sum
+        of uniform numbers, which are subgaussian with their own variance.
         """
-        own = noise_std / float(self.modulus)
         second = math.sqrt(self.poly_degree / 18) * 2.0**-self.second_bits
-        return self.plain_prime * math.hypot(own, second)
+        std = self.plain_prime * math.hypot(self._relative(noise_std), second)
+        return min(1.0, 2 * math.exp(-0.5 * (_MARGIN / std) ** 2))
+
+    def hint_distance(self, noise_std: float, count: int) -> float:
+        """Bound on the statistical distance between `count` coefficients' hints and simulated ones.
+
+        Of what the key owner sees, with the noise and without: docs/security.md. It grows with the
+        root of the count, so those of several results add up in squares.
+        """
+        shift = self.plain_prime * self._relative(noise_std)
+        return math.sqrt(_HINT_FACTOR * count) * shift
+
+    def _relative(self, noise_std: float) -> float:
+        return noise_std / float(self.modulus)
 
     def __getstate__(self) -> dict[str, object]:
         derived = {"all_primes", "base", "plain_prime"}
@@ -112,9 +131,8 @@ class SlotParameters(CkksParameters):
 
 
 SLOT_SETS = {
-    # 204 of 214 bits: few large primes make few operations. After a product with weights
-    # `wrong_probability` is 2^-49 a coefficient, by its noise and the rounding of the second
-    # polynomial alike.
-    "n8192_t44": SlotParameters(8192, (51, 51, 51), 51, 44, 98),
+    # 204 of 214 bits: few large primes make few operations. The rounding of the second polynomial
+    # has a deviation of an eightieth after t, a twelfth of the margin.
+    "n8192_t44": SlotParameters(8192, (51, 51, 51), 51, 44, 55),
 }
 """Named sets, all at 128 bits."""

@@ -9,6 +9,7 @@ pseudorandom number for every slot of a row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -100,6 +101,13 @@ class ScaledRowsPacking(SlotPacking):
         chance = self.parameters.wrong_probability
         whole = self.blocks * chance(self.noise_std) + chance(self.sum_noise_std)
         return self.parameters.poly_degree * whole
+
+    @property
+    def hint_distance(self) -> float:
+        """Of products, and of sums."""
+        p, n = self.parameters, self.parameters.poly_degree
+        products = p.hint_distance(self.noise_std, self.blocks * n)
+        return math.hypot(products, p.hint_distance(self.sum_noise_std, n))
 
     # -- what the parties do ------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ class SlotPacking(ABC):
 
     @property
     def download_bytes(self) -> int:
-        """A seed for the masked bodies, and the second polynomials."""
+        """A seed for the masked bodies, and the second polynomials with their hints."""
         return slot_masked_bytes(self.output_ciphertexts, self.parameters)
 
     def unit(self, operation: str) -> str:
@@ -43,3 +43,9 @@ class SlotPacking(ABC):
         """
         count = self.output_ciphertexts * self.parameters.poly_degree
         return count * self.parameters.wrong_probability(self.noise_std)
+
+    @property
+    def hint_distance(self) -> float:
+        """Bound on the statistical distance of all hints together from simulated ones."""
+        count = self.output_ciphertexts * self.parameters.poly_degree
+        return self.parameters.hint_distance(self.noise_std, count)
