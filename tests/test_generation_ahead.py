@@ -312,3 +312,17 @@ def test_what_is_made_at_once_ends_with_the_positions(plan, rows, past, count):
     wanted = sum((plan.of_pass(1, past + i).cost.demand for i in range(count)), Demand())
     assert ahead.at_once(rows, past, Demand()) == wanted
     assert ahead.at_once(rows, past, wanted) == Demand()
+
+
+def test_what_is_made_at_once_is_found_once(plan, monkeypatch):
+    ahead, of_pass, asked = AheadPlan(plan), plan.of_pass, []
+    monkeypatch.setattr(plan, "of_pass", lambda *place: (asked.append(place), of_pass(*place))[1])
+    first = ahead.at_once(1, 0, Demand())
+    assert (1, 0) in asked
+    asked.clear()
+    assert ahead.at_once(1, 0, Demand()) == first
+    assert not asked
+    # Another place or another stock is another question.
+    assert ahead.at_once(1, 62, Demand()) != first
+    assert ahead.at_once(1, 0, first) == Demand()
+    assert ahead.at_once(1, 0, Demand()) == first

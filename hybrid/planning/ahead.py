@@ -58,6 +58,7 @@ class AheadPlan:
         """So many rows, of prompts and of tokens one by one; a dealer is asked when they come."""
         self._together = 1 if plan.needs_dealer else settings.tokens_at_once
         self._wanted: dict[int, Demand] = {}
+        self._asked: tuple[tuple[int, int, Demand], Demand] | None = None
 
     def wanted(self, past: int) -> Demand:
         """Of so many rows behind `past`, or in a new conversation.
@@ -98,11 +99,19 @@ class AheadPlan:
         """What a pass of one row lacks, and with it those that may follow it.
 
         Nothing where it lacks nothing, for a prompt, whose pass makes its own, or with a dealer.
+        The last answer is kept: a client asks before it says that a pass comes, and in the pass.
         """
+        asked, last = (rows, past, stock), self._asked
+        if last is None or last[0] != asked:
+            self._asked = last = asked, self._at_once(rows, past, stock)
+        return last[1]
+
+    def _at_once(self, rows: int, past: int, stock: Demand) -> Demand:
         own = self.plan.of_pass(rows, past).cost.demand
         if rows > 1 or self._together == 1 or not lacking(own, stock).counts:
             return Demand()
-        places = range(past, min(past + self._together, self.plan.model.capacity))
+        # The nearest last, as plans keep the last few.
+        places = reversed(range(past, min(past + self._together, self.plan.model.capacity)))
         return lacking(sum((self.plan.of_pass(1, p).cost.demand for p in places), Demand()), stock)
 
     def making(self, past: int = 0) -> list[Cost]:
