@@ -135,8 +135,9 @@ class GenerationSession(PreparesAhead):
         plan = self.plan.of_pass(rows, self.past)
         self._fill(plan, is_prompt=rows > 1)
         self._restock(rows)
-        needed = still_to_make(plan.cost, self._prepared())
-        self._spend(self._pass_failure(plan))
+        stock = self._prepared()
+        self._spend(self.plan.pass_failure(plan, stock))
+        needed = still_to_make(plan.cost, stock)
         start = time.perf_counter()
         result = run_request(plan, self._state, self._passes, own, self.progress, needed=needed)
         seconds = time.perf_counter() - start
@@ -233,8 +234,9 @@ class GenerationClient(GenerationSession):
         plan = self.plan
         missing = max(0, rows * plan.model.batch - self.stock()) if plan.batch else 0
         batches = -(-missing // plan.batch_rows)
-        found = self._pass_failure(plan.of_pass(rows, past))
-        more = self._to_come.at_once(rows, past, self._prepared())
+        stock = self._prepared()
+        found = plan.pass_failure(plan.of_pass(rows, past), stock)
+        more = self._to_come.at_once(rows, past, stock)
         found += Piece(correlations=more).cost(plan).failure_probability
         found += batches * plan.batch_cost().failure_probability
         return found + (plan.conversation_cost().failure_probability if fresh else 0.0)
