@@ -53,7 +53,7 @@ from hybrid.runtime.key_exchange import (
     send_slot_keys,
 )
 from hybrid.runtime.runner import Progress, run_request
-from hybrid.runtime.session_checks import check_ids, check_rows
+from hybrid.runtime.session_checks import check_ids, check_rows, checked_description
 from hybrid.runtime.session_parts import run_state
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
@@ -187,20 +187,19 @@ class GenerationClient(GenerationSession):
         self, data: object, prompts: Prompts
     ) -> tuple[PublicGenerator, str, Schedule | None]:
         """The server's public description, from untrusted plain data."""
-        if not isinstance(data, dict) or set(data) != _DESCRIPTION_KEYS:
-            raise FrameError("handshake: the server's description is malformed; same version?")
-        digest = data["embedding"]
+        parts = checked_description(data, _DESCRIPTION_KEYS)
+        digest = parts["embedding"]
         # It names a file in the client's cache: nothing but hexadecimal digits.
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}|", digest):
             raise FrameError("handshake: the embedding digest is malformed; same version?")
-        model = PublicGenerator.from_public(data["model"], self.config, prompts)
+        model = PublicGenerator.from_public(parts["model"], self.config, prompts)
         # Checked before any prompt is looked at, so that no failure depends on one.
         if prompts.tokenizer.vocabulary > model.architecture.vocabulary:
             raise ConfigError(
                 f"tokenizer: ids reach {prompts.tokenizer.vocabulary - 1}, the server's model has "
                 f"{model.architecture.vocabulary} rows for them; use the files that belong to it"
             )
-        chosen = None if data["schedule"] is None else Schedule.from_public(data["schedule"])
+        chosen = None if parts["schedule"] is None else Schedule.from_public(parts["schedule"])
         checked_policy(chosen, self.config.run, self.catalog)
         if chosen is not None:
             longest = model.graph(1, model.capacity - 1).nodes
