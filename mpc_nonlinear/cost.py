@@ -203,6 +203,12 @@ class Demand:
             merged[kind] = merged.get(kind, 0) + count
         return Demand(tuple(sorted(merged.items(), key=lambda item: _sort_key(item[0]))))
 
+    def __sub__(self, other: Demand) -> Demand:
+        """What is left of each after `other`, never below zero."""
+        there = dict(other.counts)
+        left = ((kind, count - there.get(kind, 0)) for kind, count in self.counts)
+        return Demand(tuple((kind, count) for kind, count in left if count > 0))
+
     def __mul__(self, times: int) -> Demand:
         """`times` of each."""
         return Demand(tuple((kind, count * times) for kind, count in self.counts if times))

@@ -12,12 +12,16 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
 
 import pytest  # noqa: E402
 
+from tests.fresh_kernels import forget_stale  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+# Before anything compiled is imported; once, by who starts the others.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    forget_stale(ROOT)
+
 from tests.forked import FORKING  # noqa: E402
 from tests.text_folders import wordpiece, write_sentence_model  # noqa: E402
 from tests.tiny_model import write_tiny_config, write_tiny_model  # noqa: E402
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 # What a user may have set and what changes how terminals are written to.
 TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")

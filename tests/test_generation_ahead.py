@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hybrid.models.generator_loading import load_generator
 from hybrid.planning import ahead as ahead_module
-from hybrid.planning.ahead import AHEAD, AheadPlan, lacking, most
+from hybrid.planning.ahead import AHEAD, AheadPlan, most
 from hybrid.planning.generation import plan_generation
 from hybrid.planning.plan import OFFLINE
 from hybrid.reports.amounts import total
@@ -30,8 +30,8 @@ demands = st.lists(st.integers(0, 5), min_size=3, max_size=3).map(
 
 
 @given(demands, demands)
-def test_what_is_lacking(needed, stock):
-    lacks, both = lacking(needed, stock), most(needed, stock)
+def test_what_is_left_of_a_demand_and_the_most_of_two(needed, stock):
+    lacks, both = needed - stock, most(needed, stock)
     for kind in KINDS:
         need, have, less, more = (dict(d.counts).get(kind, 0) for d in (needed, stock, lacks, both))
         assert less == max(0, need - have)
@@ -71,10 +71,10 @@ def test_pieces_add_up_to_what_passes_may_take(plan, past, sizes):
     places = [(8, 0), (1, 0)] + ([(min(12, 64 - past), past)] if 0 < past < 64 else [])
     for rows, place in places:
         needed = plan.of_pass(rows, place).cost.demand * (12 if rows == 1 else 1)
-        assert lacking(needed, stock) == Demand()
+        assert needed - stock == Demand()
     # Less is there after a pass, and as much is made again.
-    left = lacking(stock, plan.of_pass(1, 0).cost.demand)
-    assert ahead.piece(past, left) == lacking(stock, left)
+    left = stock - plan.of_pass(1, 0).cost.demand
+    assert ahead.piece(past, left) == stock - left
 
 
 def test_no_tokens_no_pieces():
@@ -312,3 +312,17 @@ def test_what_is_made_at_once_ends_with_the_positions(plan, rows, past, count):
     wanted = sum((plan.of_pass(1, past + i).cost.demand for i in range(count)), Demand())
     assert ahead.at_once(rows, past, Demand()) == wanted
     assert ahead.at_once(rows, past, wanted) == Demand()
+
+
+def test_what_is_made_at_once_is_found_once(plan, monkeypatch):
+    ahead, of_pass, asked = AheadPlan(plan), plan.of_pass, []
+    monkeypatch.setattr(plan, "of_pass", lambda *place: (asked.append(place), of_pass(*place))[1])
+    first = ahead.at_once(1, 0, Demand())
+    assert (1, 0) in asked
+    asked.clear()
+    assert ahead.at_once(1, 0, Demand()) == first
+    assert not asked
+    # Another place or another stock is another question.
+    assert ahead.at_once(1, 62, Demand()) != first
+    assert ahead.at_once(1, 0, first) == Demand()
+    assert ahead.at_once(1, 0, Demand()) == first

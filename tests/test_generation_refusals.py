@@ -16,8 +16,10 @@ from hybrid.config.loading import checked
 from hybrid.models.generator_loading import load_generator
 from hybrid.planning import generation as planning
 from hybrid.planning.generation import plan_generation
+from hybrid.runtime import generating
 from hybrid.runtime.generation_local import LocalGeneration
 from hybrid.runtime.generation_remote import RemoteGeneration
+from hybrid.runtime.session_checks import checked_description
 from tests.decoder_files import gguf_tensors, write_gguf, written
 from tests.generation_setup import (
     DECODERS,
@@ -29,7 +31,7 @@ from tests.generation_setup import (
 from tests.processes import run
 from tests.test_models_tokenizing import gguf_settings
 from tests.tiny_model import write_tiny_config
-from transport.errors import ConfigError, HandshakeError, HybridError, UsageError
+from transport.errors import ConfigError, FrameError, HandshakeError, HybridError, UsageError
 
 NOWHERE = ("--connect", "tcp://127.0.0.1:9")
 GONE = object()
@@ -350,3 +352,29 @@ def test_settings_that_differ_are_named(changes, key):
     content = changed(yaml.safe_load(yaml.safe_dump(generation_content())), changes)
     for said in differ(generation_config(), checked(content, Path("other.yaml"))):
         assert f"config key {key}" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda parts: {k: v for k, v in parts.items() if k != "schedule"},
+         "description: 'schedule' is unknown to the server; install the same release at both"),
+        (lambda parts: parts | {"later": None}, "description: 'later' is unknown to the client"),
+        (lambda parts: list(parts), "description is malformed; same version"),
+    ],
+)  # fmt: skip
+def test_descriptions_of_another_release_are_refused_by_what_differs(monkeypatch, change, said):
+    send = generating.send_public
+    monkeypatch.setattr(generating, "send_public", lambda to, parts: send(to, change(parts)))
+    _, error = both_ends(generation_config(), generation_config())
+    assert isinstance(error, FrameError)
+    assert said in str(error)
+
+
+def test_parts_of_a_description_are_shown_harmlessly():
+    parts = {"model": 1, "embedding": 2}
+    assert checked_description(parts, parts.keys()) == parts
+    with pytest.raises(FrameError, match="unknown to the client") as error:
+        checked_description(parts | {"\x1b[2J\n" + "x" * 1000: 0}, parts.keys())
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 300

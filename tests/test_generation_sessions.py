@@ -15,6 +15,7 @@ from hybrid.models.generator import load_prompts
 from hybrid.models.generator_loading import load_generator
 from hybrid.models.prompts import Conversation
 from hybrid.models.ranges import Bound
+from hybrid.operators.slot_triples import triples_cost
 from hybrid.planning.generation import plan_generation
 from hybrid.runtime import generating, generation_serving
 from hybrid.runtime.generating import (
@@ -65,6 +66,15 @@ def test_failures_of_a_conversation_add_up(plan):
     (longer,) = (plan.pass_failure(one) for one in plan.passes(33, 1))
     shared = plan.conversation_cost() + plan.batch_cost() * 2
     assert plan.failure_probability(33, 1) == pytest.approx(longer + shared.failure_probability)
+
+
+def test_what_is_in_stock_cannot_fail_again(plan):
+    one = plan.of_pass(1, 5)
+    demand, made = one.cost.demand, triples_cost(one.cost.demand).failure_probability
+    assert made > 0
+    assert plan.pass_failure(one) == one.cost.failure_probability + made
+    assert plan.pass_failure(one, demand) == one.cost.failure_probability
+    assert plan.pass_failure(one, demand * 2) == one.cost.failure_probability
 
 
 # -- sessions -----------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,10 +12,15 @@ from hypothesis import strategies as st
 from mpc_nonlinear.blocks import bit_triples, steps
 from mpc_nonlinear.blocks.bit_triples import Conjunctions, conjunctions_cost
 from mpc_nonlinear.blocks.steps import SteppedComparison, Steps
+from mpc_nonlinear.correlations.preprocessing import Prepared
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from mpc_nonlinear.protocols.knot_steps import knot_steps
+from mpc_nonlinear.protocols.silu import CubicPiecesSilu
+from tests import prime_triples
+from tests.ot_sources import InsecureLocalSource
 from tests.prime_triples import run_products
+from tests.test_ot_sources import assert_uniform, recorded
 from transport.errors import UsageError
 from transport.randomness import SecureRandom
 from transport.traffic import Traffic
@@ -122,6 +129,69 @@ def test_knots_are_as_near_whole_steps_as_they_may_be(first, second, near, far):
     assert found.step * (0.5 + 2.0**-8) <= near
     reach = 20.0 / found.step + places[-1] + 2
     assert reach <= 1 << (found.compared.low + found.compared.high)
+
+
+# -- messages -----------------------------------------------------------------------------------
+
+STEPS = CubicPiecesSilu(20.0, 3.0)._steps().compared
+COUNT = 1 << 12
+LARGEST = (1 << (STEPS.low + STEPS.high)) - 1 - STEPS.thresholds[-1]
+LONGEST = 2**64 - 1
+SHARES = [(0, 0), (0, LARGEST), (LARGEST, 0), (LONGEST, LONGEST), (LONGEST, LARGEST + 1)]
+"""Of client and server, the same for every number."""
+
+
+def frames(client, server):
+    """All that both send for `COUNT` equal numbers, and the operands that they open together."""
+
+    def role(session, x):
+        sent = recorded(session.channel)
+        comparison = SteppedComparison(x, STEPS, session)
+        session.channel.next_round()
+        session.channel.exchange(comparison.message)
+        return sent
+
+    first = np.full(COUNT, client, np.uint64)
+    whole = first + np.full(COUNT, server, np.uint64)
+    asked, offered = run_products(role, with_a_frame(STEPS.cost(COUNT)), whole, shares=[first])
+    # Digits and operands; tables and operands.
+    assert len(asked) == len(offered) == 2
+    sent = [np.frombuffer(frame, np.uint8) for frame in asked + offered]
+    return [*sent, sent[1] ^ sent[3]]
+
+
+def check_messages(client, server):
+    """Uniform in one run, in another one, and between them."""
+    for one, other in zip(frames(client, server), frames(client, server), strict=True):
+        for words in (one, other, one ^ other):
+            assert_uniform(words)
+
+
+@pytest.mark.parametrize(("client", "server"), SHARES)
+def test_messages_are_uniform_and_fresh_whatever_the_shares(client, server):
+    check_messages(client, server)
+
+
+def without_index(prepared, kind, count, take=Prepared.masks_receiver):
+    ots = take(prepared, kind, count)
+    return replace(ots, index=np.zeros_like(ots.index))
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "wrong"),
+    [
+        (Prepared, "masks_receiver", without_index),
+        (Prepared, "masks_sender", lambda *of, take=Prepared.masks_sender: 0 * take(*of)),
+        (Prepared, "triples", lambda *of, take=Prepared.triples: 0 * take(*of)),
+        # The same correlations in every run.
+        (prime_triples, "InsecureLocalSource", lambda party, _: InsecureLocalSource(party)),
+    ],
+    ids=["digits", "tables", "operands", "fresh"],
+)
+def test_messages_without_masks_of_their_own_are_noticed(monkeypatch, place, name, wrong):
+    monkeypatch.setattr(place, name, wrong)
+    with pytest.raises(AssertionError, match="chi2"):
+        check_messages(0, 0)
 
 
 def test_a_carry_that_is_forgotten_is_noticed(monkeypatch):

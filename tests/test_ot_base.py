@@ -17,7 +17,6 @@ from transport.local import run_both
 from transport.randomness import SecureRandom
 from transport.traffic import Party
 
-ORDER = 2**252 + 27742317777372353535851937790883648493
 IDENTITY = (1).to_bytes(32, "little")
 SMALL_ORDER = bytes(32)  # y = 0: order 4
 NON_CANONICAL = (2**255 - 19 + 1).to_bytes(32, "little")

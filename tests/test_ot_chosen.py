@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpc_nonlinear.blocks import oblivious_transfer as ot
-from mpc_nonlinear.blocks.bit_triples import and_bits, and_cost, bit_triples
+from mpc_nonlinear.blocks.bit_triples import and_bits, and_cost
 from mpc_nonlinear.blocks.session import Context, Session
+from mpc_nonlinear.correlations.preprocessing import triple_kind
 from mpc_nonlinear.cost import NO_COST, OtCount
 from mpc_nonlinear.fixed_point import FixedPoint
 from tests.ot_sources import quick_session, run_misbehaving, source_factory, stocked
@@ -148,14 +149,16 @@ def test_and_bits_over_its_truth_table():
 
 
 def test_triples_multiply_and_say_nothing():
-    client, server, channel = run_both(
-        lambda c: bit_triples(5000, quick_session(c, OtCount(5000, 5000)))
-    )
+    def role(channel):
+        prepared = quick_session(channel, OtCount(5000, 5000)).prepared
+        packed = prepared.triples(triple_kind(1), 5000)
+        return [packed >> np.uint8(k) & np.uint8(1) for k in range(3)]
+
+    client, server, channel = run_both(role)
     assert channel.total == NO_COST.traffic
-    np.testing.assert_array_equal(
-        client.c ^ server.c, (client.a ^ server.a) & (client.b ^ server.b)
-    )
-    for bits in (client.a, client.b, client.c, server.a, server.b, server.c):
+    a, b, c = (own ^ other for own, other in zip(client, server, strict=True))
+    np.testing.assert_array_equal(c, a & b)
+    for bits in client + server:
         assert 0.4 < bits.mean() < 0.6
 
 

@@ -20,7 +20,7 @@ from transport import (
     recv_public,
     send_public,
 )
-from transport.handshake import HANDSHAKE_BYTES
+from transport.handshake import HANDSHAKE_BYTES, PROTOCOL_VERSION
 
 ONE, OTHER = "ab12" * 16, "cd34" * 16
 
@@ -56,7 +56,8 @@ def test_the_first_differing_fact_is_named() -> None:
 def test_another_version_comes_before_other_differences() -> None:
     client, server = memory_pair(timeout_s=GUARD_S)
     send_public(server, {"protocol version": "99", "config": OTHER})
-    with pytest.raises(HandshakeError, match="speaks protocol version 99, this party 3"):
+    said = f"speaks protocol version 99, this party {PROTOCOL_VERSION}"
+    with pytest.raises(HandshakeError, match=said):
         handshake(client, {"config": ONE})
 
 

@@ -19,16 +19,9 @@ PIECE_OTS = 1 << 20
 """Of a piece, unless a row takes more: small pieces leave ciphertexts half empty."""
 
 
-def lacking(needed: Demand, stock: Demand) -> Demand:
-    """What of `needed` is not in stock."""
-    there = dict(stock.counts)
-    left = ((kind, count - there.get(kind, 0)) for kind, count in needed.counts)
-    return Demand(tuple((kind, count) for kind, count in left if count > 0))
-
-
 def still_to_make(cost: Cost, stock: Demand) -> Cost:
     """`cost`, its correlations those that are not in stock."""
-    lacks = lacking(cost.demand, stock)
+    lacks = cost.demand - stock
     raw = cost.ots - cost.demand.ots
     return replace(cost, ots=raw + lacks.ots, demand=lacks)
 
@@ -44,7 +37,7 @@ def most(*demands: Demand) -> Demand:
     """Of every kind as many as the largest of these has."""
     found = Demand()
     for demand in demands:
-        found += lacking(demand, found)
+        found += demand - found
     return found
 
 
@@ -58,6 +51,7 @@ class AheadPlan:
         """So many rows, of prompts and of tokens one by one; a dealer is asked when they come."""
         self._together = 1 if plan.needs_dealer else settings.tokens_at_once
         self._wanted: dict[int, Demand] = {}
+        self._asked: tuple[tuple[int, int, Demand], Demand] | None = None
 
     def wanted(self, past: int) -> Demand:
         """Of so many rows behind `past`, or in a new conversation.
@@ -89,7 +83,7 @@ class AheadPlan:
         if not self.tokens:
             return Demand()
         wanted = self.wanted(past)
-        lacks = dict(lacking(wanted, stock).counts)
+        lacks = dict((wanted - stock).counts)
         pieces = max(1, min(self.tokens // self._together, wanted.ots.total // PIECE_OTS))
         parts = ((kind, -(-count // pieces)) for kind, count in wanted.counts)
         return Demand(tuple((k, min(n, lacks[k])) for k, n in parts if k in lacks))
@@ -98,12 +92,20 @@ class AheadPlan:
         """What a pass of one row lacks, and with it those that may follow it.
 
         Nothing where it lacks nothing, for a prompt, whose pass makes its own, or with a dealer.
+        The last answer is kept: a client asks before it says that a pass comes, and in the pass.
         """
+        asked, last = (rows, past, stock), self._asked
+        if last is None or last[0] != asked:
+            self._asked = last = asked, self._at_once(rows, past, stock)
+        return last[1]
+
+    def _at_once(self, rows: int, past: int, stock: Demand) -> Demand:
         own = self.plan.of_pass(rows, past).cost.demand
-        if rows > 1 or self._together == 1 or not lacking(own, stock).counts:
+        if rows > 1 or self._together == 1 or not (own - stock).counts:
             return Demand()
-        places = range(past, min(past + self._together, self.plan.model.capacity))
-        return lacking(sum((self.plan.of_pass(1, p).cost.demand for p in places), Demand()), stock)
+        # The nearest last, as plans keep the last few.
+        places = reversed(range(past, min(past + self._together, self.plan.model.capacity)))
+        return sum((self.plan.of_pass(1, p).cost.demand for p in places), Demand()) - stock
 
     def making(self, past: int = 0) -> list[Cost]:
         """What every piece sends, and its chance of failure, where the stock is empty."""

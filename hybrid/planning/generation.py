@@ -36,7 +36,7 @@ from hybrid.planning.plan import (
 )
 from hybrid.planning.schedule import Schedule, named_schedule
 from mpc_nonlinear.correlations.base import CorrelationSource
-from mpc_nonlinear.cost import NO_COST, Cost, total_without_work
+from mpc_nonlinear.cost import NO_COST, Cost, Demand, total_without_work
 from transport.computing import Work
 from transport.errors import ConfigError
 from transport.traffic import Traffic
@@ -100,9 +100,9 @@ class GenerationPlan:
         return Step(operator, operator.cost(), operator.offline_cost())
 
     @staticmethod
-    def pass_failure(plan: Plan) -> float:
-        """Chance that a pass goes wrong, the making of its triples included."""
-        made = triples_cost(plan.cost.demand)
+    def pass_failure(plan: Plan, stock: Demand = Demand()) -> float:  # noqa: B008
+        """Chance that a pass goes wrong, with the making of what is not in stock."""
+        made = triples_cost(plan.cost.demand - stock)
         return plan.cost.failure_probability + made.failure_probability
 
     # -- what passes share ----------------------------------------------------------------------

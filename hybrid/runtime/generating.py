@@ -53,7 +53,7 @@ from hybrid.runtime.key_exchange import (
     send_slot_keys,
 )
 from hybrid.runtime.runner import Progress, run_request
-from hybrid.runtime.session_checks import check_ids, check_rows
+from hybrid.runtime.session_checks import check_ids, check_rows, checked_description
 from hybrid.runtime.session_parts import run_state
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
@@ -135,8 +135,9 @@ class GenerationSession(PreparesAhead):
         plan = self.plan.of_pass(rows, self.past)
         self._fill(plan, is_prompt=rows > 1)
         self._restock(rows)
-        needed = still_to_make(plan.cost, self._prepared())
-        self._spend(self._pass_failure(plan))
+        stock = self._prepared()
+        self._spend(self.plan.pass_failure(plan, stock))
+        needed = still_to_make(plan.cost, stock)
         start = time.perf_counter()
         result = run_request(plan, self._state, self._passes, own, self.progress, needed=needed)
         seconds = time.perf_counter() - start
@@ -186,20 +187,19 @@ class GenerationClient(GenerationSession):
         self, data: object, prompts: Prompts
     ) -> tuple[PublicGenerator, str, Schedule | None]:
         """The server's public description, from untrusted plain data."""
-        if not isinstance(data, dict) or set(data) != _DESCRIPTION_KEYS:
-            raise FrameError("handshake: the server's description is malformed; same version?")
-        digest = data["embedding"]
+        parts = checked_description(data, _DESCRIPTION_KEYS)
+        digest = parts["embedding"]
         # It names a file in the client's cache: nothing but hexadecimal digits.
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}|", digest):
             raise FrameError("handshake: the embedding digest is malformed; same version?")
-        model = PublicGenerator.from_public(data["model"], self.config, prompts)
+        model = PublicGenerator.from_public(parts["model"], self.config, prompts)
         # Checked before any prompt is looked at, so that no failure depends on one.
         if prompts.tokenizer.vocabulary > model.architecture.vocabulary:
             raise ConfigError(
                 f"tokenizer: ids reach {prompts.tokenizer.vocabulary - 1}, the server's model has "
                 f"{model.architecture.vocabulary} rows for them; use the files that belong to it"
             )
-        chosen = None if data["schedule"] is None else Schedule.from_public(data["schedule"])
+        chosen = None if parts["schedule"] is None else Schedule.from_public(parts["schedule"])
         checked_policy(chosen, self.config.run, self.catalog)
         if chosen is not None:
             longest = model.graph(1, model.capacity - 1).nodes
@@ -233,8 +233,9 @@ class GenerationClient(GenerationSession):
         plan = self.plan
         missing = max(0, rows * plan.model.batch - self.stock()) if plan.batch else 0
         batches = -(-missing // plan.batch_rows)
-        found = self._pass_failure(plan.of_pass(rows, past))
-        more = self._to_come.at_once(rows, past, self._prepared())
+        stock = self._prepared()
+        found = plan.pass_failure(plan.of_pass(rows, past), stock)
+        more = self._to_come.at_once(rows, past, stock)
         found += Piece(correlations=more).cost(plan).failure_probability
         found += batches * plan.batch_cost().failure_probability
         return found + (plan.conversation_cost().failure_probability if fresh else 0.0)

@@ -31,7 +31,7 @@ from hybrid.planning.plan import Plan, build_plan
 from hybrid.planning.schedule import Schedule, named_schedule
 from hybrid.runtime.key_exchange import receive_keys, send_keys
 from hybrid.runtime.runner import Measured, Progress, RequestResult, run_offline, run_request
-from hybrid.runtime.session_checks import check_rows
+from hybrid.runtime.session_checks import check_rows, checked_description
 from hybrid.runtime.session_parts import SessionParts, run_state
 from hybrid.runtime.text_checks import check_same_texts, checked_ids
 from mpc_nonlinear.fixed_point import RingArray
@@ -98,16 +98,15 @@ class ClientSession(_EncoderParts):
 
     def _parsed(self, data: object, encoder: TextEncoder) -> tuple[PublicModel, str, Schedule]:
         """The server's public description, from untrusted plain data."""
-        if not isinstance(data, dict) or set(data) != _DESCRIPTION_KEYS:
-            raise FrameError("handshake: the server's description is malformed; same version?")
-        digest = data["embedding"]
+        parts = checked_description(data, _DESCRIPTION_KEYS)
+        digest = parts["embedding"]
         # It names a file in the client's cache: nothing but hexadecimal digits.
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
             raise FrameError("handshake: the embedding digest is malformed; same version?")
-        model = public_model(self.config, data["model"])
+        model = public_model(self.config, parts["model"])
         # Checked before any text is looked up, so that no failure depends on a text.
-        check_same_texts(encoder, data["texts"], model.architecture.vocabulary)
-        chosen = None if data["schedule"] is None else Schedule.from_public(data["schedule"])
+        check_same_texts(encoder, parts["texts"], model.architecture.vocabulary)
+        chosen = None if parts["schedule"] is None else Schedule.from_public(parts["schedule"])
         checked_policy(chosen, self.config.run, self.catalog)
         nodes = model.graph.nodes
         if chosen is None:

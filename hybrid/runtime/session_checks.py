@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from hybrid.models.generator import PublicGenerator
 from hybrid.models.ranges import Bound
 from hybrid.runtime.generation_words import RefusedError
 from hybrid.runtime.text_checks import foreign_id
-from transport.errors import UsageError
+from transport.errors import FrameError, UsageError
+from transport.foreign import cut
 
 
 def checked_texts(texts: Sequence[str]) -> Sequence[str]:
@@ -28,6 +30,19 @@ def checked_texts(texts: Sequence[str]) -> Sequence[str]:
         if not isinstance(text, str):
             raise UsageError(f"embed: text {index + 1} is of type {type(text).__name__}; give str")
     return found
+
+
+def checked_description(data: object, parts: Set[str]) -> dict[str, Any]:
+    """What a server says of itself: these parts, each yet to be checked, and no others."""
+    if not isinstance(data, dict):
+        raise FrameError("handshake: the server's description is malformed; same version?")
+    if wrong := sorted(data.keys() ^ parts):
+        who = "server" if wrong[0] in parts else "client"
+        raise FrameError(
+            f"handshake: the server's description: {cut(wrong[0])!r} is unknown to the {who}; "
+            "install the same release at both"
+        )
+    return data
 
 
 def check_rows(rows: FloatArray, edge: str, bound: Bound, place: str) -> None:

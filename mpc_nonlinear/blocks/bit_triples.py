@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
@@ -17,22 +16,6 @@ from mpc_nonlinear.fixed_point import BitArray
 from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.errors import UsageError
 from transport.traffic import Party, Traffic
-
-
-@dataclass(frozen=True, slots=True)
-class BitTriples:
-    """One party's shares, shape (n,): the xor of the parties' c is the and of a and b."""
-
-    a: BitArray
-    b: BitArray
-    c: BitArray
-
-
-def bit_triples(n: int, session: Session) -> BitTriples:
-    """Take n random triples, one random OT in each direction; says nothing to the peer."""
-    packed = session.prepared.triples(triple_kind(1), n)
-    one = np.uint8(1)
-    return BitTriples(packed & one, packed >> one & one, packed >> np.uint8(2))
 
 
 def and_cost(n: int) -> Cost:

@@ -13,7 +13,6 @@ from mpc_nonlinear.correlations import fused_aes, vector_aes
 from mpc_nonlinear.correlations.base import BlockArray
 from transport.errors import ParameterError
 
-LOCALITY = 10
 _INDEX_BITS = 21
 _WORDS = 4
 """64-bit words a row of the code takes: three indices each."""

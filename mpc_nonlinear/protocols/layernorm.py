@@ -28,6 +28,7 @@ from mpc_nonlinear.protocols.row_scale import (
     RowScaleErrors,
     clipped_octave_error,
     norm_of,
+    normalised,
     relative_distance,
 )
 from transport.errors import UsageError
@@ -100,10 +101,7 @@ class OctavePolynomialLayerNorm(NonlinearProtocol):
 
     def true_function(self, x: FloatArray) -> FloatArray:
         """Float64 LayerNorm."""
-        centred = x - x.mean(-1, keepdims=True)
-        variance = (centred**2).mean(-1, keepdims=True)
-        result: FloatArray = centred / np.sqrt(variance + self.epsilon)
-        return result
+        return normalised(x - x.mean(-1, keepdims=True), self.epsilon)
 
     def approximation_error_within(self, length: int) -> float:
         """More where variances lie below the smallest octave."""

@@ -19,7 +19,7 @@ from mpc_nonlinear.blocks.session import Context, Session
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
 from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
-from mpc_nonlinear.protocols.row_scale import norm_of, relative_distance
+from mpc_nonlinear.protocols.row_scale import norm_of, normalised, relative_distance
 from mpc_nonlinear.protocols.row_scaling import RowScaling
 
 _LARGEST = 2.0**16
@@ -96,8 +96,7 @@ class PiecesRmsNorm(_PiecesNorm):
 
     def true_function(self, x: FloatArray) -> FloatArray:
         """Float64 RMSNorm."""
-        result: FloatArray = x / np.sqrt((x**2).mean(-1, keepdims=True) + self.epsilon)
-        return result
+        return normalised(x, self.epsilon)
 
     def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
         """That of `RowScaling`."""
@@ -149,10 +148,7 @@ class PiecesLayerNorm(_PiecesNorm):
 
     def true_function(self, x: FloatArray) -> FloatArray:
         """Float64 LayerNorm."""
-        centred = x - x.mean(-1, keepdims=True)
-        variance = (centred**2).mean(-1, keepdims=True)
-        result: FloatArray = centred / np.sqrt(variance + self.epsilon)
-        return result
+        return normalised(x - x.mean(-1, keepdims=True), self.epsilon)
 
     def cost(self, shape: tuple[int, ...], context: Context) -> Cost:
         """That of `RowScaling`, and the mean's lift."""

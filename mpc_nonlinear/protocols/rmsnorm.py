@@ -24,7 +24,7 @@ from mpc_nonlinear.blocks.truncate import truncate, truncate_cost
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import FloatArray, RingArray
 from mpc_nonlinear.protocols.base import Magnitudes, NonlinearProtocol
-from mpc_nonlinear.protocols.row_scale import RowScaleErrors, norm_of, relative_distance
+from mpc_nonlinear.protocols.row_scale import RowScaleErrors, norm_of, normalised, relative_distance
 from transport.errors import UsageError
 from transport.traffic import Party
 
@@ -109,8 +109,7 @@ class OctavePolynomialRmsNorm(NonlinearProtocol):
 
     def true_function(self, x: FloatArray) -> FloatArray:
         """Float64 RMSNorm."""
-        result: FloatArray = x / np.sqrt((x**2).mean(-1, keepdims=True) + self.epsilon)
-        return result
+        return normalised(x, self.epsilon)
 
     def protocol_error(self, length: int, context: Context) -> float:
         """Largest for rows of the smallest or the largest mean square; see `RowScaleErrors`."""

@@ -20,6 +20,12 @@ _ROOT_ERROR = 2.0**-13
 """Relative, of `INVERSE_ROOT` by an exact engine."""
 
 
+def normalised(x: FloatArray, epsilon: float) -> FloatArray:
+    """Rows by the root of their mean square and epsilon, float64."""
+    result: FloatArray = x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon)
+    return result
+
+
 def relative_distance(found: FloatArray, wanted: FloatArray) -> FloatArray:
     """Difference of normalised numbers; of those above one, relative to them.
 

@@ -82,6 +82,13 @@ class VisibleRows:
         result: FloatArray = np.where(np.arange(self.columns) < self.lengths[:, None], flat, value)
         return result
 
+    def softmax(self, x: FloatArray) -> FloatArray:
+        """In the clear, float64, same shape: zero where nothing is visible."""
+        seen = self.masked(x, -np.inf)
+        e = np.exp(seen - seen.max(-1, keepdims=True))
+        result: FloatArray = (e / e.sum(-1, keepdims=True)).reshape(x.shape)
+        return result
+
     def maximum_cost(self, width: Width) -> Cost:
         """Cost of `maximum`."""
         if self.columns == 1:
