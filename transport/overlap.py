@@ -85,13 +85,18 @@ class Branch(Channel):
         """The parent is closed by whoever runs the branches."""
 
 
-def overlapped(channel: Channel, tasks: Sequence[Callable[[Channel], Any]]) -> list[Any]:
+def overlapped(
+    channel: Channel, tasks: Sequence[Callable[[Channel], Any]], *, counts_each: bool = False
+) -> list[Any]:
     """Results of independent protocols that run at once, each over a channel of its own.
 
     Messages of one do not wait for the others: together they take as many rounds as the longest.
     Only one computes at a time, so nothing that they share is used by two at once; but which comes
     first may differ between the parties, so correlations must be divided before. The peer calls it
     with the same protocols in the same order.
+
+    counts_each: count rounds as if one protocol came after the other, an upper bound; for those
+    that are declared one by one.
     """
     if not 1 <= len(tasks) <= MAX_BRANCHES:
         raise FrameError(f"overlapped: {len(tasks)} protocols; run 1 to {MAX_BRANCHES} at once")
@@ -121,7 +126,7 @@ def overlapped(channel: Channel, tasks: Sequence[Callable[[Channel], Any]]) -> l
     is_open = channel.flows and all(
         branch.round_is_open for branch in branches if branch.current_round == last
     )
-    channel.absorb(replace(moved, rounds=last - start), is_open)
+    channel.absorb(moved if counts_each else replace(moved, rounds=last - start), is_open)
     return [branch.result for branch in branches]
 
 

@@ -102,7 +102,10 @@ class PreparesAhead(SessionParts):
         rows: int,
     ) -> None:
         start, label = time.perf_counter(), f"{kind}{len(self.shared)}"
-        steps = run_shared(operators, self._state, label, prepare, self.progress)
+        rows_only = kind == BATCH
+        steps = run_shared(
+            operators, self._state, label, prepare, self.progress, independent=rows_only
+        )
         seconds = time.perf_counter() - start
         declared = tuple(cost.traffic for _, cost in operators)
         record = SharedRecord(kind, tuple(steps), seconds, rows, declared, self._passes)

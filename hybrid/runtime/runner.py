@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from hybrid.operators.base import Operator, RunState
 from hybrid.operators.slot_triples import make_triples, stored_part
@@ -13,10 +14,12 @@ from mpc_nonlinear.cost import Cost, total_without_work
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
 from transport.errors import UsageError
+from transport.overlap import MAX_BRANCHES, overlapped
 from transport.traffic import Traffic
 
 Progress = Callable[[str, int], None]
 """Called with (step name, layer) when a step begins."""
+Preparing = Callable[[Operator, RunState], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +110,15 @@ def run_shared(
     operators: Sequence[tuple[Operator, Cost]],
     state: RunState,
     label: str,
-    prepare: Callable[[Operator, RunState], None],
+    prepare: Preparing,
     progress: Progress,
+    *,
+    independent: bool = False,
 ) -> list[Measured]:
-    """What several passes share, operator by operator; `label` names this round of it."""
+    """What several passes share, operator by operator; `label` names this round of it.
+
+    independent: none needs what another prepares, or correlations; then several run at once.
+    """
     channel, found = state.session.channel, []
     needed = total_without_work(cost for _, cost in operators)
     if needed.demand.counts:
@@ -118,14 +126,59 @@ def run_shared(
         with channel.step(f"{label}/{CORRELATIONS_STEP}"):
             make_correlations(needed, state)
         found.append(_named(channel, label, CORRELATIONS_STEP, start))
-    for operator, _ in operators:
-        node = operator.node
-        progress(offline_name(node.name), node.layer)
-        start = time.perf_counter()
-        with channel.step(f"{label}/{offline_name(node.name)}"):
-            prepare(operator, state)
-        found.append(_named(channel, label, offline_name(node.name), start))
+    for start in range(0, len(operators), MAX_BRANCHES):
+        some = [operator for operator, _ in operators[start : start + MAX_BRANCHES]]
+        if independent:
+            found += _shared_at_once(some, state, label, prepare, progress)
+        else:
+            found += [_shared_step(operator, state, label, prepare, progress) for operator in some]
     return found
+
+
+def _shared_step(
+    operator: Operator, state: RunState, label: str, prepare: Preparing, progress: Progress
+) -> Measured:
+    channel, node = state.session.channel, operator.node
+    name = offline_name(node.name)
+    progress(name, node.layer)
+    start = time.perf_counter()
+    with channel.step(f"{label}/{name}"):
+        prepare(operator, state)
+    return _named(channel, label, name, start)
+
+
+def _shared_at_once(
+    operators: Sequence[Operator],
+    state: RunState,
+    label: str,
+    prepare: Preparing,
+    progress: Progress,
+) -> list[Measured]:
+    """The server answers one while the client reads another.
+
+    Rounds count as if one came after the other, an upper bound; an operator's seconds are those
+    since the one before it ended.
+    """
+    session = state.session
+
+    def one(operator: Operator, channel: Channel) -> tuple[Traffic, float]:
+        progress(offline_name(operator.node.name), operator.node.layer)
+        own = replace(session, channel=channel, stock=session.prepared)
+        prepare(operator, replace(state, session=own))
+        return channel.total, time.perf_counter()
+
+    start = time.perf_counter()
+    with session.channel.step(f"{label}/{offline_name(operators[0].node.name)}"):
+        tasks = [partial(one, operator) for operator in operators]
+        done = overlapped(session.channel, tasks, counts_each=True)
+    found = {}
+    for operator, (traffic, end) in sorted(
+        zip(operators, done, strict=True), key=lambda each: each[1][1]
+    ):
+        name = offline_name(operator.node.name)
+        found[name] = Measured(name, end - start, traffic, OFFLINE)
+        start = end
+    return [found[offline_name(operator.node.name)] for operator in operators]
 
 
 def run_ahead(needed: Cost, state: RunState, label: str, progress: Progress) -> Measured:
