@@ -248,6 +248,9 @@ class Cost:
     """Online, the correlations' making apart."""
     failures: Failures = field(default=(), compare=False)
     """`failure_probability` by block, as far as blocks say so; a word for a reader."""
+    distance_squares: float = 0.0
+    """Squared bound on the statistical distance of what a party sees from what it could make
+    itself, where masks are statistical; squares add up."""
 
     @classmethod
     def failing(cls, block: str, probability: float, work: Work = NO_WORK) -> Cost:
@@ -290,6 +293,7 @@ class Cost:
             self.demand + later.demand,
             self.work + later.work,
             _both_failures(self.failures, later.failures),
+            self.distance_squares + later.distance_squares,
         )
 
     def __mul__(self, times: int) -> Cost:
@@ -301,6 +305,7 @@ class Cost:
             self.demand * times,
             self.work * times,
             tuple((block, probability * times) for block, probability in self.failures),
+            self.distance_squares * times,
         )
 
 
@@ -312,15 +317,17 @@ def total_without_work(costs: Iterable[Cost]) -> Cost:
 
     In one pass: sums one by one sort all kinds of demand again and again.
     """
-    traffic, ots, failure = NO_TRAFFIC, OtCount(), 0.0
+    traffic, ots, failure, squares = NO_TRAFFIC, OtCount(), 0.0, 0.0
     demand: dict[Kind, int] = {}
     failures: dict[str, float] = {}
     for cost in costs:
         traffic, ots = traffic + cost.traffic, ots + cost.ots
         failure += cost.failure_probability
+        squares += cost.distance_squares
         for kind, count in cost.demand.counts:
             demand[kind] = demand.get(kind, 0) + count
         for block, probability in cost.failures:
             failures[block] = failures.get(block, 0.0) + probability
     counts = tuple(sorted(demand.items(), key=lambda item: _sort_key(item[0])))
-    return Cost(traffic, ots, failure, Demand(counts), NO_WORK, tuple(failures.items()))
+    named = tuple(failures.items())
+    return Cost(traffic, ots, failure, Demand(counts), NO_WORK, named, squares)

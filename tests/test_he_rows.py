@@ -19,7 +19,7 @@ from he_linear.exact.slot_encryption import (
     slot_parse,
     slot_unmask,
 )
-from he_linear.exact.slot_parameters import DROPPED_BITS, SLOT_SETS, SlotParameters
+from he_linear.exact.slot_parameters import DROPPED_BITS, SLOT_SETS, SPREAD, SlotParameters
 from he_linear.kernels import sampling
 from he_linear.kernels.row_products import IntegerMatrix
 from he_linear.kernels.workers import Workers
@@ -172,8 +172,9 @@ def test_encryptions_are_parsed_in_parts(monkeypatch):
     assert (values == drawn).all()
 
 
-def test_short_second_polynomials_fail_less_often_than_declared():
-    short = replace(P, second_bits=52)
+@pytest.mark.parametrize("second_bits", [52, 53])
+def test_short_second_polynomials_fail_as_they_must(second_bits):
+    short = replace(P, second_bits=second_bits)
     client, server = made_short_keys(short)
     zeros, wrong, count = np.zeros((8, 2, 3, N)), 0, 16
     for _ in range(count // 8):
@@ -181,15 +182,18 @@ def test_short_second_polynomials_fail_less_often_than_declared():
         total = (own + slot_unmask(answer, 8, client)) % np.uint64(T)
         wrong += int((total != 0).sum())
     # A rounding that hints leave alone turns when the error reaches a half, and so do the others.
-    std, parts = T * 2.0**-52 * math.sqrt(N / 18), (np.arange(4096) + 0.5) / 4096
+    std, parts = T * 2.0**-second_bits * math.sqrt(N / 18), (np.arange(4096) + 0.5) / 4096
     turned = [(1 - chance(x)) * math.erfc(abs(x - 0.5) / std / 2**0.5) for x in parts]
-    expected = count * N * float(np.mean(turned))
-    assert 50 < expected < 100
-    assert abs(wrong - expected) < 6 * expected**0.5
-    assert wrong < count * N * short.wrong_probability(0.0)
+    chance_of_one = float(np.mean(turned))
+    expected = count * N * chance_of_one
+    assert abs(wrong - expected) < 6 * expected**0.5 + 2
+    # What is declared holds for the worst place of a rounding, not for the mean.
+    margin = 1 / 4 - SPREAD
+    assert chance_of_one < math.erfc(margin / std / 2**0.5) < short.wrong_probability(0.0)
+    assert short.wrong_probability(0.0) < 9 * math.erfc(margin / std / 2**0.5)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def made_short_keys(short):
     client = ClientKeys.generate(short, (), False, SecureRandom())
     return client, ServerKeys.parse(short, client.public_bytes(), (), False)

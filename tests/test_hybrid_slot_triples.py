@@ -238,7 +238,7 @@ def test_noise_of_scaled_rows_is_what_is_declared(rows, width):
 
 def test_declared_probability_covers_every_ciphertext():
     small, large = ElementTriplesPacking(P, N), ElementTriplesPacking(P, 3 * N + 1)
-    assert small.wrong_probability < 2.0**-36
+    assert small.wrong_probability < 2.0**-85
     assert large.wrong_probability == 4 * small.wrong_probability
     assert (large.input_ciphertexts, large.output_ciphertexts) == (8, 4)
     with pytest.raises(UsageError):

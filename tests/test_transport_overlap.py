@@ -148,3 +148,50 @@ def test_how_many_may_run():
     for count in (0, 9):
         with pytest.raises(FrameError, match="run 1 to 8"):
             run_both(lambda channel, n=count: overlapped(channel, [swap(1, 1, b"x")] * n))
+
+
+def test_rounds_may_count_as_if_one_came_after_the_other():
+    tasks = [talk(2, 3, b"a"), talk(2, 2, b"b"), swap(1, 1, b"c")]
+
+    def role(channel):
+        with channel.step("at once"):
+            found = overlapped(channel, tasks, counts_each=True)
+        with channel.step("after"):
+            channel.exchange(b"after")
+        return found
+
+    client, server, channel = run_both(role)
+    assert client == [b"aaa", b"bb", [b"c"]]
+    assert server == [b"aaa", b"bb", [b"c"]]
+    assert channel.traffic("at once") == Traffic(6, 6, 3, 3, 5)
+    assert channel.traffic("after") == Traffic(5, 5, 1, 1, 1)
+
+
+def test_in_a_flow_rounds_count_as_they_go():
+    def role(channel):
+        with channel.flow():
+            return overlapped(channel, [swap(1, 1, b"x")], counts_each=True)
+
+    with pytest.raises(FrameError, match="counted as they go"):
+        run_both(role)
+
+
+def test_a_protocol_that_asks_again_on_its_way_out_holds_nobody():
+    def stubborn(channel):
+        try:
+            channel.recv(1)
+        finally:
+            channel.recv(1)
+
+    def failing(channel):
+        channel.exchange(b"x")
+        raise UsageError("wrong")
+
+    def role(channel):
+        if channel.party is Party.SERVER:
+            return overlapped(channel, [swap(9, 1, b"x"), swap(1, 1, b"x")])
+        return overlapped(channel, [stubborn, failing])
+
+    with pytest.raises(UsageError, match="wrong"):
+        run_both(role)
+    assert not [t for t in threading.enumerate() if t.name.startswith("branch")]

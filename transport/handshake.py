@@ -10,7 +10,7 @@ from transport.channel import Channel
 from transport.errors import FrameError, HandshakeError, UsageError
 from transport.foreign import cut
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Raised with every change of what the parties say to each other."""
 HANDSHAKE_BYTES = 1 << 15
 """Size limit of one side's facts."""

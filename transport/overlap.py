@@ -73,8 +73,10 @@ class Branch(Channel):
 
     def _get(self) -> Frame:
         while not self._inbox:
-            self._rest.release()
-            self._go.acquire()
+            # Before it waits: a protocol that was stopped may ask again on its way out.
+            if not self.is_stopped:
+                self._rest.release()
+                self._go.acquire()
             if self.is_stopped:
                 raise _StoppedError("another protocol of the same step has failed")
         # Of the parent's frames it has every other one: what was due is due here.
@@ -100,6 +102,8 @@ def overlapped(
     """
     if not 1 <= len(tasks) <= MAX_BRANCHES:
         raise FrameError(f"overlapped: {len(tasks)} protocols; run 1 to {MAX_BRANCHES} at once")
+    if counts_each and channel.flows:
+        raise FrameError("overlapped: rounds in a flow are counted as they go, not one by one")
     start = channel.current_round
     branches = [Branch(channel, index, start) for index in range(1, len(tasks) + 1)]
     threads: list[threading.Thread] = []

@@ -25,11 +25,9 @@ from transport.errors import ParameterError
 DROPPED_BITS = 8
 """Low bits of an encryption's body that are rounded off: below the noise of a rotation."""
 SPREAD = 1 / 8
-"""Half the width over which the edges of a hint are blurred, as a part of one."""
+"""Half the width over which the edges of a hint are blurred, as a part of one; a power of two."""
 _MARGIN = 1 / 4 - SPREAD
 """How far a rounding at least is from where it turns."""
-_HINT_FACTOR = 2.5 / SPREAD
-"""A hint's squared distance is at most this times the squared shift of what it rounds."""
 LIFTED_PRIMES = 2
 """So many hold the client's product |c1 s| <= N 2^(second_bits - 1) below a quarter."""
 _MIN_PRIME_BITS = 48
@@ -107,7 +105,8 @@ class SlotParameters(CkksParameters):
 
         noise_std: of a result's coefficients, modulo Q. To it comes the rounding of the second
         polynomial times the ternary secret, of variance N / 18 in units of 2^-second_bits: a sum
-        of uniform numbers, which are subgaussian with their own variance.
+        of uniform numbers, which are subgaussian with their own variance. The noise, far smaller,
+        counts as if it were.
         """
         second = math.sqrt(self.poly_degree / 18) * 2.0**-self.second_bits
         std = self.plain_prime * math.hypot(self._relative(noise_std), second)
@@ -116,11 +115,11 @@ class SlotParameters(CkksParameters):
     def hint_distance(self, noise_std: float, count: int) -> float:
         """Bound on the statistical distance between `count` coefficients' hints and simulated ones.
 
-        Of what the key owner sees, with the noise and without: docs/security.md. It grows with the
-        root of the count, so those of several results add up in squares.
+        Of what the key owner sees, with the noise and without: docs/security.md, "What a hint
+        tells". It grows with the root of the count, so those of several results add up in squares.
         """
         shift = self.plain_prime * self._relative(noise_std)
-        return math.sqrt(_HINT_FACTOR * count) * shift
+        return math.sqrt(count) * shift / SPREAD
 
     def _relative(self, noise_std: float) -> float:
         return noise_std / float(self.modulus)
@@ -132,7 +131,7 @@ class SlotParameters(CkksParameters):
 
 SLOT_SETS = {
     # 204 of 214 bits: few large primes make few operations. The rounding of the second polynomial
-    # has a deviation of an eightieth after t, a twelfth of the margin.
+    # has a deviation of 1/96 after t, a twelfth of the margin.
     "n8192_t44": SlotParameters(8192, (51, 51, 51), 51, 44, 55),
 }
 """Named sets, all at 128 bits."""

@@ -74,7 +74,7 @@ def prepare_traffic(packing: ExactRowsPacking) -> Traffic:
 
 
 def prepare_cost(packing: ExactRowsPacking) -> Cost:
-    """Of `prepare_rows`: exact traffic, and the chance that any result of the batch is wrong."""
+    """Of `prepare_rows`: exact traffic, the chance that any result is wrong, what hints tell."""
     p, inputs, returned = packing, packing.input_ciphertexts, packing.output_ciphertexts
     trip = Trip(
         units({p.unit("slot_encrypt"): inputs}),
@@ -89,7 +89,12 @@ def prepare_cost(packing: ExactRowsPacking) -> Cost:
         p.upload_bytes + FRAME_HEADER_BYTES,
         p.download_bytes + FRAME_HEADER_BYTES,
     )
-    return Cost(prepare_traffic(p), failure_probability=p.wrong_probability, work=Work((trip,)))
+    return Cost(
+        prepare_traffic(p),
+        failure_probability=p.wrong_probability,
+        work=Work((trip,)),
+        distance_squares=p.hint_distance**2,
+    )
 
 
 def prepare_rows(

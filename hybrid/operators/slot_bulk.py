@@ -26,6 +26,10 @@ class BulkPacking(Protocol):
         """That any of its results is wrong."""
 
     @property
+    def hint_distance(self) -> float:
+        """Of its hints from simulated ones."""
+
+    @property
     def work(self) -> EvaluationWork:
         """The server's on ciphertexts."""
 
@@ -36,7 +40,7 @@ class BulkPacking(Protocol):
 def bulk_cost(
     packings: Sequence[BulkPacking], upload_bytes: int, block: str, own: Units = ()
 ) -> Cost:
-    """A frame each way for every packing: exact traffic, the chance that any result is wrong.
+    """A frame each way for every packing: exact traffic, chance of a wrong result, what hints tell.
 
     own: what either party computes on what it holds. 2 rounds.
     """
@@ -59,4 +63,6 @@ def bulk_cost(
         stages=frames,
     )
     failing = Cost.failing(block, sum(p.wrong_probability for p in packings))
-    return failing + Cost(Traffic(upload_bytes, down, frames, frames, 2), work=Work((trip,)))
+    traffic = Traffic(upload_bytes, down, frames, frames, 2)
+    squares = sum(p.hint_distance**2 for p in packings)
+    return failing + Cost(traffic, work=Work((trip,)), distance_squares=squares)

@@ -122,6 +122,9 @@ def run_shared(
     channel, found = state.session.channel, []
     needed = total_without_work(cost for _, cost in operators)
     if needed.demand.counts:
+        if independent:
+            # Which comes first differs between the parties, and so would what each takes.
+            raise UsageError("operators that take correlations are no independent ones")
         start = time.perf_counter()
         with channel.step(f"{label}/{CORRELATIONS_STEP}"):
             make_correlations(needed, state)
