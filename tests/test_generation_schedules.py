@@ -15,6 +15,7 @@ from hybrid.operators.slot_triples import triples_cost
 from hybrid.planning.candidates import check_limits, checked_policy
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.generation import plan_generation
+from hybrid.planning.generation_candidates import PROMPT
 from hybrid.planning.generation_search import GenerationSearch
 from hybrid.planning.plan import MAX_FAILURE_PROBABILITY, Plan
 from hybrid.planning.schedule import Schedule
@@ -79,7 +80,7 @@ def taken_of(schedule, decisions):
     """Options of a schedule."""
     found = []
     for one in decisions:
-        choice = schedule.choices[one.names[0]]
+        choice = schedule.choice(one.names[0], 2 if one.only == PROMPT else 1)
         # Where engines cost the same, one of them stands for all.
         alike = [o for o in one.options if o.choice.protocol == choice.protocol]
         found.append(next((o for o in alike if o.choice == choice), alike[0]))
