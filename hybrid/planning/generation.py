@@ -221,7 +221,7 @@ class GenerationPlan:
         rows = self.batch_rows, self.first_rows
         ends = [plan.digest() for plan in self.ends]
         agreed = [self.every.digest(), ends, rows, shared, self.schedule.to_file()]
-        return hashlib.sha256(json.dumps(agreed).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
 
     @property
     def slot_steps(self) -> tuple[int, ...] | None:
