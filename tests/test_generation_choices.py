@@ -10,6 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from he_linear.ckks.keys import public_key_bytes
 from hybrid.config.loading import checked
 from hybrid.models.generator_loading import load_generator
 from hybrid.models.loading import load_model
@@ -18,11 +19,13 @@ from hybrid.operators.base import Choice, Operator, WeightedOperator
 from hybrid.planning.candidates import check_limits
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.generation import plan_generation
+from hybrid.planning.generation_search import GenerationSearch
 from hybrid.planning.planner import make_plan
 from hybrid.planning.schedule import Schedule
 from hybrid.reports.generation_plan import generation_plan_to_dict, print_generation_plan
 from hybrid.reports.generation_trust import generation_trust_model
 from hybrid.runtime.generation_local import LocalGeneration
+from mpc_nonlinear.correlations import FerretSource
 from tests.generation_setup import (
     both_ends,
     generation_config,
@@ -33,6 +36,7 @@ from tests.generation_setup import (
 )
 from tests.shaped_config import shaped_config
 from transport.errors import ConfigError, HandshakeError
+from transport.traffic import Party, Traffic
 
 APART = {
     "silu": {"prompt": "magnitude_polynomial", "token": "cubic_pieces"},
@@ -93,6 +97,27 @@ def test_either_pass_sends_least(searched, model):
         choices = {**schedule.choices, name: schedule.prompt[name]}
         as_prompts = plan_generation(config, model, replace(schedule, choices=choices))
         assert sent(searched, 1, middle) < sent(as_prompts, 1, middle)
+
+
+def test_the_first_step_that_takes_keys_brings_them(model):
+    search = GenerationSearch(chosen().run, model, load_catalog(), None)
+    objective = search.objective(FerretSource)
+    unpaid, decisions = replace(objective, keys=0.0), search.decisions(objective)
+    plain = [next(o for o in one.options if not o.takes_keys) for one in decisions]
+    taken = [next((o for o in one.options if o.takes_keys), one.options[0]) for one in decisions]
+    places = [place for place, option in enumerate(taken) if option.takes_keys]
+    assert len(places) > 2
+    for count in (0, 1, 2):
+        some = [o if p in places[:count] else plain[p] for p, o in enumerate(taken)]
+        paid = objective.value(some)[1] - unpaid.value(some)[1]
+        assert paid == pytest.approx(objective.keys if count else 0.0)
+    sizes = [
+        Traffic.message(
+            Party.CLIENT, public_key_bytes(keys.parameters, len(keys.galois_steps), True)
+        ).sent_bytes
+        for keys in plan_generation(named(), model).every.key_sets
+    ]
+    assert objective.keys == sum(sizes)
 
 
 def test_a_plan_says_what_prompts_take_otherwise(searched):
@@ -163,6 +188,8 @@ def test_protocols_name_either(model):
     assert prompts[SILU] == Choice("magnitude_polynomial", "ckks")
     assert prompts["layer0.softmax"] == Choice("squared_polynomial", "ckks")
     assert prompts["layer0.qkv"] == tokens["layer0.qkv"]
+    # Whose last row alone goes on: the same shape in all passes.
+    assert [p["next_token"].multiply for p in (tokens, prompts)] == ["slot_triples", "ckks"]
     # Keys are for what either takes, and both parties know of them.
     assert not plan.one.key_sets
     assert plan.every.key_sets

@@ -111,6 +111,8 @@ class Option:
     failures: float
     """Chance in a conversation that fills all positions, the making of triples apart."""
     encoded_bytes: int
+    takes_keys: bool
+    """Whether it multiplies in slots, by keys of which a session has one set for all."""
 
     @property
     def label(self) -> str:
@@ -201,13 +203,13 @@ class Deciding:
     def _without_twins(self, options: Sequence[Option]) -> list[Option]:
         """Of those that cost the same one, that takes no keys if there is such a one."""
         kept: list[Option] = []
-        for option in sorted(options, key=self._takes_keys):
+        for option in sorted(options, key=lambda option: option.takes_keys):
             if not any(option.is_twin_of(other) for other in kept):
                 kept.append(option)
         return [option for option in options if option in kept]
 
-    def _takes_keys(self, option: Option) -> bool:
-        engine = self._binder.context.products.get(option.choice.multiply)
+    def _takes_keys(self, choice: Choice) -> bool:
+        engine = self._binder.context.products.get(choice.multiply)
         return engine is not None and engine.uses_ckks
 
     def _choices(self, nodes: Sequence[Node], pins: Pins) -> list[Choice]:
@@ -290,6 +292,7 @@ class Deciding:
             self._shared(conversation) + batches * self._shared(batch),
             common + sum(failures),
             sum(operator.encoded_bytes for operator in weighted),
+            self._takes_keys(choice),
         )
         alone = ((passes[PROMPT], _NOTHING), (_NOTHING, passes[TOKEN]))
         pairs = zip(alone, failures, strict=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+from he_linear.ckks.keys import public_key_bytes
 from hybrid.config.schema import RunConfig
 from hybrid.machine.prices import MachinePrices
 from hybrid.models.generator import PublicGenerator
@@ -32,7 +33,7 @@ from hybrid.planning.generation_candidates import (
 )
 from hybrid.planning.measures import Measure, difference
 from hybrid.planning.pins import Pins
-from hybrid.planning.plan import CORRELATIONS_STEP, MAX_FAILURE_PROBABILITY
+from hybrid.planning.plan import CORRELATIONS_STEP, MAX_FAILURE_PROBABILITY, products_keys
 from hybrid.planning.schedule import Schedule
 from hybrid.planning.sources import Sources, prices_over
 from mpc_nonlinear.correlations.base import CorrelationSource
@@ -58,6 +59,9 @@ class GenerationObjective:
     """Most bytes of encoded weights."""
     failures: float
     """Largest chance of failure of a conversation that fills all positions."""
+    keys: float
+    """Measure of sending keys for products in slots, which the first step that takes them brings:
+    in full, as of a session of one conversation."""
     _order: dict[int, list[tuple[int, int]]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -71,6 +75,8 @@ class GenerationObjective:
         excess = max(0.0, sum(o.encoded_bytes for o in taken) / self.memory - 1)
         excess += max(0.0, sum(o.failures for o in taken) / self.failures - 1)
         total = sum(option.shared for option in taken) if self.counts_offline else 0.0
+        if self.counts_offline and any(option.takes_keys for option in taken):
+            total += self.keys
         for index, weight in enumerate(self.conversation.weights):
             parts = [option.passes[index] for option in taken]
             if index not in self._last or self._last[index][0] != parts:
@@ -183,8 +189,15 @@ class GenerationSearch:
         # Integers of 16 bits are kept whatever a machine's own limit is.
         memory = inf if self._rules.memory_gb is None else 1e9 * self._rules.memory_gb
         counts_offline = self._rules.offline != "free"
+        sets = products_keys(Binder(self._config, self._catalog, source).context)
+        sizes = [public_key_bytes(k.parameters, len(k.galois_steps), k.relinearise) for k in sets]
         return GenerationObjective(
-            measure, self._conversation, counts_offline, memory, self._failures
+            measure,
+            self._conversation,
+            counts_offline,
+            memory,
+            self._failures,
+            measure.sent(sizes),
         )
 
     def decisions(self, objective: GenerationObjective) -> list[Decision]:
