@@ -264,6 +264,10 @@ def test_a_client_holds_prompts_against_its_own_config(searched, model):
     pinned = chosen(pin={"silu": {"prompt": other}}).run
     with pytest.raises(ConfigError, match="pin.silu: nothing of that kind carries layer0.silu"):
         check_limits(schedule, nodes, catalog, pinned)
+    # A pin of prompts alone holds where prompts take what tokens do.
+    pinned = chosen(pin={"silu": {"prompt": schedule.prompt[SILU].protocol}}).run
+    with pytest.raises(ConfigError, match="pin.silu: nothing of that kind carries layer0.silu"):
+        check_limits(replace(schedule, prompt={}), nodes, catalog, pinned)
     free = chosen(pin={"silu": {"token": other}}).run
     check_limits(schedule, nodes, catalog, free)
     # What only prompts take may be off by too much.
