@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from he_linear.ckks.keys import public_key_bytes
 from hybrid.config.loading import checked
 from hybrid.machine.prices import MachinePrices
 from hybrid.models.generator_loading import load_generator
@@ -15,6 +16,7 @@ from hybrid.operators.slot_triples import triples_cost
 from hybrid.planning.candidates import check_limits, checked_policy
 from hybrid.planning.catalog import load_catalog
 from hybrid.planning.generation import plan_generation
+from hybrid.planning.generation_candidates import PROMPT
 from hybrid.planning.generation_search import GenerationSearch
 from hybrid.planning.plan import MAX_FAILURE_PROBABILITY, Plan
 from hybrid.planning.schedule import Schedule
@@ -28,6 +30,7 @@ from tests.generation_setup import (
 )
 from transport.computing import Clocks
 from transport.errors import ConfigError, HandshakeError
+from transport.traffic import Party, Traffic
 
 pytestmark = pytest.mark.long
 POLICIES = ("fastest", "least_traffic", "fewest_rounds")
@@ -79,7 +82,7 @@ def taken_of(schedule, decisions):
     """Options of a schedule."""
     found = []
     for one in decisions:
-        choice = schedule.choices[one.names[0]]
+        choice = schedule.choice(one.names[0], 2 if one.only == PROMPT else 1)
         # Where engines cost the same, one of them stands for all.
         alike = [o for o in one.options if o.choice.protocol == choice.protocol]
         found.append(next((o for o in alike if o.choice == choice), alike[0]))
@@ -115,6 +118,9 @@ def bytes_of(plan):
     for operator, cost in plan.batch:
         used = sum(_rows(p, operator.node.name) for p in passes)
         sent += cost.traffic.sent_bytes * used / plan.batch_rows
+    for keys in plan.every.key_sets:
+        size = public_key_bytes(keys.parameters, len(keys.galois_steps), keys.relinearise)
+        sent += Traffic.message(Party.CLIENT, size).sent_bytes
     return sent
 
 
@@ -131,7 +137,7 @@ def test_least_traffic_sends_no_more_than_what_configs_name(family, models):
         config = checked(named | {"mpc": mpc}, Path("tiny.yaml"))
         assert bytes_of(plan) <= bytes_of(plan_generation(config, models[family]))
     # No keys but those of exact slots: what costs the same without others goes first.
-    assert plan.one.key_sets == ()
+    assert plan.every.key_sets == ()
     search = search_of(chosen("least_traffic", family), models[family])
     objective = search.objective(plan.source)
     excess, value = objective.value(taken_of(plan.schedule, search.decisions(objective)))

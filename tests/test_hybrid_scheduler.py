@@ -156,7 +156,12 @@ def test_a_schedule_of_another_model_is_refused(model):
         build_plan(loaded.run, served.graph, load_catalog(), wrong)
 
 
-GOOD = {"correlations": "ferret", "steps": {"a": ["x", "ot", False]}, "why": {"a": "b"}}
+GOOD = {
+    "correlations": "ferret",
+    "steps": {"a": ["x", "ot", False]},
+    "prompt": {},
+    "why": {"a": "b"},
+}
 
 
 @pytest.mark.parametrize(
@@ -169,6 +174,9 @@ GOOD = {"correlations": "ferret", "steps": {"a": ["x", "ot", False]}, "why": {"a
         {"steps": {"a": ["x", "ot", 1]}},
         {"steps": {"a\n": ["x", "ot", True]}},
         {"steps": {str(i): ["x", "ot", True] for i in range(5000)}},
+        {"prompt": []},
+        {"prompt": {"a": ["x", "ot"]}},
+        {"prompt": {str(i): ["x", "ot", True] for i in range(5000)}},
         {"why": {"a": "b" * 1000}},
         {"why": {"a": 1}},
         {"why": {"a": "\x1b]0;owned\x07"}},

@@ -18,12 +18,19 @@ from pydantic import BaseModel, ValidationError
 from hybrid.config.files import read_text, reason
 from hybrid.config.overrides import Override, apply_overrides
 from hybrid.config.places import models_folder
-from hybrid.config.schema import CustomLink, PinConfig, RunConfig, ShapeConfig
+from hybrid.config.schema import (
+    CustomLink,
+    PassNames,
+    PassPins,
+    PinConfig,
+    RunConfig,
+    ShapeConfig,
+)
 from hybrid.config.yaml_text import parsed, problem_of
 from transport.errors import ConfigError
 from transport.foreign import cut, shown
 
-_TYPES = tuple(kind.__name__ for kind in (CustomLink, ShapeConfig, PinConfig))
+_TYPES = tuple(kind.__name__ for kind in (CustomLink, ShapeConfig, PinConfig, PassPins, PassNames))
 _EXAMPLE = "configs/minilm.yaml"
 
 

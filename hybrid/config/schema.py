@@ -202,7 +202,27 @@ class PinConfig(Strict):
     """Linear steps: whether ciphertexts come before the input; none given: the policy chooses."""
 
 
-Pin = str | PinConfig
+class PassNames(Strict):
+    """Of a decoder: one name in passes of several rows, another in those of a single row."""
+
+    prompt: str
+    token: str
+
+
+class PassPins(Strict):
+    """The same for pins; of passes that are not given the policy chooses."""
+
+    prompt: str | PinConfig | None = None
+    token: str | PinConfig | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> PassPins:
+        if self.prompt is None and self.token is None:
+            raise ValueError("give protocol, prompt or token")
+        return self
+
+
+Pin = str | PinConfig | PassPins
 
 
 class SchedulerConfig(Strict):
@@ -263,7 +283,7 @@ class RunConfig(Strict):
     """Given: a decoder answers prompts, which are the lines of `texts`."""
     ckks: CkksConfig = CkksConfig(parameters="n8192_q88", baby_steps="auto")
     mpc: MpcConfig
-    protocols: dict[str, str] | None = None
+    protocols: dict[str, str | PassNames] | None = None
     """Which registered implementation carries each operation, under the policy `fixed`."""
     schedule: str | None = None
     """Instead: a file that `hybrid plan --save` wrote, relative to the config."""

@@ -175,6 +175,8 @@ class Operator(ABC):
     """Whether a choice may say that it is prepared."""
     encodes_for_any_rows: ClassVar[bool] = False
     """Of weights: whether those encoded for one pass of a decoder serve passes of other lengths."""
+    outlasts_pass: ClassVar[bool] = False
+    """Whether what it keeps serves several passes of a decoder, so that all make one choice."""
 
     def __init__(self, node: Node, entry: Any, choice: Choice, context: PlanContext) -> None:
         """`HybridError` where entry or choice does not fit the node."""
@@ -325,6 +327,8 @@ class MultiplyingOperator(Operator):
 
 class WeightedOperator(Operator):
     """An operator that multiplies by the server's weights."""
+
+    outlasts_pass = True
 
     @property
     @abstractmethod

@@ -93,6 +93,7 @@ class CachedAttentionOperator(Operator):
     (n, heads * size).
     """
 
+    outlasts_pass = True
     _modulus: ClassVar[Modulus] = WORDS
     _remedy: ClassVar[str] = ""
     """Another way out where results are too large."""

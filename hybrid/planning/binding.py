@@ -78,6 +78,11 @@ class Binder:
             entry = self._catalog[node.key, name]
             yield from operator_for(entry).choices(entry, self.context.products)
 
+    def outlasts_pass(self, node: Node) -> bool:
+        """Whether all passes of a decoder have to make the same choice for a step."""
+        entries = (self._catalog[node.key, name] for name in self._catalog.names(node.key))
+        return any(operator_for(entry).outlasts_pass for entry in entries)
+
 
 def operator_for(entry: Any) -> type[Operator]:
     """The operator that serves a catalog entry."""

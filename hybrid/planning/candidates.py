@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,12 +100,22 @@ def check_limits(
     schedule.check_complete(nodes)
     pins = Pins(rules.pin, nodes)
     pins.sources([schedule.correlations])
-    limits = Limits(rules, pins, None)
     source = catalog["correlations", schedule.correlations]
     binder = Binder(config, catalog, source, slot_triples=config.generation is not None)
+    _check_choices(schedule.choices, nodes, binder, Limits(rules, pins, None))
+    of_prompts = Limits(rules, pins.prompts, None)
+    # Where prompts take and have pinned what tokens do, that has been seen.
+    apart = [n for n in nodes if n.name in schedule.prompt or pins.are_apart(n)]
+    _check_choices({**schedule.choices, **schedule.prompt}, apart, binder, of_prompts)
+
+
+def _check_choices(
+    choices: Mapping[str, Choice], nodes: Sequence[Node], binder: Binder, limits: Limits
+) -> None:
+    """Of one kind of passes."""
     for node in nodes:
-        choice = schedule.choices[node.name]
-        pins.allowed(node, [choice])
+        choice = choices[node.name]
+        limits.pins.allowed(node, [choice])
         reason = limits.refusal(choice)
         if reason is None and (excess := limits.excess(binder.bind(node, choice))):
             reason = f"{choice.label} ({excess})"

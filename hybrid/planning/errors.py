@@ -38,9 +38,19 @@ def error_words(error: float) -> str:
     return "without bound" if isinf(error) else f"{error:.1e}"
 
 
-def check_errors(rules: SchedulerConfig, operators: Sequence[Operator], binder: Binder) -> None:
-    """`ConfigError` where a step's declared error exceeds its limit: says which, and what helps."""
+def check_errors(
+    rules: SchedulerConfig,
+    operators: Sequence[Operator],
+    binder: Binder,
+    *,
+    of_prompts: bool = False,
+) -> None:
+    """`ConfigError` where a step's declared error exceeds its limit: says which, and what helps.
+
+    of_prompts: whether they are a decoder's for passes of several rows.
+    """
     pins = Pins(rules.pin, [operator.node for operator in operators])
+    pins = pins.prompts if of_prompts else pins
     for operator in operators:
         limit = error_limit(rules, pins, operator)
         if operator.declared_error() > limit:

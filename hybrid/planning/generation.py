@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from hybrid.config.loading import Config
 from hybrid.machine.prices import MachinePrices
 from hybrid.models.generator import PublicGenerator
 from hybrid.models.graph import Node
-from hybrid.operators.base import Operator, WeightedOperator
+from hybrid.operators.base import Choice, Operator, WeightedOperator
 from hybrid.operators.cached_attention import CachedAttentionOperator
 from hybrid.operators.slot_triples import stored_part, triples_cost
 from hybrid.planning.binding import Binder
@@ -45,8 +45,10 @@ CONVERSATION, BATCH = "conversation", "batch"
 _RECENT = 4
 _FAILURE_PARTS = (1.0, 0.7, 0.3)
 """Of the limit, for the search, which takes passes of two kinds for all others."""
-_Key = tuple[str, tuple[int, ...], tuple[str, ...], tuple[tuple[str, float], ...]]
-"""Name, shape, inputs and constants of a node; bounds are those of one plan."""
+_Key = tuple[str, tuple[int, ...], tuple[str, ...], tuple[tuple[str, float], ...], Choice]
+"""Name, shape, inputs and constants of a node, its choice; bounds are those of one plan."""
+_SEVERAL = 2
+"""Rows of the shortest pass that takes what is chosen for prompts."""
 
 
 @dataclass
@@ -72,25 +74,26 @@ class GenerationPlan:
 
     def _of_pass(self, rows: int, past: int) -> Plan:
         graph = self.model.graph(rows, past)
-        steps = tuple(self._step(node) for node in graph.nodes)
+        choice = self.schedule.choice
+        steps = tuple(self._step(node, choice(node.name, rows)) for node in graph.nodes)
         total = total_without_work(step.cost for step in steps)
         traffic = self.source.production_traffic(total.ots) + triples_cost(total.demand).traffic
         return Plan(graph, steps, self.binder.context, self.source, traffic, self.schedule)
 
-    def _step(self, node: Node) -> Step:
+    def _step(self, node: Node, choice: Choice) -> Step:
         """Bound once for all passes in which the node is the same.
 
         What depends on the position differs in every pass, and is not kept.
         """
         if node.cache is not None or "first" in node.constants:
-            return self._bound(node)
-        key = node.name, node.shape, node.inputs, tuple(sorted(node.constants.items()))
+            return self._bound(node, choice)
+        key = node.name, node.shape, node.inputs, tuple(sorted(node.constants.items())), choice
         if key not in self._steps:
-            self._steps[key] = self._bound(node)
+            self._steps[key] = self._bound(node, choice)
         return self._steps[key]
 
-    def _bound(self, node: Node) -> Step:
-        operator = self.binder.bind(node, self.schedule.choices[node.name])
+    def _bound(self, node: Node, choice: Choice) -> Step:
+        operator = self.binder.bind(node, choice)
         if isinstance(operator, WeightedOperator) and not operator.encodes_for_any_rows:
             raise ConfigError(
                 f"protocols.{node.key}: {operator.protocol!r} encodes weights for a fixed "
@@ -111,6 +114,22 @@ class GenerationPlan:
     def one(self) -> Plan:
         """Of a single row at the start: what is the same in all passes can be read off it."""
         return self.of_pass(1, 0)
+
+    @cached_property
+    def every(self) -> Plan:
+        """The same, and behind it what passes of several rows take otherwise: who needs keys."""
+        apart = self.schedule.prompt
+        if not apart:
+            return self.one
+        own = [step for step in self.of_pass(_SEVERAL, 0).steps if step.node.name in apart]
+        return replace(self.one, steps=(*self.one.steps, *own))
+
+    @property
+    def ends(self) -> tuple[Plan, ...]:
+        """Of a row at the end of the cache, which sees the longest; of several if they differ."""
+        capacity = self.model.capacity
+        kinds = (1, _SEVERAL) if self.schedule.prompt else (1,)
+        return tuple(self.of_pass(rows, capacity - rows) for rows in kinds)
 
     @property
     def middle(self) -> Plan:
@@ -194,22 +213,22 @@ class GenerationPlan:
         return self.failure_probability(prompt, capacity - prompt + 1)
 
     def digest(self) -> str:
-        """SHA-256 of the plan of one row at either end of the cache, and of what is shared."""
-        last = self.of_pass(1, self.model.capacity - 1)
+        """SHA-256 of plans at either end of the cache, of what is shared, of the whole schedule."""
         shared = [
             [operator.node.name, traffic_row(cost.traffic)]
             for operator, cost in (*self.batch, *self.first_batch, *self.conversation)
         ]
         rows = self.batch_rows, self.first_rows
-        agreed = [self.one.digest(), last.digest(), rows, shared]
-        return hashlib.sha256(json.dumps(agreed).encode()).hexdigest()
+        ends = [plan.digest() for plan in self.ends]
+        agreed = [self.every.digest(), ends, rows, shared, self.schedule.to_file()]
+        return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
 
     @property
     def slot_steps(self) -> tuple[int, ...] | None:
         """Rotations of slots modulo a prime that need keys; None: no such keys are needed."""
-        wanted = [step.operator.slot_steps for step in self.one.steps]
+        wanted = [step.operator.slot_steps for step in self.every.steps]
         given = [steps for steps in wanted if steps is not None]
-        if not given and not stored_part(self.one.cost.demand).counts:
+        if not given and not stored_part(self.every.cost.demand).counts:
             return None
         return tuple(sorted({s for steps in given for s in steps}))
 
@@ -271,10 +290,23 @@ def _bound_plan(
     plan = GenerationPlan(
         model, chosen, Binder(config.run, catalog, source, slot_triples=True), source
     )
-    # Of rows: those at the end see the longest, and their errors grow with that.
-    last = plan.of_pass(1, model.capacity - 1)
-    check_errors(config.run.scheduler, [step.operator for step in last.steps], plan.binder)
+    _check_shared(plan)
+    # Those at the end see the longest rows, and their errors grow with that.
+    for last, of_prompts in zip(plan.ends, (False, True), strict=False):
+        operators = [step.operator for step in last.steps]
+        check_errors(config.run.scheduler, operators, plan.binder, of_prompts=of_prompts)
     return plan
+
+
+def _check_shared(plan: GenerationPlan) -> None:
+    """`ConfigError` where passes differ in a step that keeps something for all of them."""
+    for name in plan.schedule.prompt:
+        found = [step.operator for step in plan.every.steps if step.node.name == name]
+        if any(operator.outlasts_pass for operator in found):
+            raise ConfigError(
+                f"schedule: prompt: what {name} keeps serves all passes; name one protocol for "
+                "both, or remove it there"
+            )
 
 
 def check_failures(plan: GenerationPlan) -> None:

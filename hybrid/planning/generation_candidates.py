@@ -1,7 +1,8 @@
 """What could carry the steps of a decoder, with its cost in every pass of a conversation.
 
-What is decided is decided for all passes, since they share the cache and prepared rows, weights and
-keys; the products over the cache of all layers are decided at once, since they are made together.
+Passes share the cache and prepared rows, weights and keys, so who carries these is decided for all
+of them, the products over the cache of all layers at once, since they are made together. Other
+steps are decided twice: for passes of several rows, which read prompts, and of a single row.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from hybrid.operators.slot_triples import stored_part
 from hybrid.planning.binding import Binder
 from hybrid.planning.candidates import Limits
 from hybrid.planning.measures import Measure
+from hybrid.planning.pins import Pins
 from mpc_nonlinear.cost import NO_COST, Cost, Kind, OtCount, total_without_work
 from transport.errors import ConfigError, HybridError
 
 _USUAL_PROMPT = 16
 _BEFORE = "works before the input"
+PROMPT, TOKEN = 0, 1
+"""Of passes, by place in a conversation's."""
 
 
 def usual_prompt(model: PublicGenerator) -> int:
@@ -90,6 +94,10 @@ class InPass:
     """Measure of what its steps prepare, each for itself."""
 
 
+_NOTHING = InPass((), 0.0, OtCount(), (), 0.0)
+"""Of a pass that is decided elsewhere."""
+
+
 @dataclass(frozen=True, eq=False)
 class Option:
     """One choice for the steps that are decided together."""
@@ -103,6 +111,8 @@ class Option:
     failures: float
     """Chance in a conversation that fills all positions, the making of triples apart."""
     encoded_bytes: int
+    takes_keys: bool
+    """Whether it multiplies in slots, by keys of which a session has one set for all."""
 
     @property
     def label(self) -> str:
@@ -126,6 +136,8 @@ class Decision:
     options: tuple[Option, ...]
     refused: str
     """Names and reasons, for a reader."""
+    only: int | None = None
+    """The pass that it decides; None: both, since they share what it keeps."""
 
 
 class Deciding:
@@ -134,13 +146,29 @@ class Deciding:
     def __init__(
         self, conversation: Conversation, binder: Binder, limits: Limits, measure: Measure
     ) -> None:
-        self._conversation, self._binder = conversation, binder
-        self._limits, self._measure = limits, measure
-        self._known: dict[tuple[str, Choice], Option | str] = {}
+        self._conversation, self._binder, self._measure = conversation, binder, measure
+        of_prompts = replace(limits, pins=limits.pins.prompts)
+        self._limits = {None: limits, TOKEN: limits, PROMPT: of_prompts}
+        self._known: dict[tuple[str, Choice, int | None], Option | str] = {}
+        self._whole: dict[tuple[str, Choice], dict[int | None, Option] | str] = {}
 
     def decisions(self) -> list[Decision]:
         """Of all steps; `ConfigError` where nothing can carry one."""
-        return [self._decision(places) for places in self._together()]
+        return [
+            self._decision(places, only)
+            for places in self._together()
+            for only in self._passes(places)
+        ]
+
+    def _passes(self, places: tuple[int, ...]) -> tuple[int | None, ...]:
+        """For which steps are decided by themselves; where there is one choice, for none."""
+        nodes, pins = [self._conversation.last[p] for p in places], self._limits[None].pins
+        if self._binder.outlasts_pass(nodes[0]):
+            for node in nodes:
+                pins.require_one(node)
+            return (None,)
+        is_free = len(list(self._binder.choices(nodes[0]))) > 1
+        return (PROMPT, TOKEN) if is_free or pins.are_apart(nodes[0]) else (None,)
 
     def _together(self) -> Iterator[tuple[int, ...]]:
         nodes = self._conversation.last
@@ -151,12 +179,12 @@ class Deciding:
             elif place == cached[0]:
                 yield cached
 
-    def _decision(self, places: tuple[int, ...]) -> Decision:
+    def _decision(self, places: tuple[int, ...], only: int | None) -> Decision:
         nodes = [self._conversation.last[place] for place in places]
-        options = list[Option]()
+        options, likeness = list[Option](), self._likeness(places)
         refused = dict[str, list[str]]()
-        for choice in self._choices(nodes):
-            found = self._option(places, choice)
+        for choice in self._choices(nodes, self._limits[only].pins):
+            found = self._option(places, choice, likeness, only)
             if isinstance(found, Option):
                 options.append(found)
             else:
@@ -169,23 +197,24 @@ class Deciding:
             )
         key = nodes[0].name.partition(".")[2] or nodes[0].name
         names = tuple(node.name for node in nodes)
-        return Decision(names, key, tuple(self._without_twins(options)), said)
+        key += " of prompts" if only == PROMPT else ""
+        return Decision(names, key, tuple(self._without_twins(options)), said, only)
 
     def _without_twins(self, options: Sequence[Option]) -> list[Option]:
         """Of those that cost the same one, that takes no keys if there is such a one."""
         kept: list[Option] = []
-        for option in sorted(options, key=self._takes_keys):
+        for option in sorted(options, key=lambda option: option.takes_keys):
             if not any(option.is_twin_of(other) for other in kept):
                 kept.append(option)
         return [option for option in options if option in kept]
 
-    def _takes_keys(self, option: Option) -> bool:
-        engine = self._binder.context.products.get(option.choice.multiply)
+    def _takes_keys(self, choice: Choice) -> bool:
+        engine = self._binder.context.products.get(choice.multiply)
         return engine is not None and engine.uses_ckks
 
-    def _choices(self, nodes: Sequence[Node]) -> list[Choice]:
+    def _choices(self, nodes: Sequence[Node], pins: Pins) -> list[Choice]:
         """That every one of these steps may take."""
-        pins, first = self._limits.pins, nodes[0]
+        first = nodes[0]
         found = pins.allowed(first, self._binder.choices(first))
         for node in nodes[1:]:
             allowed = pins.allowed(node, self._binder.choices(node))
@@ -197,14 +226,16 @@ class Deciding:
             )
         return found
 
-    def _option(self, places: tuple[int, ...], choice: Choice) -> Option | str:
+    def _option(
+        self, places: tuple[int, ...], choice: Choice, likeness: str, only: int | None
+    ) -> Option | str:
         """A choice's costs, or why it is out; the same for steps that differ in their names."""
-        if self._limits.refusal(choice):
+        if self._limits[only].refusal(choice):
             return _BEFORE
-        key = self._likeness(places), choice
+        key = likeness, choice, only
         if key not in self._known:
             try:
-                self._known[key] = self._bound(places, choice)
+                self._known[key] = self._bound(places, choice, likeness, only)
             except HybridError:
                 self._known[key] = "does not fit"
         found = self._known[key]
@@ -217,13 +248,24 @@ class Deciding:
             for nodes in every
             for p in places
         ]
-        return repr([alike, [self._limits.pins.of(every[0][p]) for p in places]])
+        pins = [self._limits[only].pins for only in (PROMPT, TOKEN)]
+        return repr([alike, [own.of(every[0][p]) for own in pins for p in places]])
 
-    def _bound(self, places: tuple[int, ...], choice: Choice) -> Option | str:
+    def _bound(
+        self, places: tuple[int, ...], choice: Choice, likeness: str, only: int | None
+    ) -> Option | str:
         """Costs of a choice that fits everywhere; `HybridError` where it does not."""
-        talk, bind = self._conversation, self._binder.bind
-        if reason := self._out([bind(talk.last[place], choice) for place in places]):
+        last = [self._binder.bind(self._conversation.last[place], choice) for place in places]
+        if reason := self._out(last, self._limits[only]):
             return reason
+        if (likeness, choice) not in self._whole:
+            self._whole[likeness, choice] = self._costs(places, choice)
+        found = self._whole[likeness, choice]
+        return found if isinstance(found, str) else found[only]
+
+    def _costs(self, places: tuple[int, ...], choice: Choice) -> dict[int | None, Option] | str:
+        """Of both passes together, and of either; why not, where something has no price."""
+        talk, bind = self._conversation, self._binder.bind
         bound = [[bind(nodes[place], choice) for place in places] for nodes in talk.nodes]
         for operators in bound:
             for operator in operators:
@@ -238,19 +280,24 @@ class Deciding:
         passes = [self._in_pass(own, before) for own, before in zip(costs, prepared, strict=True)]
         rows = [nodes[places[0]].shape[0] for nodes in talk.nodes]
         batches = self._batches(rows, talk.weights)
-        failures = _failures(conversation) + _failures(batch) * (
+        common = _failures(conversation) + _failures(batch) * (
             1 + self._batches(rows, talk.announced)
         )
-        failures += sum(n * _failures(own) for n, own in zip(talk.announced, costs, strict=True))
+        failures = [n * _failures(own) for n, own in zip(talk.announced, costs, strict=True)]
         weighted = [o for o in bound[-1] if isinstance(o, WeightedOperator)]
-        return Option(
+        whole = Option(
             choice,
             places,
             tuple(passes),
-            self._whole(conversation) + batches * self._whole(batch),
-            failures,
+            self._shared(conversation) + batches * self._shared(batch),
+            common + sum(failures),
             sum(operator.encoded_bytes for operator in weighted),
+            self._takes_keys(choice),
         )
+        alone = ((passes[PROMPT], _NOTHING), (_NOTHING, passes[TOKEN]))
+        pairs = zip(alone, failures, strict=True)
+        parts = [replace(whole, passes=own, failures=chance) for own, chance in pairs]
+        return {None: whole, PROMPT: parts[PROMPT], TOKEN: parts[TOKEN]}
 
     def _batches(self, rows: Sequence[int], times: Sequence[float]) -> float:
         """Of prepared rows, which so many passes over so many rows consume."""
@@ -263,21 +310,21 @@ class Deciding:
         value = sum(map(measure.alone, costs))
         return InPass(tuple(costs), value, needed.ots, stored_part(needed.demand).counts, alone)
 
-    def _whole(self, costs: Sequence[Cost]) -> float:
+    def _shared(self, costs: Sequence[Cost]) -> float:
         """Measure of these steps with their correlations."""
         needed, measure = total_without_work(costs), self._measure
         total = sum(map(measure.alone, costs)) + measure.made(needed.demand)
         return total + measure.produced(needed.ots) + measure.stored(needed.demand)
 
-    def _out(self, operators: Sequence[Operator]) -> str:
+    def _out(self, operators: Sequence[Operator], limits: Limits) -> str:
         """Why these are out; empty where they are not."""
-        rules = self._limits.rules
+        rules = limits.rules
         for operator in operators:
             if isinstance(operator, WeightedOperator) and not operator.encodes_for_any_rows:
                 return "encodes for a fixed number of rows"
             if rules.offline == "forbidden" and operator.batch_cost() != NO_COST:
                 return _BEFORE
-            if excess := self._limits.excess(operator):
+            if excess := limits.excess(operator):
                 return excess
         return ""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+from he_linear.ckks.keys import public_key_bytes
 from hybrid.config.schema import RunConfig
 from hybrid.machine.prices import MachinePrices
 from hybrid.models.generator import PublicGenerator
@@ -22,10 +23,17 @@ from hybrid.operators.base import Choice
 from hybrid.planning.binding import Binder
 from hybrid.planning.candidates import Limits
 from hybrid.planning.catalog import Catalog
-from hybrid.planning.generation_candidates import Conversation, Deciding, Decision, Option
+from hybrid.planning.generation_candidates import (
+    PROMPT,
+    Conversation,
+    Deciding,
+    Decision,
+    InPass,
+    Option,
+)
 from hybrid.planning.measures import Measure, difference
 from hybrid.planning.pins import Pins
-from hybrid.planning.plan import CORRELATIONS_STEP, MAX_FAILURE_PROBABILITY
+from hybrid.planning.plan import CORRELATIONS_STEP, MAX_FAILURE_PROBABILITY, products_keys
 from hybrid.planning.schedule import Schedule
 from hybrid.planning.sources import Sources, prices_over
 from mpc_nonlinear.correlations.base import CorrelationSource
@@ -34,7 +42,7 @@ from transport.computing import Clocks
 from transport.errors import ConfigError
 
 _SWEEPS = 3
-_FEW = 40
+_FEW = 80
 """Decisions that are improved one by one."""
 Value = tuple[float, float]
 """By how much a schedule exceeds limits, relative, and its measure: the smaller, the better."""
@@ -51,43 +59,56 @@ class GenerationObjective:
     """Most bytes of encoded weights."""
     failures: float
     """Largest chance of failure of a conversation that fills all positions."""
-    _order: list[tuple[int, int]] = field(default_factory=list, compare=False, repr=False)
+    keys: float
+    """Measure of sending keys for products in slots, which the first step that takes them brings:
+    in full, as of a session of one conversation."""
+    _order: dict[int, list[tuple[int, int]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    _last: dict[int, tuple[list[InPass], float]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """By pass: what was measured last, since most changes are of one pass."""
 
     def value(self, taken: Sequence[Option]) -> Value:
         """Of a whole schedule, exactly as plans of its passes predict it."""
         excess = max(0.0, sum(o.encoded_bytes for o in taken) / self.memory - 1)
         excess += max(0.0, sum(o.failures for o in taken) / self.failures - 1)
         total = sum(option.shared for option in taken) if self.counts_offline else 0.0
+        if self.counts_offline and any(option.takes_keys for option in taken):
+            total += self.keys
         for index, weight in enumerate(self.conversation.weights):
-            total += weight * self._online(taken, index)
-            if self.counts_offline:
-                total += weight * self._offline(taken, index)
+            parts = [option.passes[index] for option in taken]
+            if index not in self._last or self._last[index][0] != parts:
+                found = self._online(parts, self._order_of(taken, index))
+                found += self._offline(parts) if self.counts_offline else 0.0
+                self._last[index] = parts, found
+            total += weight * self._last[index][1]
         return excess, total
 
-    def _online(self, taken: Sequence[Option], index: int) -> float:
+    def _online(self, parts: Sequence[InPass], order: Sequence[tuple[int, int]]) -> float:
         """Of one pass, step by step."""
-        parts = [option.passes[index] for option in taken]
         if not self.measure.is_time:
             return sum(part.value for part in parts)
         clocks, after = Clocks(), self.measure.after
-        for one, step in self._order_of(taken):
+        for one, step in order:
             clocks = after(clocks, parts[one].online[step])
         return clocks.client
 
-    def _order_of(self, taken: Sequence[Option]) -> list[tuple[int, int]]:
+    def _order_of(self, taken: Sequence[Option], index: int) -> list[tuple[int, int]]:
         """Which decision and which of its steps come one after the other, whatever is taken."""
-        if not self._order:
+        if index not in self._order:
             places = [
                 (place, one, step)
                 for one, option in enumerate(taken)
                 for step, place in enumerate(option.places)
+                if option.passes[index].online
             ]
-            self._order.extend((one, step) for _, one, step in sorted(places))
-        return self._order
+            self._order[index] = [(one, step) for _, one, step in sorted(places)]
+        return self._order[index]
 
-    def _offline(self, taken: Sequence[Option], index: int) -> float:
+    def _offline(self, parts: Sequence[InPass]) -> float:
         """Of what one pass has made, of all steps together."""
-        parts = [option.passes[index] for option in taken]
         ots = OtCount(
             sum(part.ots.client_sends for part in parts),
             sum(part.ots.server_sends for part in parts),
@@ -108,6 +129,13 @@ class _Found:
     objective: GenerationObjective
     decisions: list[Decision]
     taken: list[Option]
+
+    def choices(self) -> tuple[dict[str, Choice], dict[str, Choice]]:
+        """Of all steps in passes of a single row; in those of several where these are decided."""
+        found: tuple[dict[str, Choice], dict[str, Choice]] = {}, {}
+        for one, option in zip(self.decisions, self.taken, strict=True):
+            found[one.only == PROMPT].update(dict.fromkeys(one.names, option.choice))
+        return found
 
 
 class GenerationSearch:
@@ -145,14 +173,15 @@ class GenerationSearch:
         if first.value[0]:
             raise ConfigError(self._exceeded(first))
         why = self._reasons(first)
-        names = [(one.value, one.objective.measure.source.name) for one in others]
+        sources = [(one.value, one.objective.measure.source.name) for one in others]
         why[CORRELATIONS_STEP] = self._compared(
-            first.objective.measure.source.name, names, first.value
+            first.objective.measure.source.name, sources, first.value
         )
-        pairs = zip(first.decisions, first.taken, strict=True)
-        choices = {name: option.choice for one, option in pairs for name in one.names}
-        ordered = {node.name: choices[node.name] for node in self._conversation.last}
-        return Schedule(first.objective.measure.source.name, ordered, why)
+        choices, prompt = first.choices()
+        names = [node.name for node in self._conversation.last]
+        ordered = {name: choices[name] for name in names}
+        apart = {n: prompt[n] for n in names if prompt.get(n, choices[n]) != choices[n]}
+        return Schedule(first.objective.measure.source.name, ordered, why, apart)
 
     def objective(self, source: type[CorrelationSource]) -> GenerationObjective:
         """What is to be small under this source."""
@@ -160,8 +189,15 @@ class GenerationSearch:
         # Integers of 16 bits are kept whatever a machine's own limit is.
         memory = inf if self._rules.memory_gb is None else 1e9 * self._rules.memory_gb
         counts_offline = self._rules.offline != "free"
+        sets = products_keys(Binder(self._config, self._catalog, source).context)
+        sizes = [public_key_bytes(k.parameters, len(k.galois_steps), k.relinearise) for k in sets]
         return GenerationObjective(
-            measure, self._conversation, counts_offline, memory, self._failures
+            measure,
+            self._conversation,
+            counts_offline,
+            memory,
+            self._failures,
+            measure.sent(sizes),
         )
 
     def decisions(self, objective: GenerationObjective) -> list[Decision]:
@@ -203,23 +239,37 @@ class GenerationSearch:
     def _reasons(self, found: _Found) -> dict[str, str]:
         """One line a step: what was chosen, the runner-up, the difference."""
         why: dict[str, str] = {}
-        known = dict[Any, str]()
+        known, by_names = dict[Any, str](), defaultdict[tuple[str, ...], list[int]](list)
         for place, decision in enumerate(found.decisions):
+            by_names[decision.names].append(place)
+        for names, places in by_names.items():
             # Of layers that are alike one speaks for all.
-            key = decision.key, *(id(option.passes) for option in decision.options)
+            options = [option for p in places for option in found.decisions[p].options]
+            taken = [found.taken[p].choice for p in places]
+            key = found.decisions[places[0]].key, *taken, *(id(option.passes) for option in options)
             if key not in known:
-                known[key] = self._reason(found, place)
-            why |= dict.fromkeys(decision.names, known[key])
+                known[key] = self._line(found, places)
+            why |= dict.fromkeys(names, known[key])
         return why
 
-    def _reason(self, found: _Found, place: int) -> str:
-        decision, others = found.decisions[place], []
-        for option in decision.options:
-            if option is not found.taken[place]:
-                changed = [*found.taken[:place], option, *found.taken[place + 1 :]]
+    def _line(self, found: _Found, places: Sequence[int]) -> str:
+        """Of all passes together where they make one choice, else of either kind."""
+        if len({found.taken[place].choice for place in places}) == 1:
+            line = self._reason(found, places)
+        else:
+            prompt, token = places
+            line = f"{self._reason(found, [token])}; prompts: {self._reason(found, [prompt])}"
+        refused = found.decisions[places[-1]].refused
+        return f"{line}; not considered: {refused}" if refused else line
+
+    def _reason(self, found: _Found, places: Sequence[int]) -> str:
+        """Of the same change at all these places; where one has no such option, it stays."""
+        chosen, others = found.taken[places[0]], []
+        for option in {o.choice: None for p in places for o in found.decisions[p].options}:
+            if option != chosen.choice:
+                changed = _changed(found.taken, places, found.decisions, option)
                 others.append((found.objective.value(changed), option.label))
-        line = self._compared(found.taken[place].label, others, found.value)
-        return f"{line}; not considered: {decision.refused}" if decision.refused else line
+        return self._compared(chosen.label, others, found.value)
 
     def _compared(self, chosen: str, others: Sequence[tuple[Value, str]], value: Value) -> str:
         if not others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from hybrid.machine.prices import MachinePrices
@@ -56,6 +57,14 @@ class Measure:
         if self.policy == "fewest_rounds":
             return traffic.rounds + _TIE * traffic.sent_bytes
         return traffic.sent_bytes + _TIE * traffic.rounds
+
+    def sent(self, frames: Sequence[int]) -> float:
+        """Frames of so many bytes more from the client, for which nobody waits by themselves."""
+        traffic = Traffic(client_payload_bytes=sum(frames), client_frames=len(frames))
+        if not self.is_time:
+            return self.scalar(traffic)
+        assert self.prices is not None
+        return traffic.sent_bytes / self.prices.bytes_per_s
 
     def alone(self, cost: Cost) -> float:
         """Of a step for itself, its correlations apart."""

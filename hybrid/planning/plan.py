@@ -105,9 +105,10 @@ class Plan:
         in_slots = any(e is not None and e.uses_ckks for e in engines)
         if not in_slots and not any(step.operator.uses_ckks for step in self.steps):
             return ()
-        relinearise = in_slots or any(s.operator.needs_relinearisation for s in self.steps)
-        sets = (KeySet(self.context.parameters, steps, relinearise),)
-        return (*sets, KeySet(self.context.deep, (), True)) if in_slots else sets
+        if in_slots:
+            return products_keys(self.context, steps)
+        relinearise = any(step.operator.needs_relinearisation for step in self.steps)
+        return (KeySet(self.context.parameters, steps, relinearise),)
 
     @property
     def ring_sets(self) -> tuple[RingKeySet, ...]:
@@ -201,6 +202,11 @@ class Plan:
         keys += [[k.parameters.prime_bits, k.automorphisms] for k in self.ring_sets]
         agreed = [self.rows(), keys]
         return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
+
+
+def products_keys(context: PlanContext, steps: tuple[int, ...] = ()) -> tuple[KeySet, ...]:
+    """Of elementwise products in slots, with rotations that other steps of a plan want."""
+    return KeySet(context.parameters, steps, True), KeySet(context.deep, (), True)
 
 
 def correlations_work(source: type[CorrelationSource], needed: Cost) -> Work:

@@ -75,7 +75,7 @@ class Ledger:
         self._predict = predict
         rest = [one for one in record.shared if one.kind != AHEAD]
         shared = [(one.kind, one.rows, _parts(plan, one, predict)) for one in rest]
-        self.is_predicted = predict(plan.one.works()) is not None
+        self.is_predicted = predict(plan.every.works()) is not None
         """Whether declared seconds are known."""
         self._conversations = [parts for kind, _, parts in shared if kind == CONVERSATION]
         self._stock: dict[str, list[tuple[int, _Part]]] = {}

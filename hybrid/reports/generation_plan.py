@@ -23,6 +23,7 @@ from hybrid.planning.plan import (
     offline_name,
     traffic_row,
 )
+from hybrid.planning.schedule import Schedule
 from hybrid.reports.amounts import Amount, total
 from hybrid.reports.generation_costs import correlations_traffic
 from hybrid.reports.run_report import rounds_text
@@ -293,6 +294,7 @@ def _lines(plan: GenerationPlan, found: Json) -> list[str]:
         f"  online: {_said(shares['online'])}",
         f"while nobody asks: rows and correlations of the next {found['ahead']['tokens']} tokens, "
         f"the latter in {found['ahead']['pieces']} pieces: {_said(found['ahead']['total'])}",
+        *_apart(plan.schedule),
         *_reasons(found["why"]),
         f"failure probability of {what} of {announced['positions']} positions, answers of "
         f"up to {announced['max_new_tokens']} tokens: {probability:.2e}{exponent}; limit "
@@ -301,6 +303,12 @@ def _lines(plan: GenerationPlan, found: Json) -> list[str]:
         f"caches: {found['cache_bytes'] / 1e6:.1f} MB at each party, of {what}",
         f"plan hash: {found['plan_hash']}",
     ]
+
+
+def _apart(schedule: Schedule) -> list[str]:
+    """What passes of several rows take otherwise than those of a single row."""
+    labels = {name: choice.label for name, choice in schedule.prompt.items()}
+    return [f"passes of several rows take otherwise: {line}" for line in _reasons(labels)]
 
 
 def _reasons(why: Mapping[str, str]) -> list[str]:

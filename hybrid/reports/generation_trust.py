@@ -27,9 +27,9 @@ def generation_trust_model(plan: GenerationPlan) -> list[str]:
 def _lattices(plan: GenerationPlan) -> list[str]:
     """One line for every parameter set that has keys."""
     sizes = [(keys.parameters.poly_degree, keys.parameters.total_modulus_bits)
-             for keys in plan.one.key_sets]  # fmt: skip
+             for keys in plan.every.key_sets]  # fmt: skip
     sizes += [(keys.parameters.poly_degree, keys.parameters.total_modulus_bits)
-              for keys in plan.one.ring_sets]  # fmt: skip
+              for keys in plan.every.ring_sets]  # fmt: skip
     if plan.slot_steps is not None:
         sizes.append((SLOT_SET.poly_degree, SLOT_SET.total_modulus_bits))
     return [lattice_line(*size) for size in dict.fromkeys(sizes)]

@@ -170,7 +170,7 @@ class GenerationClient(GenerationSession):
             self._table = table
         self.progress("keys", -1)
         randomness = SecureRandom(domain="ckks client")
-        homomorphic, rings = send_keys(plan.one, self.channel, randomness)
+        homomorphic, rings = send_keys(plan.every, self.channel, randomness)
         slots = None
         if plan.slot_steps is not None:
             slots = send_slot_keys(plan.slot_steps, self.channel, randomness)
@@ -303,7 +303,7 @@ class GenerationServer(GenerationSession):
         self.progress("encoding weights", -1)
         encoded = self._encoded(model, plan)
         randomness, threads = SecureRandom(domain="ckks server"), self.config.run.runtime.threads
-        homomorphic, rings = receive_keys(plan.one, self.channel, randomness, threads)
+        homomorphic, rings = receive_keys(plan.every, self.channel, randomness, threads)
         slots = None
         if plan.slot_steps is not None:
             slots = receive_slot_keys(plan.slot_steps, self.channel, randomness, threads)
