@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hybrid.models.graph import CachePlace
 from hybrid.models.ranges import Bound
-from hybrid.operators import cached_attention
+from hybrid.operators import exact_cached_attention
 from hybrid.operators.base import Choice
 from hybrid.operators.cached_attention import (
     DealtCachedAttentionOperator,
@@ -66,7 +66,7 @@ def test_any_sizes_and_passes(shape, passes, spare):
 
 
 def test_correlations_of_several_blocks(monkeypatch):
-    monkeypatch.setattr(cached_attention, "BLOCK", 3)
+    monkeypatch.setattr(exact_cached_attention, "BLOCK", 3)
     sizes = CacheSizes(2, 2, 4, 2, 7)
     check("matrix_correlations", sizes, (2, 2, 1, 1, 1))
     # Rows of A B of a block have no later position than the block's last.
@@ -198,7 +198,7 @@ def test_a_prefix_comes_from_the_server():
     def role(state):
         if state.session.party is Party.SERVER:
             with pytest.raises(UsageError, match=r"prefix\['layer0.keys'\] at the server"):
-                operators(name, sizes, 0, 1)[0]._prefix("keys", state)
+                operators(name, sizes, 0, 1)[0].prepare_conversation(state)
 
     run_states(name, sizes, role, {"layer0.keys": np.zeros((1, 3, 4))})
 
