@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from hybrid.models.generator_loading import load_generator
 from hybrid.operators import slot_matrices
-from hybrid.operators.cached_attention import CachedAttentionOperator
 from hybrid.planning import ahead as ahead_module
 from hybrid.planning.ahead import AHEAD, AheadPlan
 from hybrid.planning.generation import CACHE, CONVERSATION, plan_generation
@@ -273,7 +272,8 @@ def test_nothing_is_left_of_a_conversation_that_did_not_begin(monkeypatch):
     def ask(client):
         prepare(client)
         monkeypatch.setattr(GenerationSession, "_begin", beginning)
-        monkeypatch.setattr(CachedAttentionOperator, "_enter_prefix", stop)
+        # The first product of all, whose masks are gone by then.
+        monkeypatch.setattr(GrowingProduct, "__init__", stop)
         tokens_of(client, FIRST, 1)
 
     config = generation_config(ahead_tokens=2)

@@ -337,3 +337,22 @@ def test_pieces_come_in_order_and_once():
         assert state.to_come == {}
 
     run_states(name, sizes, role)
+
+
+def test_no_layer_runs_before_the_prefix_is_in_all():
+    name, sizes = "matrix_correlations", CacheSizes(1, 1, 4, 2, 3)
+    prefix = {f"layer{i}.{what}": np.ones((1, 2, 4)) for i in (0, 1) for what in ("keys", "values")}
+
+    def role(state):
+        every = [o for layer in (0, 1) for o in operators(name, sizes, 0, 1, layer)]
+        for operator in every:
+            operator.join(every)
+        for operator in every[:-1]:
+            operator.prepare_conversation(state)
+        row = np.zeros((1, 12), np.uint64)
+        with pytest.raises(UsageError, match=r"layer0.scores: no conversation has begun"):
+            every[0].run([row], state)
+        every[-1].prepare_conversation(state)
+        every[0].run([row], state)
+
+    run_states(name, sizes, role, prefix)
