@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from multiprocessing import Pipe
 
 import pytest
 
@@ -17,6 +18,8 @@ from hybrid.planning.generation import CACHE, CONVERSATION
 from hybrid.planning.plan import OFFLINE
 from hybrid.reports.generation_costs import differing_steps
 from hybrid.reports.generation_waits import first_token_waits, waits_line
+from hybrid.runtime import child
+from hybrid.runtime.answers import STOP
 from hybrid.runtime.generation_local import plain_answer
 from hybrid.runtime.generation_remote import RemoteGeneration
 from hybrid.runtime.idle import WhileIdle
@@ -107,6 +110,23 @@ def test_an_error_ends_it_and_is_told():
     wait_until(lambda: told, "the error")
     idle.stop()
     assert [str(error) for error in told] == ["gone"]
+
+
+def test_a_caller_who_has_had_enough_is_followed_by_work_too(monkeypatch):
+    """In a client's process of its own: what stops an answer is no question."""
+    monkeypatch.setattr(child, "IDLE_S", 0.0)
+    parent, pipe = Pipe()
+    made = []
+
+    class Client:
+        def ahead(self):
+            made.append(True)
+            parent.send(None)
+            return True
+
+    parent.send(STOP)
+    assert child._next(pipe, Client()) is None
+    assert made == [True]
 
 
 # -- two processes ------------------------------------------------------------------------------
