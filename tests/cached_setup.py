@@ -17,9 +17,8 @@ from hybrid.operators.base import Choice, RunState
 from hybrid.operators.cached_attention import (
     DealtCachedAttentionOperator,
     DealtCorrelations,
-    ExactCachedAttentionOperator,
-    MatrixCorrelations,
 )
+from hybrid.operators.exact_cached_attention import ExactCachedAttentionOperator, MatrixCorrelations
 from hybrid.operators.exact_products import RingClient, RingServer
 from hybrid.operators.exact_rows import RowsClient, RowsServer
 from hybrid.operators.slot_attention import SlotCachedAttentionOperator, SlotCorrelations

@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 import threading
+from multiprocessing import Pipe
 
 import pytest
 
 from hybrid.config.loading import load_config
 from hybrid.models.generator_loading import load_generator
 from hybrid.planning.ahead import AHEAD
+from hybrid.planning.generation import CACHE, CONVERSATION
 from hybrid.planning.plan import OFFLINE
 from hybrid.reports.generation_costs import differing_steps
 from hybrid.reports.generation_waits import first_token_waits, waits_line
+from hybrid.runtime import child
+from hybrid.runtime.answers import STOP
 from hybrid.runtime.generation_local import plain_answer
 from hybrid.runtime.generation_remote import RemoteGeneration
 from hybrid.runtime.idle import WhileIdle
@@ -26,6 +30,8 @@ from transport.errors import HybridError, PeerLostError, UsageError
 
 PATIENCE = "runtime: {timeout_s: 36000.0, pin_cores: false}\n"
 """Only a lost connection ends a wait."""
+IN_PIECES = {"cached_attention": "matrix_correlations"}
+"""A cache that small models, too, make in several pieces."""
 
 
 # -- the thread ---------------------------------------------------------------------------------
@@ -106,6 +112,23 @@ def test_an_error_ends_it_and_is_told():
     assert [str(error) for error in told] == ["gone"]
 
 
+def test_a_caller_who_has_had_enough_is_followed_by_work_too(monkeypatch):
+    """In a client's process of its own: what stops an answer is no question."""
+    monkeypatch.setattr(child, "IDLE_S", 0.0)
+    parent, pipe = Pipe()
+    made = []
+
+    class Client:
+        def ahead(self):
+            made.append(True)
+            parent.send(None)
+            return True
+
+    parent.send(STOP)
+    assert child._next(pipe, Client()) is None
+    assert made == [True]
+
+
 # -- two processes ------------------------------------------------------------------------------
 
 
@@ -116,8 +139,8 @@ def opened(tmp_path, **settings):
     return load_config(path), served, endpoint
 
 
-def made_ahead(session):
-    return [one for one in session._client._session.shared if one.kind == AHEAD]
+def made_ahead(session, kind=AHEAD):
+    return [one for one in session._client._session.shared if one.kind == kind]
 
 
 def is_plain(session, model):
@@ -185,6 +208,51 @@ def test_a_server_that_is_killed_in_the_midst_of_it(tmp_path):
 
 
 @pytest.mark.long
+def test_the_next_conversation_begins_at_once(tmp_path):
+    """Every one finds its cache: the first, and each that is asked for some time after another."""
+    config, served, endpoint = opened(tmp_path, ahead_tokens=4)
+    with ended(served):
+        with RemoteGeneration(config, endpoint) as session:
+            for _ in range(2):
+                wait_until(lambda: not session._idle._thread.is_alive(), "the end of preparation")
+                list(session.generate("What is a mask?", 1))
+        record, plan = session.record, session.plan
+        begun = [one for one in record.shared if one.kind == CONVERSATION]
+        assert [one.pieces for one in begun] == [len(plan.cache_pieces)] * 2
+        assert differing_steps(plan, record, "client") == []
+        is_plain(session, load_generator(config))
+        assert served.wait(GUARD_S) == 0
+
+
+@pytest.mark.long
+def test_a_first_prompt_in_the_midst_of_its_cache(tmp_path):
+    """It waits for the piece under way, takes what is there and makes the rest."""
+    config, served, endpoint = opened(tmp_path, protocols=IN_PIECES)
+    with ended(served):
+        with RemoteGeneration(config, endpoint) as session:
+            wait_until(lambda: made_ahead(session, CACHE), "the first piece")
+            list(session.generate("What is a mask?", 2))
+        (begun,) = made_ahead(session, CONVERSATION)
+        assert begun.pieces == len(made_ahead(session, CACHE)) > 0
+        assert differing_steps(session.plan, session.record, "client") == []
+        is_plain(session, load_generator(config))
+        assert served.wait(GUARD_S) == 0
+
+
+@pytest.mark.long
+def test_a_server_that_is_killed_while_a_cache_is_made(tmp_path):
+    config, served, endpoint = opened(tmp_path, protocols=IN_PIECES)
+    session = RemoteGeneration(config, endpoint)
+    with ended(served), pytest.raises(PeerLostError, match="server"), session:
+        wait_until(lambda: made_ahead(session, CACHE), "the first piece")
+        served.kill()
+        wait_until(lambda: not session._idle._thread.is_alive(), "the end of preparation")
+        list(session.generate("What is a mask?", 1))
+    with pytest.raises(UsageError, match="failed"):
+        list(session.generate("Why?"))
+
+
+@pytest.mark.long
 def test_a_conversation_from_the_console(tmp_path):
     config, served, endpoint = opened(tmp_path, ahead_tokens=2)
     command = [sys.executable, "-m", "hybrid.cli", "chat", str(config.path), "--connect", endpoint]
@@ -213,19 +281,22 @@ from hybrid.config.loading import load_config
 from hybrid.planning.ahead import AHEAD
 from hybrid.runtime.generation_remote import RemoteGeneration
 with RemoteGeneration(load_config(Path(sys.argv[1])), sys.argv[2]) as session:
-    list(session.generate("What is a mask?", 1))
+    kind = sys.argv[3]
+    if kind == AHEAD:
+        list(session.generate("What is a mask?", 1))
     shared = session._client._session.shared
     while session._idle._thread.is_alive():
-        if any(one.kind == AHEAD for one in shared):
+        if any(one.kind == kind for one in shared):
             print("ahead", flush=True)
             sys.stdin.read()
 """
 
 
 @pytest.mark.long
-def test_a_client_that_is_killed_in_the_midst_of_it(tmp_path):
-    config, served, endpoint = opened(tmp_path, ahead_tokens=64)
-    command = [sys.executable, "-c", CLIENT, str(config.path), endpoint]
+@pytest.mark.parametrize("kind", [AHEAD, CACHE])
+def test_a_client_that_is_killed_in_the_midst_of_it(tmp_path, kind):
+    config, served, endpoint = opened(tmp_path, ahead_tokens=64, protocols=IN_PIECES)
+    command = [sys.executable, "-c", CLIENT, str(config.path), endpoint, kind]
     client = subprocess.Popen(
         command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -12,19 +12,21 @@ from hypothesis import strategies as st
 
 from hybrid.models.graph import CachePlace
 from hybrid.models.ranges import Bound
-from hybrid.operators import cached_attention
+from hybrid.operators import exact_cached_attention
 from hybrid.operators.base import Choice
 from hybrid.operators.cached_attention import (
     DealtCachedAttentionOperator,
     DealtCorrelations,
     LayerCache,
 )
+from hybrid.operators.cached_prefix import enter_prefix
 from hybrid.planning.binding import operator_for
 from hybrid.planning.catalog import load_catalog
 from mpc_nonlinear.blocks.cached_products import CacheSizes
 from mpc_nonlinear.ring_matmul import ring_matmul
 from tests.cached_setup import (
     EXACT,
+    FIXED,
     NAMES,
     OPERATORS,
     advance,
@@ -66,7 +68,7 @@ def test_any_sizes_and_passes(shape, passes, spare):
 
 
 def test_correlations_of_several_blocks(monkeypatch):
-    monkeypatch.setattr(cached_attention, "BLOCK", 3)
+    monkeypatch.setattr(exact_cached_attention, "BLOCK", 3)
     sizes = CacheSizes(2, 2, 4, 2, 7)
     check("matrix_correlations", sizes, (2, 2, 1, 1, 1))
     # Rows of A B of a block have no later position than the block's last.
@@ -198,7 +200,7 @@ def test_a_prefix_comes_from_the_server():
     def role(state):
         if state.session.party is Party.SERVER:
             with pytest.raises(UsageError, match=r"prefix\['layer0.keys'\] at the server"):
-                operators(name, sizes, 0, 1)[0]._prefix("keys", state)
+                enter_prefix([operators(name, sizes, 0, 1)[0]._prefix], [None], state)
 
     run_states(name, sizes, role, {"layer0.keys": np.zeros((1, 3, 4))})
 
@@ -272,3 +274,85 @@ def test_conversations_side_by_side(name):
         for a, b, of_each in zip(mine, theirs, zip(*expected, strict=True), strict=True):
             found = (a + b).view(np.int64) / 2.0**16
             np.testing.assert_allclose(found, np.concatenate(of_each), atol=2.0**-9)
+
+
+# -- made before a conversation begins ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", range(4))
+def test_pieces_made_ahead_are_taken_and_the_rest_is_made(monkeypatch, made):
+    """Each piece by itself, as its cost says; what a conversation then does as if none was."""
+    monkeypatch.setattr(exact_cached_attention, "BLOCK", 3)
+    name, sizes, passes = "matrix_correlations", CacheSizes(2, 2, 4, 3, 8), (3, 1)
+    prefix, rows = texts(sizes, passes, np.random.default_rng(2))
+    pairs = [tuple(shares(part) for part in row) for row in rows]
+
+    def role(state):
+        both = operators(name, sizes, 0, 1)
+        for operator in both:
+            assert operator.pieces_ahead == 3
+            for piece in range(made):
+                prepare = partial(operator.prepare_piece, piece, state)
+                label = f"{operator.node.op} {piece}"
+                stepped(state, label, operator.piece_cost(piece), prepare)
+        assert len(state.to_come) == (2 if made else 0)
+        for operator in both:
+            prepare = partial(operator.prepare_conversation, state)
+            stepped(state, operator.node.op, operator.conversation_cost(made), prepare)
+        assert not state.to_come
+        mine, past, found = state.session.party, 0, []
+        for qkv, weights in pairs:
+            found.append(advance(state, name, sizes, past, qkv[mine], weights[mine]))
+            past += len(qkv[0])
+        return found
+
+    both = zip(*run_states(name, sizes, role, prefix), plain(sizes, prefix, rows), strict=True)
+    for client, server, wanted in both:
+        for ours, theirs, exact in zip(client, server, wanted, strict=True):
+            assert np.abs(FIXED.decode(ours + theirs) - exact).max() < 2.0**-8
+
+
+def test_pieces_come_in_order_and_once():
+    """What breaks off, or is asked for out of its turn, is gone."""
+    name, sizes = "matrix_correlations", CacheSizes(1, 1, 4, 0, 3)
+
+    def role(state):
+        scores, _ = operators(name, sizes, 0, 1)
+        before = state.session.channel.total
+        with pytest.raises(UsageError, match=r"layer0.scores: piece 1 .* is not the next one"):
+            scores.prepare_piece(1, state)
+        state.to_come.clear()
+        assert state.session.channel.total == before
+        scores.prepare_piece(0, state)
+        with pytest.raises(UsageError, match=r"layer0.scores: piece 0 .* is not the next one"):
+            scores.prepare_piece(0, state)
+        assert state.to_come == {}
+
+        def stop(*_given):
+            raise ArithmeticError
+
+        scores._make = stop
+        with pytest.raises(ArithmeticError):
+            scores.prepare_piece(0, state)
+        assert state.to_come == {}
+
+    run_states(name, sizes, role)
+
+
+def test_no_layer_runs_before_the_prefix_is_in_all():
+    name, sizes = "matrix_correlations", CacheSizes(1, 1, 4, 2, 3)
+    prefix = {f"layer{i}.{what}": np.ones((1, 2, 4)) for i in (0, 1) for what in ("keys", "values")}
+
+    def role(state):
+        every = [o for layer in (0, 1) for o in operators(name, sizes, 0, 1, layer)]
+        for operator in every:
+            operator.join(every)
+        for operator in every[:-1]:
+            operator.prepare_conversation(state)
+        row = np.zeros((1, 12), np.uint64)
+        with pytest.raises(UsageError, match=r"layer0.scores: no conversation has begun"):
+            every[0].run([row], state)
+        every[-1].prepare_conversation(state)
+        every[0].run([row], state)
+
+    run_states(name, sizes, role, prefix)

@@ -7,6 +7,7 @@ import pytest
 
 from hybrid.models.graph import CachePlace
 from hybrid.models.ranges import Bound
+from hybrid.operators import cached_prefix
 from hybrid.operators.slot_attention import SLOT_SET, SlotCachedAttentionOperator
 from hybrid.operators.slot_matrices import (
     RowsTimes,
@@ -102,9 +103,13 @@ def test_masks_are_uniform_and_new_in_every_conversation():
     assert len(np.unique(together)) == together.size
 
 
-@pytest.mark.parametrize("turns", [1, 8])
-def test_one_question_for_all_layers(turns):
-    """Every node's traffic is what it declares: the first one's that of all correlations."""
+@pytest.mark.parametrize(("turns", "room", "takings"), [(1, 1, 0), (8, 1 << 26, 1), (8, 1, 3)])
+def test_one_question_for_all_layers(monkeypatch, turns, room, takings):
+    """Every node's traffic is what it declares: the first one's that of all correlations.
+
+    The last one's is that of the prefix, whose turned keys are taken for many layers at once.
+    """
+    monkeypatch.setattr(cached_prefix, "TABLES_BYTES", room)
     sizes, layers = CacheSizes(2, 2, 8, 3, 6), 3
     rng = np.random.default_rng(5)
     shape = (2, 3, 8)
@@ -120,6 +125,8 @@ def test_one_question_for_all_layers(turns):
         assert sorted(state.caches) == [f"layer{i}" for i in range(layers)]
 
     run_states(NAME, sizes, role, prefix)
+    *rest, last = (o.conversation_cost().traffic.rounds for o in company(sizes, layers, turns))
+    assert (sum(rest), last) == (2, 2 * takings + 1)
     first, *others = (operator._correlations_cost() for operator in company(sizes, layers, turns))
     assert first.traffic.rounds == 2
     for cost in others:

@@ -13,8 +13,6 @@ from hybrid.operators.base import Operator
 from hybrid.operators.cached_attention import (
     DealtCachedAttentionOperator,
     DealtCorrelations,
-    ExactCachedAttentionOperator,
-    MatrixCorrelations,
 )
 from hybrid.operators.dealt_layers import (
     BeaverAttention,
@@ -24,6 +22,7 @@ from hybrid.operators.dealt_layers import (
     DealtLinearOperator,
 )
 from hybrid.operators.elementwise import EngineProduct, ProductOperator
+from hybrid.operators.exact_cached_attention import ExactCachedAttentionOperator, MatrixCorrelations
 from hybrid.operators.exact_layers import ExactAttentionOperator, ExactLinearOperator
 from hybrid.operators.exact_rows_layers import (
     ExactRowsEmbedding,

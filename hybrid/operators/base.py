@@ -85,7 +85,9 @@ class RunState:
     rows: dict[str, deque[LinearPad]] = field(default_factory=dict)
     """Prepared rows of linear layers for tokens to come, by node."""
     caches: dict[str, Any] = field(default_factory=dict)
-    """What a conversation keeps, by node: shares of keys and values, correlations."""
+    """What a conversation keeps, by layer: shares of keys and values, correlations."""
+    to_come: dict[str, Any] = field(default_factory=dict)
+    """The same of the next conversation, as far as it is made, by node; taken as that begins."""
     prefix: Mapping[str, FloatArray] = field(default_factory=dict)
     """Server only: keys and values of the public prefix, (kv_heads, positions, size), by the node
     that reads them; keys that may be turned: (turns, kv_heads, positions, size)."""
@@ -253,13 +255,29 @@ class Operator(ABC):
     def join(self, operators: Sequence[Operator]) -> None:  # noqa: B027
         """All operators of a conversation, in order: some prepare together with others."""
 
-    def conversation_cost(self) -> Cost:
-        """Of what serves all passes of one conversation; nothing for most."""
+    def conversation_cost(self, made: int = 0) -> Cost:  # noqa: ARG002
+        """Of what serves all passes of one conversation; nothing for most.
+
+        made: pieces that are there; always 0 where there are none.
+        """
         return NO_COST
 
     def prepare_conversation(self, state: RunState) -> None:  # noqa: ARG002
         """Work that `conversation_cost` declares; called where that is not nothing."""
         raise UsageError(f"{self.node.name}: declares nothing for a conversation, and was asked")
+
+    @property
+    def pieces_ahead(self) -> int:
+        """Of a conversation to come, how many pieces can be made before it begins, in order."""
+        return 0
+
+    def piece_cost(self, piece: int) -> Cost:  # noqa: ARG002
+        """Of one piece, counted from 0; `conversation_cost` has what is then left."""
+        return NO_COST
+
+    def prepare_piece(self, piece: int, state: RunState) -> None:  # noqa: ARG002
+        """Work that `piece_cost` declares, into `state.to_come`, for one conversation."""
+        raise UsageError(f"{self.node.name}: declares no pieces, and was asked for one")
 
     def prepare(self, state: RunState) -> None:  # noqa: ARG002
         """Work that `offline_cost` declares; called where that is not nothing."""

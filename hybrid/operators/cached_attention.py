@@ -1,71 +1,46 @@
 """Attention over a decoder's cache: keys and values stay shared, rows come one after the other.
 
-Correlations for a whole conversation are made before it: by exact homomorphic products modulo 2^64
-or by a dealer, here, or modulo a prime, in `slot_attention`. Then a pass costs an exchange and a
-truncation a product, however long the context. `mpc_nonlinear.blocks.cached_products` has the
+Correlations for a whole conversation are made before it: by a dealer, here, by exact homomorphic
+products modulo 2^64, in `exact_cached_attention`, or modulo a prime, in `slot_attention`; the last
+two piece by piece, so that they can be made before anybody asks. Then a pass costs an exchange and
+a truncation a product, however long the context. `mpc_nonlinear.blocks.cached_products` has the
 protocol.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 
-from he_linear.exact.ring_parameters import RING_SETS
-from he_linear.packings.coefficients_product import CoefficientsInterleavedProductPacking
-from he_linear.packings.ring_base import RingProductPacking
 from hybrid.models.graph import Node
-from hybrid.operators.base import Choice, Operator, PlanContext, RingKeySet, RunState
+from hybrid.operators.base import Choice, Operator, PlanContext, RunState
+from hybrid.operators.cached_prefix import PrefixRows, enter_prefix, prefix_cost
 from hybrid.operators.dealt_layers import require_dealer
-from hybrid.operators.exact_products import exact_matmul, exact_traffic, exact_work
 from mpc_nonlinear.blocks.cached_products import (
     CacheSizes,
     KeyProducts,
     ValueProducts,
-    append_known,
-    append_known_cost,
     cached_context,
     cached_context_cost,
     cached_scores,
     cached_scores_cost,
-    causal_masks,
     made_causal,
     made_causal_cost,
 )
-from mpc_nonlinear.blocks.long_tables import offer_tables, take_tables, take_tables_cost
 from mpc_nonlinear.blocks.moduli import WORDS, Modulus
 from mpc_nonlinear.correlations.dealt import matrix_kind
 from mpc_nonlinear.cost import NO_COST, Cost, Demand
 from mpc_nonlinear.fixed_point import RING_BYTES, RingArray
-from transport.computing import units
 from transport.errors import ConfigError, UsageError
 from transport.traffic import NO_TRAFFIC
 
-RING_SET = "n8192_l64"
-"""The cheaper of the sets for products of two shares: what it is off by is truncated away."""
-BLOCK = 128
-"""Positions whose rows of a product are made in one trip, without later positions. For 256
-positions a tenth fewer bytes than all at once and a sixth fewer than 64, in equal time (measured:
-SmolLM2's heads, one core each)."""
-
-Shape = tuple[int, int, int, int]
-"""(kv_heads, rows, inner, columns) of a product."""
 Masks = tuple[RingArray, RingArray, RingArray]
 """Shares of A, B and A B, as `CacheSizes` has the shapes."""
-
-
-class MatrixCorrelations:
-    """Catalog entry of cached attention by correlations from exact homomorphic products."""
-
-    op: ClassVar[str] = "cached_attention"
-    name: ClassVar[str] = "matrix_correlations"
-    source: ClassVar[str] = "[Beaver91]; products as [Lu23] BumbleBee, eprint 2023/1678"
 
 
 class DealtCorrelations:
@@ -83,6 +58,17 @@ class LayerCache:
     keys: KeyProducts
     values: ValueProducts | None = None
     """Added by the node of the context."""
+    entered: int = 0
+    """Of both products, those that the prefix has entered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Correlations of a conversation to come, as far as they are made."""
+
+    masks: Masks
+    made: int = 0
+    """Pieces, of the operator that makes them."""
 
 
 class CachedAttentionOperator(Operator):
@@ -115,6 +101,7 @@ class CachedAttentionOperator(Operator):
         self._sizes = CacheSizes(place.kv_heads, group, size, place.prefix, place.capacity)
         self._layer = f"layer{node.layer}"
         self._bits = context.fixed_point.fraction_bits
+        self._together: tuple[CachedAttentionOperator, ...] = (self,)
         self._require_room()
         if (bound := node.bounds.get("output")) is not None:
             largest = self._modulus.limit(self._bits) * 2.0 ** (-2 * self._bits)
@@ -150,19 +137,22 @@ class CachedAttentionOperator(Operator):
         del role, count
         return NO_COST
 
-    def conversation_cost(self) -> Cost:
+    def join(self, operators: Sequence[Operator]) -> None:
+        """The prefix enters the caches of all of a kind at once, with the last of them."""
+        self._together = tuple(o for o in operators if type(o) is type(self))
+
+    def conversation_cost(self, made: int = 0) -> Cost:
         """Correlations for all positions that there is room for; the prefix's rows, opened."""
-        turned = NO_COST
+        own, entering = self._correlations_cost(made), NO_COST
         if self._turns > 1:
-            words = self._sizes.kv_heads * self._sizes.prefix * self._sizes.size
             # Without turns all of it is the server's, which cannot fail to lift.
-            batch = self.node.batch
-            turned = take_tables_cost(self._turns, words // batch, batch)
-            turned += self._lift_cost("right", words)
-        return self._correlations_cost() + turned + append_known_cost(self._sizes, self._modulus)
+            own += self._lift_cost("right", self.node.batch * self._prefix.words)
+        if self._together[-1] is self:
+            entering = prefix_cost([o._prefix for o in self._together])
+        return own + entering
 
     def prepare_conversation(self, state: RunState) -> None:
-        """Masks that no other conversation has, and the prefix under them."""
+        """Masks that no other conversation has; the last one of a kind, the prefix under them."""
         if self._is_scores:
             # Nothing of an earlier conversation is left, whatever happens next.
             state.caches.pop(self._layer, None)
@@ -172,25 +162,42 @@ class CachedAttentionOperator(Operator):
                 "nodes in the graph's order"
             )
         left, right, products = self._correlations(state)
+        place = self._layer, self._sizes
         if self._is_scores:
             # Keys are appended as rows, whatever side of the product they are on.
             masks = left, np.ascontiguousarray(right.transpose(0, 2, 1)), products
-            keys = KeyProducts(self._layer, self._sizes, masks, state.session.party, self._modulus)
-            append_known(keys, self._prefix("keys", state), state.session)
+            keys = KeyProducts(*place, masks, state.session.party, self._modulus)
             state.caches[self._layer] = LayerCache(keys)
         else:
             masks = left, right, products
-            values = ValueProducts(
-                self._layer, self._sizes, masks, state.session.party, self._modulus
-            )
-            append_known(values, self._prefix("values", state), state.session)
+            values = ValueProducts(*place, masks, state.session.party, self._modulus)
             self._cache(state).values = values
+        if self._together[-1] is self:
+            self._enter_prefix(state)
+
+    def _enter_prefix(self, state: RunState) -> None:
+        """Of all that are together."""
+        caches = [o._cache(state) for o in self._together]
+        growing = [
+            cache.keys if o._is_scores else cache.values
+            for o, cache in zip(self._together, caches, strict=True)
+        ]
+        ready = [one for one in growing if one is not None]
+        enter_prefix([o._prefix for o in self._together], ready, state)
+        for cache in caches:
+            cache.entered += 1
+
+    @property
+    def _prefix(self) -> PrefixRows:
+        edge = f"{self._layer}.{'keys' if self._is_scores else 'values'}"
+        rows = self._sizes, self._modulus, self.node.batch, self._turns
+        return PrefixRows(self.node.name, edge, *rows)
 
     def run(self, inputs: list[RingArray], state: RunState) -> list[RingArray]:
         """As the class says."""
         cache, past = self._cache(state), self._place.past
         values = cache.values
-        if values is None:
+        if values is None or cache.entered < 2:
             raise self._unprepared()
         if values.sizes != self._sizes or cache.keys.sizes != self._sizes:
             raise UsageError(f"{self.node.name}: the cache was prepared for {values.sizes}")
@@ -220,44 +227,19 @@ class CachedAttentionOperator(Operator):
         by_head = queries.transpose(0, 2, 1, 3).reshape(s.kv_heads, n * s.group, s.size)
         return by_head, keys, values
 
-    def _prefix(self, what: str, state: RunState) -> RingArray:
-        """This party's share of the public prefix's rows: the server's is all of them.
-
-        Of keys that may be turned the client takes those that stand as far from its first token as
-        if no filler came between, and the server does not learn which.
-        """
-        s, turns, batch = self._sizes, self._turns, self.node.batch
-        shape = s.kv_heads // batch, s.prefix, s.size
-        if not s.prefix or (turns == 1 and state.is_client):
-            return np.zeros((s.kv_heads, *shape[1:]), np.uint64)
-        if turns == 1:
-            return np.tile(self._own(what, shape, state), (batch, 1, 1))
-        if state.is_client:
-            taken = take_tables(state.fillers, turns, shape, state.session)
-        else:
-            tables = self._own(what, (turns, *shape), state)
-            taken = offer_tables(tables, batch, state.session)
-        return taken.reshape(s.kv_heads, *shape[1:])
-
     @property
     def cache_bytes(self) -> int:
         """Memory at each party while the conversations last: A, B, A B, and R as it was opened."""
         s = self._sizes
-        shapes = s.score_shapes if self._is_scores else s.context_shapes
-        left, right = (prod(shape) for shape in shapes)
-        products = s.kv_heads * s.rows * shapes[1][2]
-        return RING_BYTES * (left + 2 * right + products)
+        return self.masks_bytes + RING_BYTES * s.kv_heads * s.keys * s.size
 
-    def _own(self, what: str, shape: tuple[int, ...], state: RunState) -> RingArray:
-        """Rows of the prefix that the server has."""
-        name = f"{self._layer}.{what}"
-        found = state.prefix.get(name)
-        if found is None or found.shape != shape:
-            raise UsageError(
-                f"{self.node.name}: the prefix's {what} of shape {shape} are missing; pass them as "
-                f"prefix[{name!r}] at the server"
-            )
-        return state.encode(found)
+    @property
+    def masks_bytes(self) -> int:
+        """Of A, B and A B, before they begin."""
+        s = self._sizes
+        shapes = s.score_shapes if self._is_scores else s.context_shapes
+        products = s.kv_heads * s.rows * shapes[1][2]
+        return RING_BYTES * (sum(prod(shape) for shape in shapes) + products)
 
     def _cache(self, state: RunState) -> LayerCache:
         cache = state.caches.get(self._layer)
@@ -272,73 +254,84 @@ class CachedAttentionOperator(Operator):
         )
 
     @abstractmethod
-    def _correlations_cost(self) -> Cost:
-        """Cost of `_correlations`."""
+    def _correlations_cost(self, made: int = 0) -> Cost:
+        """Cost of `_correlations` where so many of their pieces are there."""
 
     @abstractmethod
     def _correlations(self, state: RunState) -> Masks:
         """Fresh shares of A, B and A B; A of probabilities is zero where a row does not see."""
 
 
-class ExactCachedAttentionOperator(CachedAttentionOperator):
-    """Correlations by exact products in coefficients, 2 rounds a block of positions, offline.
-
-    A B is off by one in its last bit, 2^-32 at 16 fraction bits, about once in 10^4 numbers.
-    Results are interleaved: key switches cost less than the ciphertexts that they save.
-    """
-
-    engine = "he_linear"
-    entries = MatrixCorrelations
+class PiecewiseCachedAttentionOperator(CachedAttentionOperator):
+    """Correlations that are made piece by piece, by one operator for all that it makes them for."""
 
     @property
-    def ring_keys(self) -> RingKeySet:
-        """Automorphisms that merge results."""
-        elements = {e for *_, shape in self._blocks() for e in _packing(*shape).automorphisms}
-        return RingKeySet(RING_SETS[RING_SET], tuple(sorted(elements)))
+    def _makes(self) -> Sequence[PiecewiseCachedAttentionOperator]:
+        """Whose correlations are made here; none where another makes this one's."""
+        return (self,)
 
-    def parameters(self) -> dict[str, float | int | str]:
-        """The ring's parameter set, and the positions made at once."""
-        return {"ring": RING_SET, "block": BLOCK}
+    def piece_cost(self, piece: int) -> Cost:
+        """Exact traffic; products in slots may fail."""
+        return self._pieces_cost(slice(piece, piece + 1))
 
-    def _blocks(self) -> Iterator[tuple[slice, slice, Shape]]:
-        """Rows of A B that are made in one trip, positions that they see, the product's shape."""
-        s = self._sizes
-        for start in range(0, s.capacity, BLOCK):
-            stop = min(start + BLOCK, s.capacity)
-            seen, rows = s.prefix + stop, s.group * (stop - start)
-            inner, columns = (s.size, seen) if self._is_scores else (seen, s.size)
-            place = slice(start * s.group, stop * s.group)
-            yield place, slice(seen), (s.kv_heads, rows, inner, columns)
+    def prepare_piece(self, piece: int, state: RunState) -> None:
+        """The next piece for a conversation to come; nothing is left where it breaks off."""
+        begun = self._taken(state)
+        if {one.made for one in begun} != {piece}:
+            raise UsageError(
+                f"{self.node.name}: piece {piece} of a conversation to come is not the next one; "
+                "pieces are made in order, each once"
+            )
+        self._keep(self._continued(begun, piece + 1, state), state)
 
-    def _correlations_cost(self) -> Cost:
-        total = NO_COST
-        for *_, shape in self._blocks():
-            packing = _packing(*shape)
-            encoded = {packing.unit("encode"): sum(packing.operand_ciphertexts)}
-            own = units(encoded, word_multiply_add=prod(shape))
-            total += Cost(exact_traffic(packing), work=exact_work(packing, own))
-        return total
+    def _taken(self, state: RunState) -> list[Begun]:
+        """What is there, gone from the stock, or begun anew."""
+        found = [state.to_come.pop(one.node.name, None) for one in self._makes]
+        there = [one for one in found if one is not None]
+        if not there:
+            return [Begun(one._drawn(state)) for one in self._makes]
+        if len(there) < len(found):
+            raise self._unmade()
+        return there
+
+    def _continued(self, begun: list[Begun], stop: int, state: RunState) -> list[Begun]:
+        start = begun[0].made
+        if start < stop:
+            self._make([one.masks for one in begun], slice(start, stop), state)
+        return [replace(one, made=stop) for one in begun]
+
+    def _keep(self, begun: list[Begun], state: RunState) -> None:
+        names = [one.node.name for one in self._makes]
+        state.to_come.update(zip(names, begun, strict=True))
 
     def _correlations(self, state: RunState) -> Masks:
-        s, randomness = self._sizes, state.session.randomness
-        shapes = s.score_shapes if self._is_scores else s.context_shapes
-        left = randomness.uint64(shapes[0]) if self._is_scores else causal_masks(s, randomness)
-        right = randomness.uint64(shapes[1])
-        products = np.zeros((s.kv_heads, s.rows, shapes[1][2]), np.uint64)
-        party, channel = state.ring[RING_SETS[RING_SET]], state.session.channel
-        for rows, seen, shape in self._blocks():
-            if self._is_scores:
-                a, b, place = left[:, rows], right[:, :, seen], products[:, rows, seen]
-            else:
-                a, b, place = left[:, rows, seen], right[:, seen], products[:, rows]
-            place[...] = exact_matmul(a, b, _packing(*shape), party, channel)
-        return left, right, products
+        """What is there of them, the rest made now."""
+        if self._makes:
+            self._keep(self._continued(self._taken(state), self.pieces_ahead, state), state)
+        found = state.to_come.pop(self.node.name, None)
+        if found is None:
+            raise self._unmade()
+        masks: Masks = found.masks
+        return masks
 
+    def _unmade(self) -> UsageError:
+        first = self._together[0].node.name
+        return UsageError(
+            f"{self.node.name}: its correlations are made by {first}; a conversation prepares "
+            "the nodes in the graph's order"
+        )
 
-@lru_cache(maxsize=256)
-def _packing(batch: int, rows: int, inner: int, columns: int) -> RingProductPacking:
-    """Layers are alike, and so are the passes of a conversation."""
-    return CoefficientsInterleavedProductPacking(RING_SETS[RING_SET], batch, rows, inner, columns)
+    @abstractmethod
+    def _pieces_cost(self, pieces: slice) -> Cost:
+        """Cost of `_make`, what it computes of own masks alone included."""
+
+    @abstractmethod
+    def _drawn(self, state: RunState) -> Masks:
+        """Fresh masks A and B of this party, as far as they are its own choice, and no A B."""
+
+    @abstractmethod
+    def _make(self, masks: Sequence[Masks], pieces: slice, state: RunState) -> None:
+        """Some of the pieces, at once, into the masks of all that are made here."""
 
 
 class DealtCachedAttentionOperator(CachedAttentionOperator):
@@ -358,7 +351,8 @@ class DealtCachedAttentionOperator(CachedAttentionOperator):
         """Nothing but the shape."""
         return {}
 
-    def _correlations_cost(self) -> Cost:
+    def _correlations_cost(self, made: int = 0) -> Cost:
+        del made
         dealt = Cost.of(NO_TRAFFIC, Demand.of(self._kind, 1))
         return dealt if self._is_scores else dealt + made_causal_cost(self._sizes)
 

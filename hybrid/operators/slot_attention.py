@@ -21,13 +21,14 @@ from he_linear.exact.slot_parameters import SLOT_SETS
 from he_linear.kernels.sampling import uniform_residues
 from hybrid.models.graph import Node
 from hybrid.operators.base import Choice, Operator, PlanContext, RunState
-from hybrid.operators.cached_attention import CachedAttentionOperator, Masks
+from hybrid.operators.cached_attention import Masks, PiecewiseCachedAttentionOperator
 from hybrid.operators.exact_rows import RowsClient, RowsServer
 from hybrid.operators.slot_matrices import (
     RowsTimes,
     answer_rows_times,
     ask_rows_times,
     cut_rows,
+    frames_of,
     rows_times_cost,
 )
 from mpc_nonlinear.blocks.cached_products import CacheSizes
@@ -35,7 +36,7 @@ from mpc_nonlinear.blocks.moduli import Modulus, PrimeModulus
 from mpc_nonlinear.cost import Cost
 from mpc_nonlinear.fixed_point import RingArray
 from transport.computing import units
-from transport.errors import ConfigError, UsageError
+from transport.errors import ConfigError
 from transport.randomness import SecureRandom
 from transport.traffic import NO_TRAFFIC
 
@@ -94,7 +95,7 @@ def _seen(s: CacheSizes, row: int) -> int:
     return s.prefix + row // s.group + 1
 
 
-class SlotCachedAttentionOperator(CachedAttentionOperator):
+class SlotCachedAttentionOperator(PiecewiseCachedAttentionOperator):
     """Correlations modulo a prime of 44 bits; the first of a conversation makes all of them.
 
     2 rounds for all layers, offline. Exact but for the probability that the cost declares; results
@@ -114,12 +115,10 @@ class SlotCachedAttentionOperator(CachedAttentionOperator):
                 f"{node.name}: {entry.name!r} needs bounds on operands and results, which only "
                 "decoders have; choose another cached_attention"
             )
-        self._together: tuple[SlotCachedAttentionOperator, ...] = (self,)
 
     def join(self, operators: Sequence[Operator]) -> None:
         """With all of its kind; both products of a layer must be."""
-        alike = (o for o in operators if isinstance(o, SlotCachedAttentionOperator))
-        self._together = tuple(alike)
+        super().join(operators)
         if sum(o.node.layer == self.node.layer for o in self._together) % 2:
             raise ConfigError(
                 f"{self.node.name}: {self.protocol} for one product of a layer and not for the "
@@ -153,52 +152,51 @@ class SlotCachedAttentionOperator(CachedAttentionOperator):
         crosses = _score_crosses if self._is_scores else _context_crosses
         return tuple(crosses(s, first))
 
-    def _places(self) -> Iterator[tuple[SlotCachedAttentionOperator, int, _Cross]]:
+    @property
+    def _makes(self) -> Sequence[SlotCachedAttentionOperator]:
+        """The first makes those of all."""
+        if self._together[0] is not self:
+            return ()
+        return [o for o in self._together if isinstance(o, SlotCachedAttentionOperator)]
+
+    def _places(self) -> Iterator[tuple[int, int, _Cross]]:
         """Everything that is made together: operator, head, part."""
-        for operator in self._together:
+        for number, operator in enumerate(self._makes):
             for head in range(operator._sizes.kv_heads):
                 for cross in operator._crosses:
-                    yield operator, head, cross
+                    yield number, head, cross
 
-    def _correlations_cost(self) -> Cost:
+    @property
+    def pieces_ahead(self) -> int:
+        """One for every frame of ciphertexts that products share."""
+        return frames_of(self._cross_sizes, SLOT_SET) if self._makes else 0
+
+    @property
+    def _cross_sizes(self) -> list[RowsTimes]:
+        return [cross.size for *_, cross in self._places()]
+
+    def _correlations_cost(self, made: int = 0) -> Cost:
         """The first one's is that of all; every one multiplies its own parts."""
         s = self._sizes
         count = s.kv_heads * s.rows * s.size * s.keys
         own = Cost.of(NO_TRAFFIC, counts=units(prime_multiply_add=count))
-        if self._together[0] is not self:
-            return own
-        sizes = [cross.size for *_, cross in self._places()]
-        return rows_times_cost(sizes, SLOT_SET) + own
+        return self._pieces_cost(slice(made, None)) + own if self._makes else own
+
+    def _pieces_cost(self, pieces: slice) -> Cost:
+        return rows_times_cost(self._cross_sizes, SLOT_SET, pieces)
 
     def _correlations(self, state: RunState) -> Masks:
-        if self._together[0] is self:
-            self._make(state)
-        made = state.caches.pop(self._stock, None)
-        if made is None:
-            first = self._together[0].node.name
-            raise UsageError(
-                f"{self.node.name}: its correlations are made by {first}; a conversation prepares "
-                "the nodes in the graph's order"
-            )
-        left, right, crosses = made
-        own = self._modulus.times(left, right)
-        return left, right, self._modulus.plus(crosses, own)
+        left, right, crosses = super()._correlations(state)
+        return left, right, self._modulus.plus(crosses, self._modulus.times(left, right))
 
-    @property
-    def _stock(self) -> str:
-        return f"correlations of {self.node.name}"
-
-    def _make(self, state: RunState) -> None:
-        """Own parts of A and B, and shares of both cross terms, for all."""
+    def _make(self, masks: Sequence[Masks], pieces: slice, state: RunState) -> None:
+        """Shares of cross terms, and the client's own parts of A and B, which come with them."""
         party, channel = state.slots, state.session.channel
-        for operator in self._together:
-            state.caches[operator._stock] = operator._drawn(party)
-        places = list(self._places())
-        sizes = [cross.size for *_, cross in places]
+        places, sizes = list(self._places()), self._cross_sizes
         if isinstance(party, RowsClient):
-            for place, rho, share in ask_rows_times(sizes, party, SLOT_SET, channel):
-                operator, head, cross = places[place]
-                left, right, crosses = (part[head] for part in state.caches[operator._stock])
+            for place, rho, share in ask_rows_times(sizes, party, SLOT_SET, channel, pieces):
+                number, head, cross = places[place]
+                left, right, crosses = (part[head] for part in masks[number])
                 if cross.is_left:
                     left[cross.rows, cross.inner] = rho
                 else:
@@ -207,17 +205,17 @@ class SlotCachedAttentionOperator(CachedAttentionOperator):
             return
         assert isinstance(party, RowsServer)
         matrices = []
-        for operator, head, cross in places:
-            left, right, _ = (part[head] for part in state.caches[operator._stock])
+        for number, head, cross in places:
+            left, right, _ = (part[head] for part in masks[number])
             own = right[cross.inner, cross.columns]
             matrices.append(own if cross.is_left else left[cross.rows, cross.inner].T)
-        for place, share in answer_rows_times(sizes, matrices, party, channel, SLOT_SET):
-            operator, head, cross = places[place]
-            self._add(state.caches[operator._stock][2][head], cross, share)
+        for place, share in answer_rows_times(sizes, matrices, party, channel, SLOT_SET, pieces):
+            number, head, cross = places[place]
+            self._add(masks[number][2][head], cross, share)
 
-    def _drawn(self, party: RowsClient | RowsServer | None) -> Masks:
+    def _drawn(self, state: RunState) -> Masks:
         """The server's own A and B; the client's come with the products. No cross terms yet."""
-        s = self._sizes
+        s, party = self._sizes, state.slots
         shapes = s.score_shapes if self._is_scores else s.context_shapes
         products = np.zeros((s.kv_heads, s.rows, shapes[1][2]), np.uint64)
         if not isinstance(party, RowsServer):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,12 @@ from he_linear.packings.column_products import ROWS, ColumnProductsPacking
 from hybrid.operators.exact_rows import RowsClient, RowsServer
 from hybrid.operators.slot_bulk import bulk_cost
 from mpc_nonlinear.blocks.moduli import PrimeModulus
-from mpc_nonlinear.cost import Cost
+from mpc_nonlinear.cost import NO_COST, Cost
 from transport.bitpack import pack_bits, packed_bytes, unpack_bits
 from transport.channel import Channel
 from transport.errors import FrameError
 
+ALL = slice(None)
 _BLOCK_NAME = "matrix products in exact slots"
 
 
@@ -81,7 +83,8 @@ class _Group:
         return self.packing.upload_bytes + self.opened_bytes
 
 
-def _groups(sizes: Sequence[RowsTimes], parameters: SlotParameters) -> list[_Group]:
+@lru_cache(maxsize=16)
+def _groups(sizes: tuple[RowsTimes, ...], parameters: SlotParameters) -> list[_Group]:
     """Like sizes together, in the order that takes the fewest ciphertexts of a few orders."""
     room = ColumnProductsPacking.room_for_columns(parameters)
     keys = (
@@ -104,23 +107,36 @@ def _group(places: Sequence[int], sizes: Sequence[RowsTimes], parameters: SlotPa
     return _Group(tuple(places), own, packing)
 
 
-def rows_times_cost(sizes: Sequence[RowsTimes], parameters: SlotParameters) -> Cost:
-    """Of `rows_times`: exact traffic, the chance that any product is wrong. 2 rounds."""
-    groups = _groups(sizes, parameters)
+def frames_of(sizes: Sequence[RowsTimes], parameters: SlotParameters) -> int:
+    """How many frames each way these products fill; each can be asked for by itself."""
+    return len(_groups(tuple(sizes), parameters))
+
+
+def rows_times_cost(
+    sizes: Sequence[RowsTimes], parameters: SlotParameters, frames: slice = ALL
+) -> Cost:
+    """Of `rows_times`: exact traffic, the chance that any product is wrong. 2 rounds, or none.
+
+    frames: some of them, asked for by themselves.
+    """
+    groups = _groups(tuple(sizes), parameters)[frames]
+    if not groups:
+        return NO_COST
     packings = [group.packing for group in groups]
     return bulk_cost(packings, sum(group.upload_bytes for group in groups), _BLOCK_NAME)
 
 
 def ask_rows_times(
-    sizes: Sequence[RowsTimes], party: RowsClient, parameters: SlotParameters, channel: Channel
-) -> Iterator[tuple[int, Residues, Residues]]:
+    sizes: Sequence[RowsTimes], party: RowsClient, parameters: SlotParameters, channel: Channel,
+    frames: slice = ALL,
+) -> Iterator[tuple[int, Residues, Residues]]:  # fmt: skip
     """The client's half, offline: of each product its place, rho and a share of rho W modulo t.
 
     They come in an order of their own. rho (rows, inner) is uniform but for its zeros. Wrong with
     the probability that `rows_times_cost` declares. 2 rounds: one question and one answer for all,
-    a frame each for what shares ciphertexts.
+    a frame each for what shares ciphertexts. frames: those that are asked for now.
     """
-    groups, drawn = _groups(sizes, parameters), []
+    groups, drawn = _groups(tuple(sizes), parameters)[frames], []
     channel.next_round()
     for group in groups:
         p = group.packing
@@ -143,15 +159,16 @@ def ask_rows_times(
 
 def answer_rows_times(
     sizes: Sequence[RowsTimes], matrices: Sequence[Residues], party: RowsServer, channel: Channel,
-    parameters: SlotParameters,
+    parameters: SlotParameters, frames: slice = ALL,
 ) -> Iterator[tuple[int, Residues]]:  # fmt: skip
     """The server's half: of each product its place and a share of rho W, in the client's order.
 
-    matrices: W (inner, outputs) of every product, residues modulo t.
+    matrices: W (inner, outputs) of every product, residues modulo t; of those that are not in
+    `frames` they are not read.
     """
     modulus = PrimeModulus(parameters.plain_prime)
     channel.next_round()
-    for group in _groups(sizes, parameters):
+    for group in _groups(tuple(sizes), parameters)[frames]:
         p = group.packing
         upload = channel.recv(group.upload_bytes)
         known = _opened(upload[p.upload_bytes :], group)

@@ -2,6 +2,7 @@
 
 Prepared correlations of a kind serve any pass, so the stock is a count of each kind. Whatever comes
 next takes what is there, oldest first, and makes what it lacks; the rest stays for later passes.
+Those of a cache serve the one conversation that begins next.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hybrid.operators.slot_triples import triples_cost
-from hybrid.planning.generation import GenerationPlan
+from hybrid.planning.generation import CachePiece, GenerationPlan
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.cost import Cost, Demand
 
 AHEAD = "ahead"
 """Correlations of passes to come, among what passes share."""
+AHEAD_CACHE_BYTES = 1 << 30
+"""Of a next conversation's correlations, at each party; larger ones are made when it begins."""
 PIECE_OTS = 1 << 20
 """Of a piece, unless a row takes more: small pieces leave ciphertexts half empty."""
 
@@ -52,6 +55,10 @@ class AheadPlan:
         self._together = 1 if plan.needs_dealer else settings.tokens_at_once
         self._wanted: dict[int, Demand] = {}
         self._asked: tuple[tuple[int, int, Demand], Demand] | None = None
+        # Where little fits, two caches at once would be too much.
+        is_small = plan.masks_bytes() <= AHEAD_CACHE_BYTES
+        self.cache_pieces: list[CachePiece] = plan.cache_pieces if self.tokens and is_small else []
+        """Of the next conversation's cache, whatever its prompt; none with a dealer."""
 
     def wanted(self, past: int) -> Demand:
         """Of so many rows behind `past`, or in a new conversation.
@@ -88,6 +95,11 @@ class AheadPlan:
         parts = ((kind, -(-count // pieces)) for kind, count in wanted.counts)
         return Demand(tuple((k, min(n, lacks[k])) for k, n in parts if k in lacks))
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a conversation takes another turn, so that one need not be the next to begin."""
+        return self.plan.model.batch == 1 and self.plan.model.settings.stop_early
+
     def at_once(self, rows: int, past: int, stock: Demand) -> Demand:
         """What a pass of one row lacks, and with it those that may follow it.
 
@@ -108,7 +120,7 @@ class AheadPlan:
         return sum((self.plan.of_pass(1, p).cost.demand for p in places), Demand()) - stock
 
     def making(self, past: int = 0) -> list[Cost]:
-        """What every piece sends, and its chance of failure, where the stock is empty."""
+        """What every piece of these sends, and its chance of failure, where the stock is empty."""
         stock, found = Demand(), []
         while (piece := self.piece(past, stock)).counts:
             found.append(making(self.plan.source, Cost(ots=piece.ots, demand=piece)))

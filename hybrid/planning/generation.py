@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -41,7 +42,7 @@ from transport.computing import Work
 from transport.errors import ConfigError
 from transport.traffic import Traffic
 
-CONVERSATION, BATCH = "conversation", "batch"
+CONVERSATION, BATCH, CACHE = "conversation", "batch", "cache"
 _RECENT = 4
 _FAILURE_PARTS = (1.0, 0.7, 0.3)
 """Of the limit, for the search, which takes passes of two kinds for all others."""
@@ -49,6 +50,16 @@ _Key = tuple[str, tuple[int, ...], tuple[str, ...], tuple[tuple[str, float], ...
 """Name, shape, inputs and constants of a node, its choice; bounds are those of one plan."""
 _SEVERAL = 2
 """Rows of the shortest pass that takes what is chosen for prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachePiece:
+    """Some of the correlations of a conversation to come, made at once."""
+
+    operator: Operator
+    piece: int
+    """Among this operator's."""
+    cost: Cost
 
 
 @dataclass
@@ -167,14 +178,39 @@ class GenerationPlan:
         found = [(operator, operator.conversation_cost()) for operator in operators]
         return [(operator, cost) for operator, cost in found if cost != NO_COST]
 
-    def conversation_cost(self) -> Cost:
-        """Of everything that a conversation prepares, the correlations it takes apart."""
-        return total_without_work(cost for _, cost in self.conversation)
+    @cached_property
+    def cache_pieces(self) -> list[CachePiece]:
+        """Of a conversation's preparation, what can be made before it begins, in order."""
+        return [
+            CachePiece(operator, piece, operator.piece_cost(piece))
+            for operator, _ in self.conversation
+            for piece in range(operator.pieces_ahead)
+        ]
+
+    def conversation_after(self, made: int) -> list[tuple[Operator, Cost]]:
+        """What a conversation has left to prepare where so many of these pieces are there."""
+        if not made:
+            return self.conversation
+        there = Counter(one.operator.node.name for one in self.cache_pieces[:made])
+        # Asked of those alone that have pieces: others know of none.
+        return [
+            (o, o.conversation_cost(there[o.node.name]) if there[o.node.name] else cost)
+            for o, cost in self.conversation
+        ]
+
+    def conversation_cost(self, made: int = 0) -> Cost:
+        """Of all that is left, the correlations it takes apart."""
+        return total_without_work(cost for _, cost in self.conversation_after(made))
 
     def cache_bytes(self) -> int:
         """Memory at each party for the caches of all conversations that share passes."""
         operators = (operator for operator, _ in self.conversation)
         return sum(o.cache_bytes for o in operators if isinstance(o, CachedAttentionOperator))
+
+    def masks_bytes(self) -> int:
+        """The same of correlations alone, before those conversations begin."""
+        operators = (operator for operator, _ in self.conversation)
+        return sum(o.masks_bytes for o in operators if isinstance(o, CachedAttentionOperator))
 
     def batch_cost(self) -> Cost:
         """Of one batch of rows for all layers."""

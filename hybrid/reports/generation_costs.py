@@ -16,7 +16,7 @@ from hybrid.machine.predict import Predictor, nothing_predicted
 from hybrid.operators.base import Operator
 from hybrid.operators.slot_triples import stored_part, triples_cost
 from hybrid.planning.ahead import AHEAD
-from hybrid.planning.generation import BATCH, CONVERSATION, GenerationPlan
+from hybrid.planning.generation import BATCH, CACHE, CONVERSATION, GenerationPlan
 from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, Plan, Step, offline_name, traffic_row
 from hybrid.reports.amounts import NOTHING, Amount, total
 from hybrid.reports.generation_stock import Drawn, StockReplay, making_traffic
@@ -77,7 +77,7 @@ class Ledger:
         shared = [(one.kind, one.rows, _parts(plan, one, predict)) for one in rest]
         self.is_predicted = predict(plan.every.works()) is not None
         """Whether declared seconds are known."""
-        self._conversations = [parts for kind, _, parts in shared if kind == CONVERSATION]
+        self._conversations, self._to_come = _of_conversations(shared)
         self._stock: dict[str, list[tuple[int, _Part]]] = {}
         for kind, rows, parts in shared:
             for name, part in parts.items() if kind == BATCH else ():
@@ -193,7 +193,7 @@ class Ledger:
 
         Parts of batches count by their rows, of a conversation by its positions.
         """
-        prepared = [x for one in self._conversations for x in one.values()]
+        prepared = [x for one in (*self._conversations, self._to_come) for x in one.values()]
         prepared += [part for stock in self._stock.values() for _, part in stock]
         passes = range(len(self._record.passes))
         consumed = [line.measured for index in passes for line in self._shares(index)]
@@ -204,6 +204,22 @@ class Ledger:
 
 def _steps(plan: Plan) -> dict[str, Step]:
     return {step.node.name: step for step in plan.steps}
+
+
+def _of_conversations(
+    shared: Sequence[tuple[str, int, dict[str, _Part]]],
+) -> tuple[list[dict[str, _Part]], dict[str, _Part]]:
+    """What each conversation took, made before it or as it began; and what is left for a next."""
+    found: list[dict[str, _Part]] = []
+    pending: dict[str, _Part] = {}
+    for kind, _, parts in shared:
+        if kind in (CACHE, CONVERSATION):
+            for name, part in parts.items():
+                pending[name] = pending[name] + part if name in pending else part
+        if kind == CONVERSATION:
+            found.append(pending)
+            pending = {}
+    return found, pending
 
 
 def _taken(stock: Sequence[tuple[int, _Part]], first: int, last: int) -> Iterable[_Part]:
@@ -249,9 +265,13 @@ def _ahead_part(piece: SharedRecord) -> _Part:
 
 def _pieces(plan: GenerationPlan, shared: SharedRecord) -> list[tuple[Operator, Cost]]:
     """Operators of a piece of preparation, in its order."""
-    pieces = plan.batch if shared.kind == BATCH else plan.conversation
-    if shared.kind == BATCH and shared.rows != plan.batch_rows:
-        pieces = plan.first_batch
+    if shared.kind == CACHE:
+        piece = plan.cache_pieces[shared.pieces]
+        return [(piece.operator, piece.cost)]
+    if shared.kind == CONVERSATION:
+        pieces = plan.conversation_after(shared.pieces)
+    else:
+        pieces = plan.batch if shared.rows == plan.batch_rows else plan.first_batch
     ran = {step.name for step in shared.steps}
     return [piece for piece in pieces if offline_name(piece[0].node.name) in ran]
 

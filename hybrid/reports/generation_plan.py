@@ -125,10 +125,20 @@ def _shared_total(
 
 
 def _ahead(plan: GenerationPlan) -> Json:
-    """Correlations made while nobody asks, from none, in a new session."""
+    """Correlations made while nobody asks, from none, in a new session.
+
+    cache: those of the next conversation's cache.
+    """
     ahead = AheadPlan(plan)
     made = [cost.traffic for cost in ahead.making()]
+    cache = total_without_work(piece.cost for piece in ahead.cache_pieces)
     return {
+        "cache": {
+            "pieces": len(ahead.cache_pieces),
+            "total": traffic_row(cache.traffic),
+            "failure_probability": cache.failure_probability,
+            "bytes": plan.masks_bytes() if ahead.cache_pieces else 0,
+        },
         "tokens": ahead.tokens,
         "pieces": len(made),
         "total": traffic_row(sum(made, NO_TRAFFIC)),
@@ -294,6 +304,7 @@ def _lines(plan: GenerationPlan, found: Json) -> list[str]:
         f"  online: {_said(shares['online'])}",
         f"while nobody asks: rows and correlations of the next {found['ahead']['tokens']} tokens, "
         f"the latter in {found['ahead']['pieces']} pieces: {_said(found['ahead']['total'])}",
+        _cache_ahead(found["ahead"]["cache"]),
         *_apart(plan.schedule),
         *_reasons(found["why"]),
         f"failure probability of {what} of {announced['positions']} positions, answers of "
@@ -309,6 +320,16 @@ def _apart(schedule: Schedule) -> list[str]:
     """What passes of several rows take otherwise than those of a single row."""
     labels = {name: choice.label for name, choice in schedule.prompt.items()}
     return [f"passes of several rows take otherwise: {line}" for line in _reasons(labels)]
+
+
+def _cache_ahead(cache: Json) -> str:
+    """Of the conversation after the one that is open, or of the first."""
+    if not cache["pieces"]:
+        return "  and nothing of the next conversation's cache, which is made when that begins"
+    return (
+        f"  and correlations of the next conversation's cache, {cache['bytes'] / 1e6:.1f} MB at "
+        f"each party, in {cache['pieces']} pieces: {_said(cache['total'])}"
+    )
 
 
 def _reasons(why: Mapping[str, str]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hybrid.planning.generation import BATCH, CONVERSATION
+from collections.abc import Iterator
+
+from hybrid.planning.generation import BATCH, CACHE, CONVERSATION
 from hybrid.planning.plan import OFFLINE
 from hybrid.runtime.generation_records import GenerationRecord
 
@@ -28,8 +30,20 @@ def first_token_waits(record: GenerationRecord, first: int) -> dict[str, float]:
     steps = record.passes[first].steps
     seconds["correlations"] = sum(step.seconds for step in steps if step.phase == OFFLINE)
     seconds["online"] = sum(step.seconds for step in steps if step.phase != OFFLINE)
-    before = [one.seconds for one in record.shared if one.passes == first and one.is_ahead]
-    return {**seconds, "ahead": sum(before)}
+    return {**seconds, "ahead": sum(_made_before(record, first))}
+
+
+def _made_before(record: GenerationRecord, first: int) -> Iterator[float]:
+    """Seconds of each piece since the pass before it; of a cache, of all that it began with."""
+    cache: list[float] = []
+    for one in record.shared:
+        if one.kind == CACHE:
+            cache.append(one.seconds)
+        elif one.kind == CONVERSATION:
+            yield from cache if one.passes == first else ()
+            cache = []
+        elif one.passes == first and one.is_ahead:
+            yield one.seconds
 
 
 def waits_line(seconds: dict[str, float]) -> str:

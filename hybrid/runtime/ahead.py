@@ -11,22 +11,24 @@ from functools import cached_property
 import numpy as np
 
 from hybrid.operators.base import Operator, RunState
-from hybrid.planning.ahead import AHEAD, AheadPlan, making, still_to_make
-from hybrid.planning.generation import BATCH, GenerationPlan
+from hybrid.planning.ahead import AHEAD, AheadPlan
+from hybrid.planning.generation import BATCH, CACHE, CachePiece, GenerationPlan
 from hybrid.planning.plan import Plan
 from hybrid.runtime.generation_records import SharedRecord
 from hybrid.runtime.runner import Progress, run_ahead, run_shared
 from hybrid.runtime.session_parts import SessionParts
-from mpc_nonlinear.cost import Cost, Demand, total_without_work
+from mpc_nonlinear.cost import NO_COST, Cost, Demand, total_without_work
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One layer's next rows, or correlations for about one row of all layers."""
+    """One layer's next rows, correlations for about one row of all layers, or of the next cache."""
 
     operators: tuple[tuple[Operator, Cost], ...] = ()
     """Whose rows, with what a batch costs."""
     correlations: Demand = Demand()
+    cache: tuple[int, CachePiece] | None = None
+    """With its place among the pieces of a conversation to come."""
 
     @property
     def needed(self) -> Cost:
@@ -36,22 +38,42 @@ class Piece:
     def cost(self, plan: GenerationPlan) -> Cost:
         """What it sends, and its chance of failure."""
         rows = total_without_work(cost for _, cost in self.operators)
-        return rows + making(plan.source, self.needed)
+        cache = NO_COST if self.cache is None else self.cache[1].cost
+        return rows + cache + making(plan.source, self.needed)
 
 
-def next_piece(ahead: AheadPlan, rows: Sequence[int], past: int, stock: Demand) -> Piece | None:
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What both parties have of a session: the same counts at both."""
+
+    rows: Sequence[int]
+    """Prepared ones that each layer of a batch has."""
+    correlations: Demand
+    cache: int
+    """Pieces of the next conversation's cache."""
+
+
+def next_piece(ahead: AheadPlan, stock: Stock, past: int, *, goes_on: bool) -> Piece | None:
     """What comes next; None: all is there that the next passes can use.
 
     Rows for as many tokens as correlations are made for, then those correlations, then rows up to
-    a batch. rows: prepared ones that each layer of a batch has; stock: of correlations.
+    a batch. The cache of a next conversation comes before all of it or, where the one that is open
+    may go on, before rows up to a batch. past: rows of that one.
     """
-    plan = ahead.plan
+    plan, rows = ahead.plan, stock.rows
+    cache = None
+    if stock.cache < len(ahead.cache_pieces):
+        cache = Piece(cache=(stock.cache, ahead.cache_pieces[stock.cache]))
+    if cache and not goes_on:
+        return cache
     # Of a token every layer takes as many.
     layer, each = (int(np.argmin(rows)), plan.batch[0][0].node.shape[0]) if rows else (-1, 0)
     if rows and rows[layer] < ahead.tokens * each:
         return Piece((plan.batch[layer],))
-    if (part := ahead.piece(past, stock)).counts:
+    if (part := ahead.piece(past, stock.correlations)).counts:
         return Piece(correlations=part)
+    if cache:
+        return cache
     if rows and rows[layer] < min(plan.batch_rows, plan.model.capacity * each):
         return Piece((plan.batch[layer],))
     return None
@@ -66,6 +88,7 @@ class PreparesAhead(SessionParts):
     _state: RunState
     _is_open: bool
     _passes: int
+    _cache_made: int
     progress: Progress
 
     @abstractmethod
@@ -115,11 +138,6 @@ class PreparesAhead(SessionParts):
         """Correlations in stock: the same counts at both parties."""
         return self._state.session.prepared.stock()
 
-    def _pass_failure(self, plan: Plan) -> float:
-        """Of a pass, with the making of what is not in stock."""
-        made = making(self.plan.source, still_to_make(plan.cost, self._prepared()))
-        return plan.cost.failure_probability + made.failure_probability
-
     @cached_property
     def _to_come(self) -> AheadPlan:
         return AheadPlan(self.plan)
@@ -127,7 +145,9 @@ class PreparesAhead(SessionParts):
     def _next_piece(self) -> Piece | None:
         """Both parties find the same."""
         rows = [len(self._state.rows.get(o.node.name, ())) for o, _ in self.plan.batch]
-        return next_piece(self._to_come, rows, self.past if self._is_open else 0, self._prepared())
+        stock = Stock(rows, self._prepared(), self._cache_made)
+        past, goes_on = self.past if self._is_open else 0, self._to_come.may_go_on
+        return next_piece(self._to_come, stock, past, goes_on=self._is_open and goes_on)
 
     def _restock(self, rows: int) -> None:
         """Correlations of the next tokens, where the first of them lacks some."""
@@ -139,11 +159,25 @@ class PreparesAhead(SessionParts):
             self._make(list(piece.operators))
             self.shared[-1] = replace(self.shared[-1], is_ahead=True)
             return
+        if piece.cache is not None:
+            self._make_cache(*piece.cache)
+            return
         cost, label = piece.cost(self.plan), f"{AHEAD}{len(self.shared)}"
         self._spend(cost.failure_probability)
         step = run_ahead(piece.needed, self._state, label, self.progress)
         made, place = piece.correlations, (1, (cost.traffic,), self._passes, is_ahead)
         self.shared.append(SharedRecord(AHEAD, (step,), step.seconds, *place, made))
+
+    def _make_cache(self, place: int, piece: CachePiece) -> None:
+        """Correlations that the next conversation takes, and no other."""
+
+        def prepare(operator: Operator, state: RunState) -> None:
+            operator.prepare_piece(piece.piece, state)
+
+        self._spend(piece.cost.failure_probability)
+        self._prepare(CACHE, [(piece.operator, piece.cost)], prepare, 1)
+        self.shared[-1] = replace(self.shared[-1], is_ahead=True, pieces=place)
+        self._cache_made += 1
 
 
 def _for_rows(operator: Operator, state: RunState) -> None:

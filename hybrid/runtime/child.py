@@ -158,13 +158,14 @@ def _tell_tokens(asked: Asked, client: AskingClient, pipe: Connection) -> None:
 
 def _next(pipe: Connection, client: AskingClient) -> Asked | None:
     """The next question; ahead of need only once nobody has asked for a moment."""
-    while not pipe.poll(IDLE_S):
-        if not client.ahead():
-            break
-    while (asked := pipe.recv()) == STOP:
-        pass
-    found: Asked | None = asked
-    return found
+    while True:
+        while not pipe.poll(IDLE_S):
+            if not client.ahead():
+                break
+        # Where it stops an answer, that has ended by itself meanwhile.
+        if (asked := pipe.recv()) != STOP:
+            found: Asked | None = asked
+            return found
 
 
 def dealer_role(task: Task, pipe: Connection) -> None:

@@ -55,6 +55,7 @@ from hybrid.runtime.key_exchange import (
 from hybrid.runtime.runner import Progress, run_request
 from hybrid.runtime.session_checks import check_ids, check_rows, checked_description
 from hybrid.runtime.session_parts import run_state
+from mpc_nonlinear.cost import NO_COST
 from mpc_nonlinear.fixed_point import RingArray
 from transport.channel import Channel
 from transport.errors import ConfigError, FrameError, UsageError
@@ -90,6 +91,8 @@ class GenerationSession(PreparesAhead):
         self._passes = 0
         self._is_open = False
         """Whether a conversation has begun."""
+        self._cache_made = 0
+        """Pieces of the next one's cache, the same at both parties."""
 
     def _agree(self, model: PublicGenerator, made: Callable[[], GenerationPlan]) -> GenerationPlan:
         facts = {"public prefix": model.prefix_digest, "tokenizer": model.tokenizer_digest}
@@ -120,12 +123,18 @@ class GenerationSession(PreparesAhead):
         self.failure_probability += more
 
     def _begin(self) -> None:
-        """Correlations of a new conversation's cache; the prefix enters it."""
-        cost = self.plan.conversation_cost()
-        self._spend(cost.failure_probability)
-        self._is_open = False
-        self._state.caches.clear()
-        self._prepare(CONVERSATION, self.plan.conversation, _for_conversation, 1)
+        """Correlations of a new conversation's cache, as far as it lacks some; the prefix in it."""
+        made, state = self._cache_made, self._state
+        self._spend(self.plan.conversation_cost(made).failure_probability)
+        self._is_open, self._cache_made = False, 0
+        state.caches.clear()
+        try:
+            left = self.plan.conversation_after(made)
+            self._prepare(CONVERSATION, left, _for_conversation, 1)
+        finally:
+            # Whatever happens: they were this conversation's alone.
+            state.to_come.clear()
+        self.shared[-1] = replace(self.shared[-1], pieces=made)
         self.past, self._is_open = 0, True
 
     def _run(self, rows: int, own: dict[str, RingArray]) -> PassRecord:
@@ -238,7 +247,8 @@ class GenerationClient(GenerationSession):
         more = self._to_come.at_once(rows, past, stock)
         found += Piece(correlations=more).cost(plan).failure_probability
         found += batches * plan.batch_cost().failure_probability
-        return found + (plan.conversation_cost().failure_probability if fresh else 0.0)
+        begins = plan.conversation_cost(self._cache_made) if fresh else NO_COST
+        return found + begins.failure_probability
 
     def begin(self, ready: Ready) -> None:
         """New conversations, with what fills their first pass: caches empty but for the prefix."""

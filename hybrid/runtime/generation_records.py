@@ -16,7 +16,7 @@ class SharedRecord:
     """Preparation that several passes share."""
 
     kind: str
-    """conversation, batch or ahead."""
+    """conversation, cache, batch or ahead."""
     steps: tuple[Measured, ...]
     seconds: float
     rows: int
@@ -29,6 +29,9 @@ class SharedRecord:
     """Whether nobody waited for it."""
     made: Demand = Demand()
     """Of what is ahead of need: correlations for the stock."""
+    pieces: int = 0
+    """Of the cache of a conversation to come: the place of this one. Of a conversation: how many it
+    found, all made since the one before it began."""
 
 
 @dataclass(frozen=True, slots=True)
