@@ -86,7 +86,7 @@ class Script:
         total = sum((step.traffic for step in steps), SETUP)
         environment = {"machine": "a machine", "peak_memory_bytes": "1000000"}
         return GenerationRecord(
-            tuple(self.passes), tuple(self.shared), 2.0, SETUP, total, 0, 1e-9, environment
+            tuple(self.passes), tuple(self.shared), 2.0, SETUP, total, 0, 1e-9, 1e-11, environment
         )
 
 

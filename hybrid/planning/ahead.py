@@ -13,6 +13,7 @@ from hybrid.operators.slot_triples import triples_cost
 from hybrid.planning.generation import CachePiece, GenerationPlan
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.cost import Cost, Demand
+from transport.computing import NO_WORK
 
 AHEAD = "ahead"
 """Correlations of passes to come, among what passes share."""
@@ -30,10 +31,10 @@ def still_to_make(cost: Cost, stock: Demand) -> Cost:
 
 
 def making(source: type[CorrelationSource], needed: Cost) -> Cost:
-    """What making the correlations that a cost consumes sends, and its chance of failure."""
+    """What making the correlations that a cost consumes sends, its risks."""
     made = triples_cost(needed.demand)
     traffic = source.production_traffic(needed.ots) + made.traffic
-    return Cost(traffic, failure_probability=made.failure_probability)
+    return replace(made, traffic=traffic, work=NO_WORK)
 
 
 def most(*demands: Demand) -> Demand:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import sqrt
 
 from hybrid.config.loading import Config
 from hybrid.machine.prices import MachinePrices
@@ -116,8 +117,13 @@ class GenerationPlan:
     @staticmethod
     def pass_failure(plan: Plan, stock: Demand = Demand()) -> float:  # noqa: B008
         """Chance that a pass goes wrong, with the making of what is not in stock."""
-        made = triples_cost(plan.cost.demand - stock)
+        made = GenerationPlan.pass_making(plan, stock)
         return plan.cost.failure_probability + made.failure_probability
+
+    @staticmethod
+    def pass_making(plan: Plan, stock: Demand = Demand()) -> Cost:  # noqa: B008
+        """What slots make for a pass, of what is not in stock."""
+        return triples_cost(plan.cost.demand - stock)
 
     # -- what passes share ----------------------------------------------------------------------
 
@@ -234,19 +240,32 @@ class GenerationPlan:
     def failure_probability(self, prompt: int, new_tokens: int) -> float:
         """Of a prompt and its answer, rows and correlations included, and all that share passes."""
         passes = sum(self.pass_failure(plan) for plan in self.passes(prompt, new_tokens))
+        return passes + self._shared_by(prompt, new_tokens).failure_probability
+
+    def _shared_by(self, prompt: int, new_tokens: int) -> Cost:
+        """What a prompt and its answer share: rows, the correlations of a cache."""
         rows = self.model.settings.padded(prompt) + new_tokens - 1
         batches = -(-rows * self.model.batch // self.batch_rows)
         shared = self.conversation_cost() + self.batch_cost() * batches
-        shared += total_without_work(cost for _, cost in self.first_batch)
-        return passes + shared.failure_probability
+        return shared + total_without_work(cost for _, cost in self.first_batch)
 
     def announced_failure_probability(self) -> float:
         """Of a conversation that fills all announced positions."""
+        return self.failure_probability(*self._announced())
+
+    def announced_distance(self) -> float:
+        """The same conversation's statistical distance of what the client sees."""
+        prompt, new_tokens = self._announced()
+        squares = self._shared_by(prompt, new_tokens).distance_squares
+        passes = self.passes(prompt, new_tokens)
+        return sqrt(squares + sum(self.pass_making(plan).distance_squares for plan in passes))
+
+    def _announced(self) -> tuple[int, int]:
+        """The longest first prompt, one of whole buckets, and the answer that fills the rest."""
         settings, capacity = self.model.settings, self.model.capacity
-        # The longest first prompt is one of whole buckets.
         room, bucket = capacity - settings.max_new_tokens + 1, settings.prompt_bucket
         prompt = room // bucket * bucket
-        return self.failure_probability(prompt, capacity - prompt + 1)
+        return prompt, capacity - prompt + 1
 
     def digest(self) -> str:
         """SHA-256 of plans at either end of the cache, of what is shared, of the whole schedule."""

@@ -33,6 +33,11 @@ from transport.traffic import NO_TRAFFIC, Traffic
 CORRELATIONS_STEP = "correlations"
 OFFLINE, ONLINE = "offline", "online"
 MAX_FAILURE_PROBABILITY = 2.0**-20
+MAX_DISTANCE = 2.0**-30
+"""Statistical distance, over a whole session, of what a party sees from what it could make itself.
+
+Each statistical mask has 40 bits or more; this is for all of them together.
+"""
 
 
 def offline_name(node: str) -> str:

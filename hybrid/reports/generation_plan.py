@@ -16,6 +16,7 @@ from hybrid.planning.generation import GenerationPlan
 from hybrid.planning.generation_candidates import usual_prompt
 from hybrid.planning.plan import (
     CORRELATIONS_STEP,
+    MAX_DISTANCE,
     MAX_FAILURE_PROBABILITY,
     OFFLINE,
     ONLINE,
@@ -79,6 +80,8 @@ def generation_plan_to_dict(
             "max_new_tokens": settings.max_new_tokens,
             "failure_probability": plan.announced_failure_probability(),
             "limit": MAX_FAILURE_PROBABILITY,
+            "distance": plan.announced_distance(),
+            "distance_limit": MAX_DISTANCE,
         },
         "encoded_bytes": sum(plan.one.encoded_bytes().values()),
         "plan_hash": plan.digest(),
@@ -310,6 +313,7 @@ def _lines(plan: GenerationPlan, found: Json) -> list[str]:
         f"failure probability of {what} of {announced['positions']} positions, answers of "
         f"up to {announced['max_new_tokens']} tokens: {probability:.2e}{exponent}; limit "
         f"2^{log2(announced['limit']):.0f}",
+        *_distance(announced),
         f"encoded weights: {found['encoded_bytes'] / 1e6:.1f} MB at the server, {weights} layers",
         f"caches: {found['cache_bytes'] / 1e6:.1f} MB at each party, of {what}",
         f"plan hash: {found['plan_hash']}",
@@ -320,6 +324,17 @@ def _apart(schedule: Schedule) -> list[str]:
     """What passes of several rows take otherwise than those of a single row."""
     labels = {name: choice.label for name, choice in schedule.prompt.items()}
     return [f"passes of several rows take otherwise: {line}" for line in _reasons(labels)]
+
+
+def _distance(announced: Json) -> list[str]:
+    """Nothing where no hints are sent."""
+    if not announced["distance"]:
+        return []
+    return [
+        "statistical distance of what the client sees of it from what it could make itself: "
+        f"2^{log2(announced['distance']):.1f}; limit of a session "
+        f"2^{log2(announced['distance_limit']):.0f}"
+    ]
 
 
 def _cache_ahead(cache: Json) -> str:

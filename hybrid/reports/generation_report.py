@@ -14,7 +14,7 @@ from typing import Any
 from hybrid.config.loading import Config
 from hybrid.machine.predict import predictor
 from hybrid.planning.generation import GenerationPlan
-from hybrid.planning.plan import MAX_FAILURE_PROBABILITY, traffic_row
+from hybrid.planning.plan import MAX_DISTANCE, MAX_FAILURE_PROBABILITY, traffic_row
 from hybrid.reports.amounts import Amount, total
 from hybrid.reports.generation_accuracy import answered, compared, with_accuracy
 from hybrid.reports.generation_costs import (
@@ -141,6 +141,9 @@ class PartyBook:
             "failure_probability": record.failure_probability,
             "failure_probability_announced": plan.announced_failure_probability(),
             "failure_probability_limit": MAX_FAILURE_PROBABILITY,
+            "distance": record.distance,
+            "distance_announced": plan.announced_distance(),
+            "distance_limit": MAX_DISTANCE,
             "encoded_bytes": sum(plan.one.encoded_bytes().values()),
             "plan_hash": plan.digest(),
             "setup": phase_row(record.setup_seconds, record.setup),

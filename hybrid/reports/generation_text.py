@@ -128,6 +128,15 @@ def traffic_line(report: Report) -> str:
     return f"Bytes or rounds differ from what was declared: {'; '.join(names[:5])}{more}."
 
 
+def distance_line(report: Report) -> str:
+    """What hints told, of all that ran and of what was announced, against the limit."""
+    return (
+        f"Statistical distance of what the client saw from what it could make itself: at most "
+        f"{report['distance']:.1e} in the session, of a conversation of the announced size "
+        f"{report['distance_announced']:.1e}, limit {report['distance_limit']:.1e}."
+    )
+
+
 def failure_line(report: Report) -> str:
     """What ran and what was announced, against the limit."""
     count = report["batch"]["conversations"] if "batch" in report else 1
@@ -154,7 +163,12 @@ def print_generation_report(
     console.print(rich_table(*group_table(report["steps"][name], "op")))
     console.print(rich_table(*token_table(report)))
     console.print(rich_table(*phase_table(report)))
-    lines = [*total_lines(report), failure_line(report), traffic_line(report)]
+    lines = [
+        *total_lines(report),
+        failure_line(report),
+        distance_line(report),
+        traffic_line(report),
+    ]
     lines.append(accuracy_line(report))
     if report["prediction"]:
         lines.append(f"Of a token: {prediction_line(report['prediction'])}")
@@ -177,7 +191,7 @@ def generation_markdown(report: Report) -> str:
     lines = [f"# Private generation: {plain_cell(report['config']['name'])}", ""]
     lines += [f"Model: {plain_cell(report['model'])}.", ""]
     lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
-    lines += [failure_line(report), ""]
+    lines += [failure_line(report), "", distance_line(report), ""]
     lines += ["## Totals", "", *table_lines(*phase_table(report)), ""]
     for line in total_lines(report):
         lines += [line, ""]

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from hybrid.operators.base import Operator, RunState
-from hybrid.planning.ahead import AHEAD, AheadPlan
+from hybrid.planning.ahead import AHEAD, AheadPlan, making
 from hybrid.planning.generation import BATCH, CACHE, CachePiece, GenerationPlan
 from hybrid.planning.plan import Plan
 from hybrid.runtime.generation_records import SharedRecord
@@ -95,6 +95,10 @@ class PreparesAhead(SessionParts):
     def _spend(self, more: float) -> None:
         """Count a chance of failure; refuse too much of it."""
 
+    @abstractmethod
+    def _show(self, squares: float) -> None:
+        """Count what hints are about to tell, in squares; refuse too much of it."""
+
     def _fill(self, plan: Plan, *, is_prompt: bool) -> None:
         """Batches until every layer has the rows that a pass takes: small ones for a prompt."""
         needs = {step.node.name: step.node.shape[0] for step in plan.steps}
@@ -124,6 +128,7 @@ class PreparesAhead(SessionParts):
         prepare: Callable[[Operator, RunState], None],
         rows: int,
     ) -> None:
+        self._show(sum(cost.distance_squares for _, cost in operators))
         start, label = time.perf_counter(), f"{kind}{len(self.shared)}"
         rows_only = kind == BATCH
         steps = run_shared(
@@ -164,6 +169,7 @@ class PreparesAhead(SessionParts):
             return
         cost, label = piece.cost(self.plan), f"{AHEAD}{len(self.shared)}"
         self._spend(cost.failure_probability)
+        self._show(cost.distance_squares)
         step = run_ahead(piece.needed, self._state, label, self.progress)
         made, place = piece.correlations, (1, (cost.traffic,), self._passes, is_ahead)
         self.shared.append(SharedRecord(AHEAD, (step,), step.seconds, *place, made))

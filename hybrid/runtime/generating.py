@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ from hybrid.planning.ahead import still_to_make
 from hybrid.planning.candidates import check_limits, checked_policy
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.generation import CONVERSATION, GenerationPlan, plan_generation
-from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
+from hybrid.planning.plan import MAX_DISTANCE, MAX_FAILURE_PROBABILITY
 from hybrid.planning.schedule import Schedule
 from hybrid.runtime.ahead import Piece, PreparesAhead
 from hybrid.runtime.generation_records import PassRecord, SharedRecord
@@ -88,6 +89,7 @@ class GenerationSession(PreparesAhead):
         self.failure_probability = 0.0
         """Bound on the chance, 0 to 1, that anything went wrong in this session so far: passes and
         what was prepared, used or not."""
+        self._squares = 0.0
         self._passes = 0
         self._is_open = False
         """Whether a conversation has begun."""
@@ -122,6 +124,23 @@ class GenerationSession(PreparesAhead):
         self._afford(more)
         self.failure_probability += more
 
+    @property
+    def distance(self) -> float:
+        """Bound on the statistical distance of what the client has seen from a simulation.
+
+        Of what hints told so far: docs/security.md, "What a hint tells".
+        """
+        return sqrt(self._squares)
+
+    def _show(self, squares: float) -> None:
+        if self._squares + squares > MAX_DISTANCE**2:
+            raise RefusedError(
+                f"session: what hints have told is within {self.distance:.1e} of nothing, one more "
+                f"step adds {sqrt(squares):.1e}; together more than {MAX_DISTANCE:.1e}: open a new "
+                "session"
+            )
+        self._squares += squares
+
     def _begin(self) -> None:
         """Correlations of a new conversation's cache, as far as it lacks some; the prefix in it."""
         made, state = self._cache_made, self._state
@@ -146,6 +165,7 @@ class GenerationSession(PreparesAhead):
         self._restock(rows)
         stock = self._prepared()
         self._spend(self.plan.pass_failure(plan, stock))
+        self._show(self.plan.pass_making(plan, stock).distance_squares)
         needed = still_to_make(plan.cost, stock)
         start = time.perf_counter()
         result = run_request(plan, self._state, self._passes, own, self.progress, needed=needed)

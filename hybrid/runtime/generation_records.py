@@ -63,4 +63,6 @@ class GenerationRecord:
     dealer_bytes: int
     failure_probability: float
     """Of all that ran."""
+    distance: float
+    """Of what the client saw from what it could make itself: a bound, statistical."""
     environment: Mapping[str, str]
