@@ -249,8 +249,8 @@ class Cost:
     failures: Failures = field(default=(), compare=False)
     """`failure_probability` by block, as far as blocks say so; a word for a reader."""
     distance_squares: float = 0.0
-    """Squared bound on the statistical distance of what a party sees from what it could make
-    itself, where masks are statistical; squares add up."""
+    """Of what hints of ciphertexts tell, as squared bounds on a statistical distance, which add up:
+    docs/security.md, "What a hint tells"."""
 
     @classmethod
     def failing(cls, block: str, probability: float, work: Work = NO_WORK) -> Cost:

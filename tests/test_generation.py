@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
+from hybrid.planning.risk import MAX_FAILURE_PROBABILITY
 from hybrid.runtime.generation_local import LocalGeneration
 from tests.generation_setup import (
     generation_config,

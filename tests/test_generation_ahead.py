@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid.models.generator_loading import load_generator
+from hybrid.operators.slot_triples import triples_cost
 from hybrid.planning import ahead as ahead_module
-from hybrid.planning.ahead import AHEAD, AheadPlan, most
-from hybrid.planning.generation import plan_generation
-from hybrid.planning.plan import OFFLINE
+from hybrid.planning import risk
+from hybrid.planning.ahead import AHEAD, AheadPlan, making, most
+from hybrid.planning.generation import CACHE, CONVERSATION, plan_generation
+from hybrid.planning.plan import OFFLINE, offline_name
 from hybrid.reports.amounts import total
 from hybrid.reports.generation_costs import Ledger, differing_steps, whole_session
+from hybrid.reports.generation_stock import StockReplay
 from hybrid.runtime.generation_serving import AnsweringServer, AskingClient
 from hybrid.runtime.generation_words import Word
 from mpc_nonlinear.correlations.preprocessing import Prepared, product_kind, triple_kind
@@ -86,6 +89,28 @@ def test_no_tokens_no_pieces():
 # -- sessions -----------------------------------------------------------------------------------
 
 
+def hint_squares(plan, record):
+    """Of all that a session made, used or not, by what its records say was made."""
+    plans = [plan.of_pass(done.rows, done.past) for done in record.passes]
+    found = sum(
+        making(plan.source, drawn.needed).distance_squares
+        for drawn in StockReplay(plan).passes(record, plans)
+    )
+    for one in record.shared:
+        if one.kind == AHEAD:
+            costs = [triples_cost(one.made)]
+        elif one.kind == CACHE:
+            costs = [plan.cache_pieces[one.pieces].cost]
+        elif one.kind == CONVERSATION:
+            costs = [plan.conversation_cost(one.pieces)]
+        else:
+            ran = {step.name for step in one.steps}
+            batch = plan.batch if one.rows == plan.batch_rows else plan.first_batch
+            costs = [cost for o, cost in batch if offline_name(o.node.name) in ran]
+        found += sum(cost.distance_squares for cost in costs)
+    return found
+
+
 class Watched:
     """A conversation of two answers, prepared ahead in between, as both parties record it."""
 
@@ -115,6 +140,9 @@ class Watched:
         client, server = self.records["client"], self.records["server"]
         assert client.total == server.total == client.setup + whole_session(client)
         assert client.failure_probability == server.failure_probability
+        assert client.hint_distance == server.hint_distance
+        squares = hint_squares(self.plan, client)
+        assert client.hint_distance**2 == pytest.approx(squares, rel=1e-9, abs=0)
 
 
 def prepare(client, most_pieces=10**9):
@@ -256,12 +284,9 @@ def test_more_than_the_schedule_is_refused_by_the_server():
 
 @pytest.mark.long
 def test_what_may_not_fail_more_is_not_made(monkeypatch):
-    from hybrid.runtime import generating
-
     def ask(client):
         list(client.answer(FIRST, 1, fresh=True))
-        limit = client._session.failure_probability
-        monkeypatch.setattr(generating, "MAX_FAILURE_PROBABILITY", limit)
+        monkeypatch.setattr(risk, "MAX_DISTANCE", client._session.risk.distance)
         assert not client.ahead()
 
     config = generation_config(ahead_tokens=2)

@@ -330,8 +330,8 @@ def test_a_plan_says_what_each_token_costs():
 
 def test_too_many_that_share_a_pass(monkeypatch):
     """What may go wrong counts for all together."""
-    allowed = 2 * plan_of(1).announced_failure_probability()
-    assert plan_of(4).announced_failure_probability() > allowed
+    allowed = 2 * plan_of(1).announced_risk().failure_probability
+    assert plan_of(4).announced_risk().failure_probability > allowed
     monkeypatch.setattr(generation, "MAX_FAILURE_PROBABILITY", allowed)
     check_failures(plan_of(1))
     message = r"4 conversations .* lower generation\.positions or model\.batch"

@@ -11,7 +11,7 @@ import yaml
 
 import hybrid as library
 from hybrid.cli.progress import GenerationDisplay
-from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
+from hybrid.planning.risk import MAX_FAILURE_PROBABILITY
 from hybrid.reports.files import write_text
 from hybrid.reports.generation_text import generation_markdown, print_generation_report
 from tests.generation_setup import write_generation_config

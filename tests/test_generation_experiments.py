@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hybrid.config.loading import load_config
-from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
+from hybrid.planning.risk import MAX_FAILURE_PROBABILITY
 from tests.forked import forked_script
 from tests.processes import ROOT
 

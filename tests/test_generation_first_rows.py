@@ -36,7 +36,7 @@ def test_a_plan_says_what_it_costs():
     assert whole["total"] == none["batch"]["total"]
     assert small["plan_hash"] != none["plan_hash"]
     assert set(plans[0].slot_steps) < set(plans[16].slot_steps)
-    both = [plan.announced_failure_probability() for plan in plans.values()]
+    both = [plan.announced_risk().failure_probability for plan in plans.values()]
     added = sum(cost.failure_probability for _, cost in plans[16].first_batch)
     assert both[1] == pytest.approx(both[0] + added)
 

@@ -137,7 +137,7 @@ def test_a_private_table_is_for_decoders(tmp_path):
 def test_conversations_that_would_fail_too_often(monkeypatch):
     config = generation_config()
     public = load_generator(config).public
-    likely = plan_generation(config, public).announced_failure_probability()
+    likely = plan_generation(config, public).announced_risk().failure_probability
     monkeypatch.setattr(planning, "MAX_FAILURE_PROBABILITY", likely / 2)
     with pytest.raises(ConfigError, match=r"exceeds .*; lower generation.positions"):
         plan_generation(config, public)

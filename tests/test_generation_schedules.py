@@ -18,7 +18,8 @@ from hybrid.planning.catalog import load_catalog
 from hybrid.planning.generation import plan_generation
 from hybrid.planning.generation_candidates import PROMPT
 from hybrid.planning.generation_search import GenerationSearch
-from hybrid.planning.plan import MAX_FAILURE_PROBABILITY, Plan
+from hybrid.planning.plan import Plan
+from hybrid.planning.risk import MAX_FAILURE_PROBABILITY
 from hybrid.planning.schedule import Schedule
 from hybrid.reports.generation_plan import generation_plan_to_dict
 from mpc_nonlinear.correlations import FerretSource, SoftSpokenSource
@@ -193,7 +194,7 @@ def test_a_schedule_is_measured_as_its_plans_predict(models):
 def test_schedules_keep_within_the_bound_on_failures(models):
     model, config = models["llama"], chosen("least_traffic")
     plan = plan_generation(config, model)
-    assert plan.announced_failure_probability() <= MAX_FAILURE_PROBABILITY
+    assert plan.announced_risk().failure_probability <= MAX_FAILURE_PROBABILITY
     usual = search_of(config, model).best(FerretSource)
     chance = sum(option.failures for option in usual.taken)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -16,8 +17,10 @@ from hybrid.models.generator_loading import load_generator
 from hybrid.models.prompts import Conversation
 from hybrid.models.ranges import Bound
 from hybrid.operators.slot_triples import triples_cost
+from hybrid.planning import generation, risk
 from hybrid.planning.generation import plan_generation
-from hybrid.runtime import generating, generation_serving
+from hybrid.planning.risk import Risk
+from hybrid.runtime import generation_serving
 from hybrid.runtime.generating import (
     GenerationClient,
     GenerationServer,
@@ -25,7 +28,7 @@ from hybrid.runtime.generating import (
 )
 from hybrid.runtime.generation_words import RefusedError
 from tests.generation_setup import DECODERS, both_ends, generation_config
-from transport.errors import UsageError
+from transport.errors import ConfigError, UsageError
 
 # -- passes -------------------------------------------------------------------------------------
 
@@ -57,84 +60,110 @@ def test_equal_passes_cost_the_same(plan):
 
 
 def test_failures_of_a_conversation_add_up(plan):
-    passes = [plan.pass_failure(one) for one in plan.passes(5, 3)]
+    passes = [plan.pass_risk(one).failure_probability for one in plan.passes(5, 3)]
     assert len(passes) == 3
     shared = plan.conversation_cost() + plan.batch_cost()
-    whole = plan.failure_probability(5, 3)
+    whole = plan.risk(5, 3).failure_probability
     assert whole == pytest.approx(sum(passes) + shared.failure_probability)
     # 7 rows are one batch of 32, 33 are two.
-    (longer,) = (plan.pass_failure(one) for one in plan.passes(33, 1))
+    (longer,) = (plan.pass_risk(one).failure_probability for one in plan.passes(33, 1))
     shared = plan.conversation_cost() + plan.batch_cost() * 2
-    assert plan.failure_probability(33, 1) == pytest.approx(longer + shared.failure_probability)
+    assert plan.risk(33, 1).failure_probability == pytest.approx(
+        longer + shared.failure_probability
+    )
 
 
 def test_what_is_in_stock_cannot_fail_again(plan):
     one = plan.of_pass(1, 5)
     demand, made = one.cost.demand, triples_cost(one.cost.demand).failure_probability
     assert made > 0
-    assert plan.pass_failure(one) == one.cost.failure_probability + made
-    assert plan.pass_failure(one, demand) == one.cost.failure_probability
-    assert plan.pass_failure(one, demand * 2) == one.cost.failure_probability
+    assert plan.pass_risk(one).failure_probability == one.cost.failure_probability + made
+    assert plan.pass_risk(one, demand).failure_probability == one.cost.failure_probability
+    assert plan.pass_risk(one, demand * 2).failure_probability == one.cost.failure_probability
 
 
 # -- sessions -----------------------------------------------------------------------------------
 
 
-@pytest.mark.long
-def test_a_session_that_would_fail_too_often_ends(monkeypatch, plan):
-    """A client that did not count would be refused the same step, by what its server counts."""
-    first = plan.conversation_cost().failure_probability
-    counted = {GenerationClient: [], GenerationServer: []}
-    spend = GenerationSession._spend
+def test_hints_of_a_conversation_add_up_in_squares(plan):
+    shared = (plan.conversation_cost(), plan.batch_cost(), *(cost for _, cost in plan.first_batch))
+    made = [triples_cost(one.cost.demand) for one in plan.passes(5, 3)]
+    squares = sum(cost.distance_squares for cost in (*shared, *made))
+    assert min(cost.distance_squares for cost in (*shared[:2], *made)) > 0
+    assert plan.risk(5, 3).distance == pytest.approx(math.sqrt(squares))
+    one = plan.of_pass(1, 0)
+    assert plan.pass_risk(one, one.cost.demand).distance_squares == 0
+
+
+def test_a_plan_whose_hints_tell_too_much_is_refused(monkeypatch, plan):
+    likely = plan.announced_risk().distance
+    monkeypatch.setattr(generation, "MAX_DISTANCE", likely)
+    generation.check_failures(plan)
+    monkeypatch.setattr(generation, "MAX_DISTANCE", likely * 0.99)
+    with pytest.raises(ConfigError, match="plan: hints of a conversation of 64 positions"):
+        generation.check_failures(plan)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """What each party has spent, and on what, in turn."""
+    found, spend = {GenerationClient: [], GenerationServer: []}, GenerationSession._spend
 
     def keeping(session, more):
-        try:
-            spend(session, more)
-        finally:
-            counted[type(session)].append((session.failure_probability, more))
+        found[type(session)].append((session.risk, more))
+        spend(session, more)
 
     monkeypatch.setattr(GenerationSession, "_spend", keeping)
-    monkeypatch.setattr(GenerationClient, "_failures_ahead", lambda *_rows, **_fresh: 0.0)
+    return found
+
+
+LIMITS = {
+    "MAX_FAILURE_PROBABILITY": ("failure_probability", "session: what has run may fail with"),
+    "MAX_DISTANCE": ("distance", "session: hints sent so far are within"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_session_that_would_risk_too_much_ends(monkeypatch, plan, counted, limit):
+    """A client that did not count would be refused the same step, by what its server counts."""
+    measure, words = LIMITS[limit]
+    monkeypatch.setattr(GenerationClient, "_risk_ahead", lambda *_rows, **_fresh: Risk())
 
     def ask(client):
-        # Room for one conversation, not for what its first pass prepares.
-        limit = first + plan.batch_cost().failure_probability / 2
-        monkeypatch.setattr(generating, "MAX_FAILURE_PROBABILITY", limit)
+        # Room for all but the pass itself.
+        most = Risk.of((plan.conversation_cost(), plan.batch_cost()))
+        less = getattr(most + plan.pass_risk(plan.of_pass(3, 0)), measure)
+        monkeypatch.setattr(risk, limit, (getattr(most, measure) + less) / 2)
         return list(client.answer(np.array([5, 6, 7]), 1, fresh=True))
 
     server, client = both_ends(generation_config(), generation_config(), ask)
     assert isinstance(client, UsageError) and isinstance(server, UsageError)
     assert str(server) == str(client)
     assert counted[GenerationServer] == counted[GenerationClient]
-    assert [before for before, _ in counted[GenerationServer]] == [first, first]
-    assert "session: what has run may fail with" in str(client)
-    assert "open a new session" in str(client)
+    # A conversation and a batch of rows, before the pass that was refused.
+    assert len(counted[GenerationServer]) == 3
+    assert words in str(client) and "open a new session" in str(client)
 
 
 @pytest.mark.long
-def test_a_session_that_would_fail_too_often_is_refused_by_the_client(monkeypatch):
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_session_that_would_risk_too_much_is_refused_by_the_client(monkeypatch, counted, limit):
     """Before anything is said: the session stays open, and the server sees no failure."""
-    counted = {GenerationClient: [], GenerationServer: []}
-    spend, said = GenerationSession._spend, []
-
-    def keeping(session, more):
-        spend(session, more)
-        counted[type(session)].append(session.failure_probability)
-
-    monkeypatch.setattr(GenerationSession, "_spend", keeping)
+    (measure, words), said = LIMITS[limit], []
 
     def ask(client):
         first = list(client.answer(np.array([5, 6, 7]), 2, fresh=True))
-        so_far = counted[GenerationClient][-1]
-        monkeypatch.setattr(generating, "MAX_FAILURE_PROBABILITY", so_far * 1.0001)
+        so_far = getattr(client._session.risk, measure)
+        monkeypatch.setattr(risk, limit, so_far * 1.0000001)
         with pytest.raises(RefusedError, match="open a new session") as raised:
-            list(client.answer(np.array([first[-1].token]), 1, fresh=False))
+            list(client.answer(np.array([first[-1].token, *range(9)]), 1, fresh=False))
         said.append(str(raised.value))
         with pytest.raises(RefusedError):
             list(client.answer(np.array([5]), 1, fresh=True))
 
     assert both_ends(generation_config(), generation_config(), ask) == (None, None)
-    assert "session: what has run may fail with" in said[0]
+    assert words in said[0]
     assert counted[GenerationServer] == counted[GenerationClient]
     # A conversation, a batch of rows, two passes, correlations of several tokens.
     assert len(counted[GenerationServer]) == 5

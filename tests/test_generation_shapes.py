@@ -43,7 +43,7 @@ def test_plans_of_shapes(shape, family, sizes):
     assert nodes["layer0.qkv"].shape == (3, hidden, (heads + 2 * kv_heads) * size)
     assert nodes["layer0.scores"].shape == (heads, 3, size, 8)
     assert nodes["logits"].shape == (1, hidden, found.vocabulary)
-    assert 0 < plan.announced_failure_probability() < 2**-20
+    assert 0 < plan.announced_risk().failure_probability < 2**-20
 
 
 def test_shapes_by_name():

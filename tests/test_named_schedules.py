@@ -12,8 +12,8 @@ from hybrid.config.loading import load_config
 from hybrid.machine.prices import cache_file, save
 from hybrid.models.loading import load_model
 from hybrid.planning.catalog import load_catalog
-from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
 from hybrid.planning.planner import make_plan
+from hybrid.planning.risk import MAX_FAILURE_PROBABILITY
 from hybrid.reports.run_report import trust_model
 from tests.processes import KEYS, ROOT, run
 from tests.tiny_model import write_tiny_config

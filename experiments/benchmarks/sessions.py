@@ -8,7 +8,7 @@ from typing import Any
 
 from hybrid.config.loading import Config
 from hybrid.planning.generation import GenerationPlan
-from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
+from hybrid.planning.risk import MAX_FAILURE_PROBABILITY
 from hybrid.reports.comparison.groups import sent
 from hybrid.reports.generation_report import generation_reports
 from hybrid.runtime.generation_local import LocalGeneration
@@ -32,7 +32,7 @@ class Budget:
     def after(self, prompt: int, tokens: int) -> float:
         """Spent in all once a prompt of so many rows has an answer of so many tokens."""
         plan, rows = self._plan, self._rows + self._entered(prompt, tokens)
-        passes = sum(plan.pass_failure(one) for one in plan.passes(prompt, tokens))
+        passes = sum(plan.pass_risk(one).failure_probability for one in plan.passes(prompt, tokens))
         batches = -(-rows // plan.batch_rows) - -(-self._rows // plan.batch_rows)
         own = plan.conversation_cost().failure_probability + batches * self._batch
         return self.spent + passes + own

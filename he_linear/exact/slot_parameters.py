@@ -115,6 +115,8 @@ class SlotParameters(CkksParameters):
     def hint_distance(self, noise_std: float, count: int) -> float:
         """Bound on the statistical distance between `count` coefficients' hints and simulated ones.
 
+        noise_std: of a result's coefficients, modulo Q; an estimate where it is one.
+
         Of what the key owner sees, with the noise and without: docs/security.md, "What a hint
         tells". It grows with the root of the count, so those of several results add up in squares.
         """

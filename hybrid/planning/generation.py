@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import sqrt
 
 from hybrid.config.loading import Config
 from hybrid.machine.prices import MachinePrices
@@ -29,13 +28,13 @@ from hybrid.planning.errors import check_errors
 from hybrid.planning.generation_search import GenerationSearch
 from hybrid.planning.plan import (
     CORRELATIONS_STEP,
-    MAX_FAILURE_PROBABILITY,
     Plan,
     Step,
     correlations_work,
     offline_name,
     traffic_row,
 )
+from hybrid.planning.risk import MAX_DISTANCE, MAX_FAILURE_PROBABILITY, Risk
 from hybrid.planning.schedule import Schedule, named_schedule
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.cost import NO_COST, Cost, Demand, total_without_work
@@ -115,15 +114,9 @@ class GenerationPlan:
         return Step(operator, operator.cost(), operator.offline_cost())
 
     @staticmethod
-    def pass_failure(plan: Plan, stock: Demand = Demand()) -> float:  # noqa: B008
-        """Chance that a pass goes wrong, with the making of what is not in stock."""
-        made = GenerationPlan.pass_making(plan, stock)
-        return plan.cost.failure_probability + made.failure_probability
-
-    @staticmethod
-    def pass_making(plan: Plan, stock: Demand = Demand()) -> Cost:  # noqa: B008
-        """What slots make for a pass, of what is not in stock."""
-        return triples_cost(plan.cost.demand - stock)
+    def pass_risk(plan: Plan, stock: Demand = Demand()) -> Risk:  # noqa: B008
+        """Of a pass, with the making of what is not in stock."""
+        return Risk.of((plan.cost, triples_cost(plan.cost.demand - stock)))
 
     # -- what passes share ----------------------------------------------------------------------
 
@@ -237,35 +230,21 @@ class GenerationPlan:
         for past in range(rows, rows + new_tokens - 1):
             yield self.of_pass(1, past)
 
-    def failure_probability(self, prompt: int, new_tokens: int) -> float:
+    def risk(self, prompt: int, new_tokens: int) -> Risk:
         """Of a prompt and its answer, rows and correlations included, and all that share passes."""
-        passes = sum(self.pass_failure(plan) for plan in self.passes(prompt, new_tokens))
-        return passes + self._shared_by(prompt, new_tokens).failure_probability
-
-    def _shared_by(self, prompt: int, new_tokens: int) -> Cost:
-        """What a prompt and its answer share: rows, the correlations of a cache."""
         rows = self.model.settings.padded(prompt) + new_tokens - 1
         batches = -(-rows * self.model.batch // self.batch_rows)
         shared = self.conversation_cost() + self.batch_cost() * batches
-        return shared + total_without_work(cost for _, cost in self.first_batch)
+        found = Risk.of((shared, *(cost for _, cost in self.first_batch)))
+        return sum((self.pass_risk(plan) for plan in self.passes(prompt, new_tokens)), found)
 
-    def announced_failure_probability(self) -> float:
+    def announced_risk(self) -> Risk:
         """Of a conversation that fills all announced positions."""
-        return self.failure_probability(*self._announced())
-
-    def announced_distance(self) -> float:
-        """The same conversation's statistical distance of what the client sees."""
-        prompt, new_tokens = self._announced()
-        squares = self._shared_by(prompt, new_tokens).distance_squares
-        passes = self.passes(prompt, new_tokens)
-        return sqrt(squares + sum(self.pass_making(plan).distance_squares for plan in passes))
-
-    def _announced(self) -> tuple[int, int]:
-        """The longest first prompt, one of whole buckets, and the answer that fills the rest."""
         settings, capacity = self.model.settings, self.model.capacity
+        # The longest first prompt is one of whole buckets.
         room, bucket = capacity - settings.max_new_tokens + 1, settings.prompt_bucket
         prompt = room // bucket * bucket
-        return prompt, capacity - prompt + 1
+        return self.risk(prompt, capacity - prompt + 1)
 
     def digest(self) -> str:
         """SHA-256 of plans at either end of the cache, of what is shared, of the whole schedule."""
@@ -330,7 +309,7 @@ def _searched(
         limit = part * MAX_FAILURE_PROBABILITY
         search = GenerationSearch(config.run, model, catalog, prices, failures=limit)
         plan = _bound_plan(config, model, catalog, search.solve())
-        if plan.announced_failure_probability() <= MAX_FAILURE_PROBABILITY:
+        if plan.announced_risk().is_allowed:
             break
     check_failures(plan)
     return plan
@@ -365,8 +344,9 @@ def _check_shared(plan: GenerationPlan) -> None:
 
 
 def check_failures(plan: GenerationPlan) -> None:
-    """`ConfigError` where one conversation of the announced size fails too often."""
-    found = plan.announced_failure_probability()
+    """`ConfigError` where one conversation of the announced size fails too often, or tells much."""
+    risk = plan.announced_risk()
+    found = risk.failure_probability
     if found > MAX_FAILURE_PROBABILITY:
         raise ConfigError(
             f"plan: failure probability {found:.1e} of a conversation of {plan.model.capacity} "
@@ -375,4 +355,10 @@ def check_failures(plan: GenerationPlan) -> None:
             else f"plan: failure probability {found:.1e} of {plan.model.batch} conversations of "
             f"{plan.model.capacity} positions that share passes exceeds "
             f"{MAX_FAILURE_PROBABILITY:.1e}; lower generation.positions or model.batch"
+        )
+    if risk.distance > MAX_DISTANCE:
+        raise ConfigError(
+            f"plan: hints of a conversation of {plan.model.capacity} positions are within "
+            f"{risk.distance:.1e} of simulated ones, {MAX_DISTANCE:.1e} at most is allowed; lower "
+            "generation.positions or model.batch"
         )

@@ -33,7 +33,8 @@ from hybrid.planning.generation_candidates import (
 )
 from hybrid.planning.measures import Measure, difference
 from hybrid.planning.pins import Pins
-from hybrid.planning.plan import CORRELATIONS_STEP, MAX_FAILURE_PROBABILITY, products_keys
+from hybrid.planning.plan import CORRELATIONS_STEP, products_keys
+from hybrid.planning.risk import MAX_FAILURE_PROBABILITY
 from hybrid.planning.schedule import Schedule
 from hybrid.planning.sources import Sources, prices_over
 from mpc_nonlinear.correlations.base import CorrelationSource

@@ -22,6 +22,7 @@ from hybrid.planning.binding import Binder
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.errors import check_errors
 from hybrid.planning.refusal import Again, refusal
+from hybrid.planning.risk import MAX_FAILURE_PROBABILITY
 from hybrid.planning.schedule import Schedule
 from mpc_nonlinear.correlations.base import CorrelationSource
 from mpc_nonlinear.correlations.dealer import TrustedDealer
@@ -32,12 +33,6 @@ from transport.traffic import NO_TRAFFIC, Traffic
 
 CORRELATIONS_STEP = "correlations"
 OFFLINE, ONLINE = "offline", "online"
-MAX_FAILURE_PROBABILITY = 2.0**-20
-MAX_DISTANCE = 2.0**-30
-"""Statistical distance, over a whole session, of what a party sees from what it could make itself.
-
-Each statistical mask has 40 bits or more; this is for all of them together.
-"""
 
 
 def offline_name(node: str) -> str:

@@ -14,16 +14,8 @@ from hybrid.operators.base import Operator
 from hybrid.planning.ahead import AheadPlan, making
 from hybrid.planning.generation import GenerationPlan
 from hybrid.planning.generation_candidates import usual_prompt
-from hybrid.planning.plan import (
-    CORRELATIONS_STEP,
-    MAX_DISTANCE,
-    MAX_FAILURE_PROBABILITY,
-    OFFLINE,
-    ONLINE,
-    Plan,
-    offline_name,
-    traffic_row,
-)
+from hybrid.planning.plan import CORRELATIONS_STEP, OFFLINE, ONLINE, Plan, offline_name, traffic_row
+from hybrid.planning.risk import MAX_DISTANCE, MAX_FAILURE_PROBABILITY
 from hybrid.planning.schedule import Schedule
 from hybrid.reports.amounts import Amount, total
 from hybrid.reports.generation_costs import correlations_traffic
@@ -78,10 +70,10 @@ def generation_plan_to_dict(
         "announced": {
             "positions": plan.model.capacity,
             "max_new_tokens": settings.max_new_tokens,
-            "failure_probability": plan.announced_failure_probability(),
+            "failure_probability": plan.announced_risk().failure_probability,
             "limit": MAX_FAILURE_PROBABILITY,
-            "distance": plan.announced_distance(),
-            "distance_limit": MAX_DISTANCE,
+            "hint_distance": plan.announced_risk().distance,
+            "hint_distance_limit": MAX_DISTANCE,
         },
         "encoded_bytes": sum(plan.one.encoded_bytes().values()),
         "plan_hash": plan.digest(),
@@ -161,7 +153,7 @@ def _pass(one: Plan, plan: GenerationPlan, predict: Predictor) -> Json:
         "rows": one.rows(),
         "offline": traffic_row(plan.offline_traffic(one)) | _seconds(seconds, before),
         "online": traffic_row(one.cost.traffic) | _seconds(seconds, after),
-        "failure_probability": plan.pass_failure(one),
+        "failure_probability": plan.pass_risk(one).failure_probability,
         "predicted_seconds": seconds,
     }
 
@@ -328,12 +320,12 @@ def _apart(schedule: Schedule) -> list[str]:
 
 def _distance(announced: Json) -> list[str]:
     """Nothing where no hints are sent."""
-    if not announced["distance"]:
+    if not announced["hint_distance"]:
         return []
     return [
-        "statistical distance of what the client sees of it from what it could make itself: "
-        f"2^{log2(announced['distance']):.1f}; limit of a session "
-        f"2^{log2(announced['distance_limit']):.0f}"
+        "  hints of its ciphertexts in slots: within "
+        f"2^{log2(announced['hint_distance']):.1f} of simulated ones; limit of a session "
+        f"2^{log2(announced['hint_distance_limit']):.0f}"
     ]
 
 

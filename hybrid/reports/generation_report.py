@@ -14,7 +14,8 @@ from typing import Any
 from hybrid.config.loading import Config
 from hybrid.machine.predict import predictor
 from hybrid.planning.generation import GenerationPlan
-from hybrid.planning.plan import MAX_DISTANCE, MAX_FAILURE_PROBABILITY, traffic_row
+from hybrid.planning.plan import traffic_row
+from hybrid.planning.risk import MAX_DISTANCE, MAX_FAILURE_PROBABILITY
 from hybrid.reports.amounts import Amount, total
 from hybrid.reports.generation_accuracy import answered, compared, with_accuracy
 from hybrid.reports.generation_costs import (
@@ -139,11 +140,11 @@ class PartyBook:
             "environment": dict(record.environment),
             "trust_model": generation_trust_model(plan),
             "failure_probability": record.failure_probability,
-            "failure_probability_announced": plan.announced_failure_probability(),
+            "failure_probability_announced": plan.announced_risk().failure_probability,
             "failure_probability_limit": MAX_FAILURE_PROBABILITY,
-            "distance": record.distance,
-            "distance_announced": plan.announced_distance(),
-            "distance_limit": MAX_DISTANCE,
+            "hint_distance": record.hint_distance,
+            "hint_distance_announced": plan.announced_risk().distance,
+            "hint_distance_limit": MAX_DISTANCE,
             "encoded_bytes": sum(plan.one.encoded_bytes().values()),
             "plan_hash": plan.digest(),
             "setup": phase_row(record.setup_seconds, record.setup),

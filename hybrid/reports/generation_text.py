@@ -128,22 +128,28 @@ def traffic_line(report: Report) -> str:
     return f"Bytes or rounds differ from what was declared: {'; '.join(names[:5])}{more}."
 
 
-def distance_line(report: Report) -> str:
-    """What hints told, of all that ran and of what was announced, against the limit."""
-    return (
-        f"Statistical distance of what the client saw from what it could make itself: at most "
-        f"{report['distance']:.1e} in the session, of a conversation of the announced size "
-        f"{report['distance_announced']:.1e}, limit {report['distance_limit']:.1e}."
-    )
+def distance_lines(report: Report) -> list[str]:
+    """What hints told, of all that ran and of what was announced; nothing where there are none."""
+    if not report["hint_distance"]:
+        return []
+    return [
+        f"Hints of ciphertexts in slots: within {report['hint_distance']:.1e} of simulated ones in "
+        f"the session, {report['hint_distance_announced']:.1e} in {_announced(report)}, limit "
+        f"{report['hint_distance_limit']:.1e} (statistical distance)."
+    ]
+
+
+def _announced(report: Report) -> str:
+    count = report["batch"]["conversations"] if "batch" in report else 1
+    whose = "one conversation" if count == 1 else f"{count} conversations that share passes, each"
+    return f"{whose} of the announced size"
 
 
 def failure_line(report: Report) -> str:
     """What ran and what was announced, against the limit."""
-    count = report["batch"]["conversations"] if "batch" in report else 1
-    whose = "one conversation" if count == 1 else f"{count} conversations that share passes, each"
     return (
         f"Failure probability: of all that ran in the session at most "
-        f"{report['failure_probability']:.1e}, of {whose} of the announced size "
+        f"{report['failure_probability']:.1e}, of {_announced(report)} "
         f"{report['failure_probability_announced']:.1e}, limit "
         f"{report['failure_probability_limit']:.1e}."
     )
@@ -166,7 +172,7 @@ def print_generation_report(
     lines = [
         *total_lines(report),
         failure_line(report),
-        distance_line(report),
+        *distance_lines(report),
         traffic_line(report),
     ]
     lines.append(accuracy_line(report))
@@ -191,7 +197,8 @@ def generation_markdown(report: Report) -> str:
     lines = [f"# Private generation: {plain_cell(report['config']['name'])}", ""]
     lines += [f"Model: {plain_cell(report['model'])}.", ""]
     lines += ["## Trust model", "", *(f"- {line}" for line in report["trust_model"]), ""]
-    lines += [failure_line(report), "", distance_line(report), ""]
+    for line in (failure_line(report), *distance_lines(report)):
+        lines += [line, ""]
     lines += ["## Totals", "", *table_lines(*phase_table(report)), ""]
     for line in total_lines(report):
         lines += [line, ""]

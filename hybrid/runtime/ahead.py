@@ -14,6 +14,7 @@ from hybrid.operators.base import Operator, RunState
 from hybrid.planning.ahead import AHEAD, AheadPlan, making
 from hybrid.planning.generation import BATCH, CACHE, CachePiece, GenerationPlan
 from hybrid.planning.plan import Plan
+from hybrid.planning.risk import Risk
 from hybrid.runtime.generation_records import SharedRecord
 from hybrid.runtime.runner import Progress, run_ahead, run_shared
 from hybrid.runtime.session_parts import SessionParts
@@ -92,12 +93,8 @@ class PreparesAhead(SessionParts):
     progress: Progress
 
     @abstractmethod
-    def _spend(self, more: float) -> None:
-        """Count a chance of failure; refuse too much of it."""
-
-    @abstractmethod
-    def _show(self, squares: float) -> None:
-        """Count what hints are about to tell, in squares; refuse too much of it."""
+    def _spend(self, more: Risk) -> None:
+        """Count it; refuse too much of it."""
 
     def _fill(self, plan: Plan, *, is_prompt: bool) -> None:
         """Batches until every layer has the rows that a pass takes: small ones for a prompt."""
@@ -107,7 +104,7 @@ class PreparesAhead(SessionParts):
             batch = self.plan.first_batch if is_few else self.plan.batch
             short = [each for each in batch if each[0].node.name in lacks]
             if is_few:
-                self._spend(sum(cost.failure_probability for _, cost in short))
+                self._spend(Risk.of(cost for _, cost in short))
                 self._prepare(BATCH, short, _for_first_rows, self.plan.first_rows)
             else:
                 self._make(short)
@@ -118,7 +115,7 @@ class PreparesAhead(SessionParts):
         return {name: needs[name] - len(self._state.rows.get(name, ())) for name in names}
 
     def _make(self, pieces: list[tuple[Operator, Cost]]) -> None:
-        self._spend(sum(cost.failure_probability for _, cost in pieces))
+        self._spend(Risk.of(cost for _, cost in pieces))
         self._prepare(BATCH, pieces, _for_rows, self.plan.batch_rows)
 
     def _prepare(
@@ -128,12 +125,10 @@ class PreparesAhead(SessionParts):
         prepare: Callable[[Operator, RunState], None],
         rows: int,
     ) -> None:
-        self._show(sum(cost.distance_squares for _, cost in operators))
         start, label = time.perf_counter(), f"{kind}{len(self.shared)}"
-        rows_only = kind == BATCH
-        steps = run_shared(
-            operators, self._state, label, prepare, self.progress, independent=rows_only
-        )
+        # Rows of one layer need nothing of another's.
+        apart = kind == BATCH and not any(cost.demand.counts for _, cost in operators)
+        steps = run_shared(operators, self._state, label, prepare, self.progress, independent=apart)
         seconds = time.perf_counter() - start
         declared = tuple(cost.traffic for _, cost in operators)
         record = SharedRecord(kind, tuple(steps), seconds, rows, declared, self._passes)
@@ -168,8 +163,7 @@ class PreparesAhead(SessionParts):
             self._make_cache(*piece.cache)
             return
         cost, label = piece.cost(self.plan), f"{AHEAD}{len(self.shared)}"
-        self._spend(cost.failure_probability)
-        self._show(cost.distance_squares)
+        self._spend(Risk.of((cost,)))
         step = run_ahead(piece.needed, self._state, label, self.progress)
         made, place = piece.correlations, (1, (cost.traffic,), self._passes, is_ahead)
         self.shared.append(SharedRecord(AHEAD, (step,), step.seconds, *place, made))
@@ -180,7 +174,7 @@ class PreparesAhead(SessionParts):
         def prepare(operator: Operator, state: RunState) -> None:
             operator.prepare_piece(piece.piece, state)
 
-        self._spend(piece.cost.failure_probability)
+        self._spend(Risk.of((piece.cost,)))
         self._prepare(CACHE, [(piece.operator, piece.cost)], prepare, 1)
         self.shared[-1] = replace(self.shared[-1], is_ahead=True, pieces=place)
         self._cache_made += 1

@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +33,7 @@ from hybrid.planning.ahead import still_to_make
 from hybrid.planning.candidates import check_limits, checked_policy
 from hybrid.planning.catalog import Catalog
 from hybrid.planning.generation import CONVERSATION, GenerationPlan, plan_generation
-from hybrid.planning.plan import MAX_DISTANCE, MAX_FAILURE_PROBABILITY
+from hybrid.planning.risk import Risk
 from hybrid.planning.schedule import Schedule
 from hybrid.runtime.ahead import Piece, PreparesAhead
 from hybrid.runtime.generation_records import PassRecord, SharedRecord
@@ -86,10 +85,8 @@ class GenerationSession(PreparesAhead):
         """Rows of the conversation so far, those of its first prompt's padding among them."""
         self.shared: list[SharedRecord] = []
         """What was prepared for more than one pass."""
-        self.failure_probability = 0.0
-        """Bound on the chance, 0 to 1, that anything went wrong in this session so far: passes and
-        what was prepared, used or not."""
-        self._squares = 0.0
+        self.risk = Risk()
+        """Of this session so far: passes and what was prepared, used or not."""
         self._passes = 0
         self._is_open = False
         """Whether a conversation has begun."""
@@ -108,43 +105,24 @@ class GenerationSession(PreparesAhead):
         nodes = [operator.node.name for operator, _ in self.plan.batch]
         return min((len(self._state.rows.get(name, ())) for name in nodes), default=1 << 30)
 
-    def _affords(self, more: float) -> bool:
-        return self.failure_probability + more <= MAX_FAILURE_PROBABILITY
-
-    def _afford(self, more: float) -> None:
-        """Refuse what would make the session fail too often."""
-        if not self._affords(more):
-            raise RefusedError(
-                f"session: what has run may fail with {self.failure_probability:.1e}, one more "
-                f"step with {more:.1e}; together more than {MAX_FAILURE_PROBABILITY:.1e}: open a "
-                "new session"
-            )
-
-    def _spend(self, more: float) -> None:
-        self._afford(more)
-        self.failure_probability += more
-
     @property
-    def distance(self) -> float:
-        """Bound on the statistical distance of what the client has seen from a simulation.
+    def failure_probability(self) -> float:
+        """Bound on the chance, 0 to 1, that anything went wrong in this session so far."""
+        return self.risk.failure_probability
 
-        Of what hints told so far: docs/security.md, "What a hint tells".
-        """
-        return sqrt(self._squares)
+    def _afford(self, more: Risk) -> None:
+        """Refuse what would make the session fail too often, or hints tell too much."""
+        if not (self.risk + more).is_allowed:
+            raise RefusedError(self.risk.refusal(more))
 
-    def _show(self, squares: float) -> None:
-        if self._squares + squares > MAX_DISTANCE**2:
-            raise RefusedError(
-                f"session: what hints have told is within {self.distance:.1e} of nothing, one more "
-                f"step adds {sqrt(squares):.1e}; together more than {MAX_DISTANCE:.1e}: open a new "
-                "session"
-            )
-        self._squares += squares
+    def _spend(self, more: Risk) -> None:
+        self._afford(more)
+        self.risk += more
 
     def _begin(self) -> None:
         """Correlations of a new conversation's cache, as far as it lacks some; the prefix in it."""
         made, state = self._cache_made, self._state
-        self._spend(self.plan.conversation_cost(made).failure_probability)
+        self._spend(Risk.of((self.plan.conversation_cost(made),)))
         self._is_open, self._cache_made = False, 0
         state.caches.clear()
         try:
@@ -164,8 +142,7 @@ class GenerationSession(PreparesAhead):
         self._fill(plan, is_prompt=rows > 1)
         self._restock(rows)
         stock = self._prepared()
-        self._spend(self.plan.pass_failure(plan, stock))
-        self._show(self.plan.pass_making(plan, stock).distance_squares)
+        self._spend(self.plan.pass_risk(plan, stock))
         needed = still_to_make(plan.cost, stock)
         start = time.perf_counter()
         result = run_request(plan, self._state, self._passes, own, self.progress, needed=needed)
@@ -252,23 +229,21 @@ class GenerationClient(GenerationSession):
         for ids, padding in zip(asked, before, strict=True):
             check_ids(model, ids, 0 if past else padding, past)
         count = len(asked[0]) + (0 if past else before[0])
-        self._afford(self._failures_ahead(count, past, fresh=fresh))
+        self._afford(self._risk_ahead(count, past, fresh=fresh))
         pairs = zip(asked, before, strict=True)
         rows = side_by_side([client_rows(model, ids, past, padding) for ids, padding in pairs])
         return Ready(count, fillers, idle, self._inputs(rows))
 
-    def _failures_ahead(self, rows: int, past: int, *, fresh: bool) -> float:
+    def _risk_ahead(self, rows: int, past: int, *, fresh: bool) -> Risk:
         """Of a pass and what has to be prepared for it."""
         plan = self.plan
         missing = max(0, rows * plan.model.batch - self.stock()) if plan.batch else 0
         batches = -(-missing // plan.batch_rows)
         stock = self._prepared()
-        found = plan.pass_failure(plan.of_pass(rows, past), stock)
-        more = self._to_come.at_once(rows, past, stock)
-        found += Piece(correlations=more).cost(plan).failure_probability
-        found += batches * plan.batch_cost().failure_probability
+        more = Piece(correlations=self._to_come.at_once(rows, past, stock))
         begins = plan.conversation_cost(self._cache_made) if fresh else NO_COST
-        return found + begins.failure_probability
+        shared = Risk.of((more.cost(plan), plan.batch_cost() * batches, begins))
+        return shared + plan.pass_risk(plan.of_pass(rows, past), stock)
 
     def begin(self, ready: Ready) -> None:
         """New conversations, with what fills their first pass: caches empty but for the prefix."""
@@ -281,7 +256,9 @@ class GenerationClient(GenerationSession):
     def ahead(self) -> bool:
         """One piece of preparation, unless all is there or it may not fail; whether there was."""
         piece = self._next_piece()
-        if piece is None or not self._affords(piece.cost(self.plan).failure_probability):
+        if piece is None:
+            return False
+        if not (self.risk + Risk.of((piece.cost(self.plan),))).is_allowed:
             return False
         self._say(Word.AHEAD)
         self._ahead(piece)

@@ -63,6 +63,6 @@ class GenerationRecord:
     dealer_bytes: int
     failure_probability: float
     """Of all that ran."""
-    distance: float
-    """Of what the client saw from what it could make itself: a bound, statistical."""
+    hint_distance: float
+    """Of all hints that were sent from simulated ones: a bound, statistical."""
     environment: Mapping[str, str]

@@ -180,6 +180,6 @@ def record_of(
         channel.total,
         0 if dealer is None else dealer.total.sent_bytes,
         session.failure_probability,
-        session.distance,
+        session.risk.distance,
         describe() | {"peak_memory_bytes": str(peak_memory_bytes())},
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from hybrid.planning.plan import MAX_FAILURE_PROBABILITY
+from hybrid.planning.risk import MAX_FAILURE_PROBABILITY
 from hybrid.reports.generation_report import generation_reports
 from hybrid.runtime.generation_local import LocalGeneration
 from transport.errors import ConfigError
@@ -44,7 +44,7 @@ def check_prompt(session: LocalGeneration, prompt: str, count: int) -> None:
             f"ones need {rows + new - 1} positions, generation.positions is {settings.positions}; "
             "shorten the prompt or raise it"
         )
-    failure = count * session.plan.failure_probability(tokens, new)
+    failure = count * session.plan.risk(tokens, new).failure_probability
     if failure > MAX_FAILURE_PROBABILITY:
         raise ConfigError(
             f"{path}: {count} answers in one session fail with probability {failure:.1e}, more "
