@@ -237,10 +237,9 @@ def rows_operator(weight, rows=2, *, embedding=False, output=64.0):
 def stocked_rows(operator, encoded, pads):
     """Both parties' rows as a batch would have left them, made from the weights in the clear."""
     rng = np.random.default_rng(5)
-    padded = encoded.encoded
-    d_in, d_out = padded.shape
-    chunks = padded.chunks.transpose(1, 0, 2).reshape(padded.chunks.shape[1], -1)
-    weights = chunks[:d_in, :d_out]
+    matrix = encoded.encoded
+    d_in, d_out = matrix.shape
+    weights = matrix.part(0, d_in, 0, d_out).astype(np.int64)
     rho = rng.integers(0, T, (pads, d_in), dtype=np.uint64)
     mine = rng.integers(0, T, (pads, d_out), dtype=np.uint64)
     theirs = (product(rho, weights).astype(np.uint64) + np.uint64(T) - mine) % np.uint64(T)
@@ -265,10 +264,10 @@ def rows_result(operator, weight, bias, x):
 
 @pytest.mark.parametrize(
     ("largest", "output", "bits"),
-    # 16-bit integers: the next power of two is 2^15 of them; at most 24 fraction bits.
+    # Small ones as many as 16-bit integers have, up to 24; others 16, times a power of two a row.
     [
         (2.0**-12, 1.0, 24), (2.0**-9, 1.0, 24), (2.0**-8, 1.0, 23), (0.3, 64.0, 16),
-        (0.5, 64.0, 16), (1.0, 64.0, 15), (1.01, 64.0, 14), (8.0, 64.0, 12),
+        (0.5, 64.0, 16), (1.0, 64.0, 16), (1.01, 64.0, 16), (8.0, 64.0, 16),
     ],
 )  # fmt: skip
 def test_weights_keep_as_many_bits_as_fit(largest, output, bits):
@@ -280,9 +279,31 @@ def test_weights_keep_as_many_bits_as_fit(largest, output, bits):
     x, bias = FIXED.encode(rng.uniform(-1, 1, (2, 9))), rng.normal(0, 1, 5)
     found = rows_result(operator, weight, bias, x)
     wanted = in_units(x) @ weight + in_units(FIXED.encode(bias))
-    # Weights are off by half a unit of theirs; the one that is a power of two by a whole one.
-    rounding = np.abs(in_units(x)).sum(1).max() * 2.0**-bits
+    # Weights are off by half a unit of their row's; one that is a power of two by a whole one.
+    lengths = np.ceil(np.log2(np.abs(weight).max(1) * 2.0**bits))
+    units = 2.0 ** (np.maximum(0, lengths - 15) - bits)
+    rounding = (np.abs(in_units(x)) @ units).max()
     assert np.abs(in_units(found) - wanted).max() <= rounding + 2
+
+
+def test_a_large_row_takes_no_bits_from_others():
+    """Its power of two is the server's own matter: what is public stays the same."""
+    weight = np.random.default_rng(8).uniform(-0.5, 0.5, (9, 5))
+    large = weight.copy()
+    large[3] *= 100
+    x = FIXED.encode(np.random.default_rng(9).uniform(-1, 1, (2, 9)))
+    x[:, 3] = 0
+    operators = [rows_operator(w, output=64.0) for w in (weight, large)]
+    assert len({o.parameters()["weight_bits"] for o in operators}) == 1
+    for operator, own in zip(operators, (weight, large), strict=True):
+        found = in_units(rows_result(operator, own, np.zeros(5), x))
+        assert np.abs(found - in_units(x) @ own).max() <= np.abs(in_units(x)).sum() * 2.0**-17 + 2
+
+
+def test_weights_beyond_their_exponents_take_fewer_bits():
+    for largest, bits in ((2.0**16, 16), (2.0**17.5, 15), (2.0**20, 13)):
+        operator = rows_operator(np.full((9, 5), largest), output=64.0)
+        assert operator.parameters()["weight_bits"] == bits
 
 
 def test_a_power_of_two_does_not_wrap_around():
@@ -308,12 +329,14 @@ def test_rows_of_a_private_table_are_exact(largest):
     table = np.random.default_rng(7).uniform(-largest, largest, (11, 6))
     operator = rows_operator(table, rows=3, embedding=True, output=256.0)
     bits = operator.parameters()["weight_bits"]
-    assert bits == min(16, 15 - np.ceil(np.log2(np.abs(table).max())))
+    assert bits == 16
     words = np.zeros((3, 11), np.uint64)
     words[[0, 1, 2], [10, 0, 4]] = 1
     found = rows_result(operator, table, np.zeros(6), words)
-    integers = np.rint(table[[10, 0, 4]] * 2.0**bits).clip(-(2**15), 2**15 - 1)
-    assert np.array_equal(in_units(found), integers * 2.0 ** (16 - bits))
+    lengths = np.ceil(np.log2(np.abs(table[[10, 0, 4]]).max(1) * 2.0**bits))
+    units = 2.0 ** np.maximum(0, lengths - 15)[:, None]
+    integers = np.rint(table[[10, 0, 4]] * 2.0**bits / units).clip(-(2**15), 2**15 - 1)
+    assert np.array_equal(in_units(found), integers * units)
 
 
 def test_a_row_serves_once_and_a_stock_ends():

@@ -68,6 +68,21 @@ def test_rows_of_extreme_weights_are_exact(value):
     assert (((own + other) % np.uint64(T)).astype(np.int64) == product(rho, weights)).all()
 
 
+def test_rows_times_powers_of_two_are_exact():
+    packing, exponents = ExactRowsPacking(P, 64, 150, 140), rng.integers(0, 19, 150)
+    weights = rng.integers(-(2**15), 2**15, (150, 140))
+    matrix = IntegerMatrix.from_integers(weights, exponents.astype(np.uint64))
+    client, server = made_keys(packing.galois_steps)
+    message, drawn = slot_encrypt(packing.input_ciphertexts, client, SecureRandom())
+    ciphertexts = slot_parse(message, packing.input_ciphertexts, P)
+    groups = packing.stream(ciphertexts, matrix, server, ROOM)
+    values, _ = messages_and_noise(np.concatenate(list(groups)), client)
+    rho = packing.rows_in(drawn)
+    assert (
+        packing.rows_out(values).astype(np.int64) == product(rho, weights << exponents[:, None])
+    ).all()
+
+
 def test_threads_change_nothing():
     packing = ExactRowsPacking(P, 64, 288, 480)
     client, server = made_keys(packing.galois_steps)

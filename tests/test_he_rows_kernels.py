@@ -27,7 +27,7 @@ from he_linear.kernels.fused_sums import (
 from he_linear.kernels.key_products import DIGITS, PanelOrders, key_products, spread_products
 from he_linear.kernels.ntt import automorphism_order
 from he_linear.kernels.residues import add, from_centred, intt, ntt, to_centred
-from he_linear.kernels.row_products import IntegerMatrix
+from he_linear.kernels.row_products import MAX_EXPONENT, IntegerMatrix
 from he_linear.kernels.wide_words import (
     add_wide,
     raised,
@@ -83,9 +83,21 @@ def test_row_products(data):
     values = st.sampled_from([-(2**15), 2**15 - 1, 0, 1, -77])
     w = np.array([[data.draw(values) for _ in range(d_out)] for _ in range(d_in)])
     row = [data.draw(st.sampled_from([0, 1, T - 1, T // 2, T // 2 + 1])) for _ in range(d_in)]
-    matrix = IntegerMatrix.from_integers(w)
+    exponents = [data.draw(st.sampled_from([0, 1, 7, MAX_EXPONENT])) for _ in range(d_in)]
+    matrix = IntegerMatrix.from_integers(w, np.array(exponents, np.uint64))
     got = matrix.rows_times(np.array([row], np.uint64), T)[0]
-    assert [int(y) for y in got] == [int(y) % T for y in np.array(row, object) @ w.astype(object)]
+    whole = w.astype(object) * np.array([[1 << e] for e in exponents], object)
+    assert [int(y) for y in got] == [int(y) % T for y in np.array(row, object) @ whole]
+    assert (matrix.part(0, d_in, 0, d_out) == whole.astype(float)).all()
+
+
+def test_rows_beyond_their_exponents_are_refused():
+    words = np.ones((2, 3), np.int64)
+    for exponents in (np.array([0, MAX_EXPONENT + 1], np.uint64), np.zeros(3, np.uint64)):
+        with pytest.raises(UsageError, match="one exponent a row"):
+            IntegerMatrix.from_integers(words, exponents)
+    assert IntegerMatrix.rounded(np.zeros((2, 3)), 24).exponents.tolist() == [0, 0]
+    assert IntegerMatrix.rounded(np.full((1, 1), 2.0**17), 16).exponents.tolist() == [MAX_EXPONENT]
 
 
 @pytest.mark.parametrize(("value", "weight"), [(T // 2, -(2**15)), (T // 2 + 1, 2**15 - 1)])

@@ -1,14 +1,15 @@
-"""Rows times an integer matrix of 16 bits modulo a prime, in one pass over the matrix."""
+"""Rows times an integer matrix of 16 bits a row modulo a prime, in one pass over the matrix."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from he_linear.kernels.scalars import Integers, Residues
+from he_linear.kernels.scalars import Floats, Integers, Residues
 from transport.errors import UsageError
 
 _LIMB_BITS = 22
@@ -16,9 +17,12 @@ MAX_ROW_MODULUS_BITS = 2 * _LIMB_BITS
 """Two limbs hold a centred residue."""
 _WIDTH = 1024
 """Columns of a chunk: its sums stay in the cache."""
-_LARGEST = 1 << 15
+_WORD_BITS = 15
+_LARGEST = 1 << _WORD_BITS
 _TOGETHER = 4
 """Rows of the matrix."""
+MAX_EXPONENT = 18
+"""Of a row of a matrix: a residue times such a power of two fits a word."""
 MAX_ROWS = 1 << 26
 """Of a matrix: limbs of residues have 21 bits and a sign, so their sums stay below 2^62."""
 
@@ -57,16 +61,39 @@ def _rows_times(high, low, chunks, t, out):  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True, slots=True)
 class IntegerMatrix:
-    """Signed integers of 16 bits (in, out), kept in chunks of columns: 2 bytes a weight."""
+    """Signed integers (in, out), 16 bits times a power of two for each row: 2 bytes a weight.
+
+    Kept in chunks of columns.
+    """
 
     chunks: NDArray[np.int16]
     """(chunks, in, width), rows up to a multiple of four; zero beyond the last row and column."""
     shape: tuple[int, int]
     """(in, out)."""
+    exponents: NDArray[np.uint64]
+    """(in,): row i counts 2^exponents[i] times."""
 
     @classmethod
-    def from_integers(cls, weights: NDArray[np.int64] | NDArray[np.int16]) -> IntegerMatrix:
-        """Integers (in, out) in [-2^15, 2^15); `UsageError` for others."""
+    def rounded(cls, weights: NDArray[np.floating[Any]], bits: int) -> IntegerMatrix:
+        """Weights (in, out) times 2^bits: to integers, or to 16 bits where a row has larger ones.
+
+        Off by half of 2^exponents[i] in row i, where the largest is a power of two by one.
+        """
+        scaled = np.ldexp(np.asarray(weights, np.float64), bits)
+        # The largest may be 2^15 itself, which is off by one then; of zeros any exponent serves.
+        lengths = np.ceil(np.log2(np.maximum(np.abs(scaled).max(axis=1), 1.0)))
+        exponents = np.maximum(0, lengths.astype(np.int64) - _WORD_BITS)
+        words = np.rint(np.ldexp(scaled, -exponents[:, None]))
+        limited = np.clip(words, -_LARGEST, _LARGEST - 1).astype(np.int16)
+        return cls.from_integers(limited, exponents.astype(np.uint64))
+
+    @classmethod
+    def from_integers(
+        cls,
+        weights: NDArray[np.int64] | NDArray[np.int16],
+        exponents: NDArray[np.uint64] | None = None,
+    ) -> IntegerMatrix:
+        """Integers (in, out) in [-2^15, 2^15), of each row times 2^exponent; `UsageError` else."""
         if weights.ndim != 2 or not weights.size or weights.dtype.kind != "i":
             raise UsageError(
                 f"weights: {weights.dtype} of shape {weights.shape}; use a matrix of integers"
@@ -81,26 +108,34 @@ class IntegerMatrix:
                 "use fewer fraction bits"
             )
         d_in, d_out = weights.shape
+        powers = np.zeros(d_in, np.uint64) if exponents is None else exponents
+        if powers.shape != (d_in,) or powers.max() > MAX_EXPONENT:
+            raise UsageError(
+                f"weights: rows up to 2^{powers.max()} times 16 bits; at most 2^{MAX_EXPONENT} is "
+                "possible, one exponent a row; use fewer fraction bits"
+            )
         width = min(_WIDTH, d_out)
         count = -(-d_out // width)
         padded = np.zeros((-(-d_in // _TOGETHER) * _TOGETHER, count * width), np.int16)
         padded[:d_in, :d_out] = weights
         chunks = padded.reshape(-1, count, width).transpose(1, 0, 2)
-        return cls(np.ascontiguousarray(chunks), (d_in, d_out))
+        return cls(np.ascontiguousarray(chunks), (d_in, d_out), powers)
 
     @property
     def nbytes(self) -> int:
         """Memory in bytes, of padded rows and columns too."""
         return self.chunks.nbytes
 
-    def part(self, top: int, bottom: int, start: int, stop: int) -> NDArray[np.int16]:
+    def part(self, top: int, bottom: int, start: int, stop: int) -> Floats:
         """(bottom - top, stop - start) from row `top`, column `start` on; zero beyond the last."""
         width = self.chunks.shape[2]
-        out = np.zeros((bottom - top, stop - start), np.int16)
+        out = np.zeros((bottom - top, stop - start))
         for k in range(start // width, min(-(-stop // width), len(self.chunks))):
             first, last = max(start, k * width), min(stop, (k + 1) * width)
             part = self.chunks[k, top:bottom, first - k * width : last - k * width]
             out[: len(part), first - start : last - start] = part
+        powers = self.exponents[top:bottom]
+        out[: len(powers)] *= np.ldexp(1.0, powers.astype(np.int64))[:, None]
         return out
 
     def rows_times(self, rows: Residues, modulus: int) -> Residues:
@@ -111,7 +146,7 @@ class IntegerMatrix:
         assert modulus.bit_length() <= MAX_ROW_MODULUS_BITS
         count, inner, width = self.chunks.shape
         x: Integers = np.zeros((len(rows), inner), np.int64)
-        x[:, : self.shape[0]] = rows
+        x[:, : self.shape[0]] = (rows << self.exponents) % np.uint64(modulus)
         x = np.where(x > modulus // 2, x - modulus, x)
         high = (x + (1 << (_LIMB_BITS - 1))) >> _LIMB_BITS
         low = x - (high << _LIMB_BITS)

@@ -232,7 +232,7 @@ class ExactRowsPacking(SlotPacking):
         def encode(index: int) -> None:
             start = outputs[index] * v
             part = weights.part(block.start * w, block.stop * w, start, start + v)
-            inputs = part.astype(np.float64).reshape(len(block), w, v)
+            inputs = part.reshape(len(block), w, v)
             encode_diagonals(inputs, sizes, self.parameters, index * giants, out)
 
         list(keys.workers.map(encode, range(len(outputs))))

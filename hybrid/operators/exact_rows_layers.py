@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import deque
 from functools import cached_property
-from math import floor, log2
+from math import ceil, floor, log2
 from typing import Any, ClassVar
 
 import numpy as np
 
 from he_linear.exact.slot_parameters import SLOT_SETS, SlotParameters
-from he_linear.kernels.row_products import IntegerMatrix
+from he_linear.kernels.row_products import MAX_EXPONENT, IntegerMatrix
 from he_linear.packings.exact_rows import ExactRowsPacking
 from hybrid.models.folding import LinearMap
 from hybrid.models.graph import Node
@@ -33,7 +33,7 @@ from transport.errors import ConfigError, ParameterError, UsageError
 
 SLOT_SET = SLOT_SETS["n8192_t44"]
 _WORD_BITS = 15
-"""Of the magnitude of a weight's integer."""
+"""Of the magnitude of a weight's integer, before its row's power of two."""
 _MAX_WEIGHT_BITS = 24
 
 
@@ -54,8 +54,8 @@ class ExactRowsEmbedding(ExactRowsLinear):
 class ExactRowsOperator(WeightedOperator):
     """y = x W + b for the next rows of a decoder. 2 rounds online; needs prepared rows.
 
-    Weights are integers of 16 bits, with as many fraction bits as their bound leaves and the
-    result's bound has room for: public, as bounds are.
+    Weights are integers of 16 bits times a power of two for each input, which is the server's own
+    matter, with as many fraction bits as the result's bound has room for: public, as bounds are.
     """
 
     engine = "he_linear"
@@ -77,10 +77,11 @@ class ExactRowsOperator(WeightedOperator):
         self._shift = self._input_bits + self._weight_bits - fraction
 
     def _fitting_bits(self, fraction: int) -> int:
-        """Most fraction bits of weights that fit 16 bits and leave room for results."""
+        """Fraction bits of weights: those of shares, more for small ones, if results have room."""
         bounds = self.node.bounds
-        bits = _WORD_BITS - floor(log2(bounds["weight"].max_abs))
-        bits = min(bits, _MAX_WEIGHT_BITS, fraction if not self._input_bits else bits)
+        largest = bounds["weight"].max_abs
+        bits = max(fraction, _WORD_BITS - floor(log2(largest))) if self._input_bits else fraction
+        bits = min(bits, _MAX_WEIGHT_BITS, _WORD_BITS + MAX_EXPONENT - ceil(log2(largest)))
         while bits >= 1:
             shift = max(0, self._input_bits + bits - fraction)
             try:
@@ -129,10 +130,7 @@ class ExactRowsOperator(WeightedOperator):
     def encode(self, linear: LinearMap, *, keep: bool = True) -> EncodedLinear:
         """Integers of 16 bits; server only. They are small enough to be kept always."""
         del keep
-        limit = 1 << _WORD_BITS
-        integers = np.rint(linear.weight * 2.0**self._weight_bits)
-        words = np.clip(integers, -limit, limit - 1).astype(np.int16)
-        matrix = IntegerMatrix.from_integers(words)
+        matrix = IntegerMatrix.rounded(linear.weight, self._weight_bits)
         return EncodedLinear(lambda: matrix, linear.bias, None)
 
     def cost(self) -> Cost:
