@@ -23,7 +23,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numba import njit
 
-from he_linear.ckks.encryption import randomised
 from he_linear.ckks.keys import ClientKeys, ServerKeys
 from he_linear.exact.ring_encryption import rounded_words
 from he_linear.exact.slot_parameters import (
@@ -33,8 +32,16 @@ from he_linear.exact.slot_parameters import (
     SlotParameters,
 )
 from he_linear.kernels import sampling
-from he_linear.kernels.residues import from_centred, intt, to_centred
-from he_linear.kernels.ring_words import fractions, lift, reduce_words, transform, words_times
+from he_linear.kernels.residues import intt, to_centred
+from he_linear.kernels.ring_words import (
+    add_product,
+    fractions,
+    lift,
+    reduce_words,
+    short_fractions,
+    transform,
+    words_times,
+)
 from he_linear.kernels.scalars import Floats, Integers, Residues, centre, centred, times
 from he_linear.kernels.wide_words import (
     WidePair,
@@ -181,19 +188,27 @@ def slot_mask_for_client(
     bodies = _masked_bodies(seed, p.poly_degree)
     parts, shares = [seed], []
     for group in groups:
-        u, errors = sampling.draw_zero(rng, len(group), p.poly_degree)
-        residues = from_centred(group, p.primes)
-        fresh = randomised(residues, keys.public_key, u, errors, p.primes)
-        values = fresh.transpose(2, 1, 0, 3).astype(np.float64)
-        high, low = fractions(values, p.primes)
-        for index in range(len(group)):
-            mask = subtract_wide((high[0, index], low[0, index]), next(bodies))
-            spread = drawn_spread(rng, p.poly_degree)
+        fresh = _randomised(group, keys, rng)
+        high, low = fractions(fresh[:, :, 0], p.primes)
+        seconds, _ = rounded_words(short_fractions(fresh[:, :, 1], p.primes), low, p.second_bits)
+        for body, second in zip(zip(high, low, strict=True), seconds, strict=True):
+            mask, spread = subtract_wide(body, next(bodies)), drawn_spread(rng, p.poly_degree)
             share, hints = rounded_with_hint(mask, p.plain_prime, spread)
             shares.append(share)
-            second, _ = rounded_words(high[1, index], low[1, index], p.second_bits)
             parts.append(pack_bits(second << np.uint64(1) | hints, p.returned_bits))
     return b"".join(parts), np.stack(shares)
+
+
+def _randomised(ciphertexts: Floats, keys: ServerKeys, rng: SecureRandom) -> Floats:
+    """Plus a fresh encryption of zero each: coefficients (primes, some, 2, N), nearly centred."""
+    primes, n = slot_parameters(keys).primes, ciphertexts.shape[-1]
+    u, errors = sampling.draw_zero(rng, len(ciphertexts), n)
+    factors = transform(np.tile(u.astype(np.float64), (len(primes), 1, 1)), primes)
+    values = np.ascontiguousarray(ciphertexts.transpose(2, 0, 1, 3))
+    for half, key in enumerate(keys.public_key):
+        add_product(factors, to_centred(key, primes), primes, values[:, :, half])
+    fresh: Floats = transform(values, primes, inverse=True) + errors
+    return fresh
 
 
 def slot_unmask(data: bytes, count: int, keys: ClientKeys) -> Residues:

@@ -199,6 +199,35 @@ def fractions(values: Floats, primes: Sequence[int]) -> tuple[Residues, Residues
     return high, low
 
 
+@njit(cache=True, nogil=True)
+def _accumulate_short(values, modulus, crt, weight, high):  # type: ignore[no-untyped-def]
+    """`_accumulate` of high words alone, low ones cut off."""
+    inverse, quotient, p = crt
+    upper, lower = weight
+    for i in range(values.size):
+        v = values[i]
+        t = mulmod(np.uint64(np.int64(v + modulus if v < 0.0 else v)), inverse, quotient, p)
+        high[i] += t * upper + mulhi(t, lower)
+
+
+def short_fractions(values: Floats, primes: Sequence[int]) -> Residues:
+    """`fractions` in one word of 64 bits: less by a unit for every prime at most."""
+    full, modulus = 1 << 128, 1
+    high = np.zeros(values.shape[1:], np.uint64)
+    for p in primes:
+        modulus *= p
+    for row, p in zip(values, primes, strict=True):
+        weight = full // p
+        _accumulate_short(
+            np.ascontiguousarray(row).reshape(-1),
+            float(p),
+            shoup(pow(modulus // p, -1, p), p),
+            (np.uint64(weight >> 64), np.uint64(weight & ((1 << 64) - 1))),
+            high.reshape(-1),
+        )
+    return high
+
+
 def lift(values: Floats, primes: Sequence[int]) -> tuple[Residues, Residues]:
     """The integer X, |X| < Q / 4, of residues (primes, ...), modulo 2^128: high and low words."""
     modulus = 1
