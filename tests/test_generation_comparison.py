@@ -15,6 +15,7 @@ from hybrid.reports.comparison.summary import failures
 from hybrid.reports.comparison.words import summary_sentences
 from hybrid.reports.generation_accuracy import Compared, with_accuracy
 from hybrid.reports.generation_report import client_generation_reports
+from hybrid.reports.generation_text import accuracy_line
 from hybrid.reports.run_report import Accuracy
 from hybrid.runtime.generation_local import LocalGeneration
 from hybrid.runtime.local import LocalSession
@@ -175,3 +176,22 @@ def test_an_answer_of_one_token_is_a_failed_run(tmp_path):
     found = compared(write_decoders(tmp_path)[:1], tmp_path / "out", ended_at_once)
     (row,) = failures(found)
     assert "no token after the first" in row["error"]
+
+
+def test_choices_are_compared_behind_the_same_tokens():
+    """Where an answer has left the plain model's, tokens behind say little."""
+    passes = [{"token": token} for token in (40, 8, 42)]
+    generation = {"prefill": passes[0], "tokens": passes[1:], "new_tokens": 3}
+    report = {"generation": generation, "accuracy": None}
+    found = with_accuracy(report, Compared([40, 9, 7], "", None, "", choices=[40, 9, 42]))
+    assert found["generation"]["equal_tokens"] == 1
+    assert found["generation"]["equal_choices"] == 2
+    assert (
+        accuracy_line(found)
+        == "1 of 3 tokens are those of the plain model (2 of 3 behind the same tokens)"
+    )
+    whole = with_accuracy(report, Compared([40, 8, 42], "", None, "", choices=[40, 8, 42]))
+    assert accuracy_line(whole) == "3 of 3 tokens are those of the plain model"
+    unknown = with_accuracy(report, Compared([40, 8, 1], "", None, ""))
+    assert unknown["generation"]["equal_choices"] is None
+    assert accuracy_line(unknown) == "2 of 3 tokens are those of the plain model"

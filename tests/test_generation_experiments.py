@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hybrid.config.loading import load_config
-from hybrid.planning.risk import MAX_FAILURE_PROBABILITY
+from hybrid.planning.risk import MAX_FAILURE_PROBABILITY, Risk
 from tests.forked import forked_script
 from tests.processes import ROOT
 
@@ -56,8 +56,8 @@ class FakePlan:
     def passes(self, prompt, tokens):
         return [prompt, *[1] * (tokens - 1)]
 
-    def pass_failure(self, rows):
-        return rows * MAX_FAILURE_PROBABILITY / 10
+    def pass_risk(self, rows):
+        return Risk(rows * MAX_FAILURE_PROBABILITY / 10)
 
     def batch_cost(self):
         return SimpleNamespace(failure_probability=MAX_FAILURE_PROBABILITY / 10)
@@ -82,6 +82,7 @@ def row(new, equal, seconds):
     per_phase = None if seconds is None else dict.fromkeys(("offline", "online", "total"), seconds)
     return {
         "new_tokens": new, "equal_tokens": equal, "logits_cosine_min": 1 - new / 100,
+        "equal_choices": min(new, equal + 1),
         "logits_max_abs_error": new / 10, "seconds_per_token": per_phase,
         "megabytes_per_token": per_phase, "rounds_per_token": per_phase, "first_token_seconds": 2.0,
         "memory_gb": {"client": new, "server": 2 * new}, "declared_equals_measured": True,
@@ -97,7 +98,7 @@ def test_longer_answers_count_for_more(experiment):
     assert found["seconds_per_token"]["total"] == pytest.approx((2 * 1 + 4 * 4) / 6)
     assert found["logits_cosine_min"] == pytest.approx(0.95)
     assert found["memory_gb"] == {"client": 5, "server": 10}
-    assert "66.7 %" in prompts.summary_lines(found)[0]
+    assert "66.7 %, 7 (77.8 %) behind the same tokens" in prompts.summary_lines(found)[0]
     assert all(len(prompts.table_line(one)) == len(prompts.HEAD) for one in rows)
     alone = prompts.summary(rows[2:])
     assert alone["seconds_per_token"]["total"] is None

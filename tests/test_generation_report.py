@@ -21,17 +21,15 @@ from hybrid.reports.generation_report import (
     generation_reports,
     server_generation_reports,
 )
-from hybrid.reports.generation_text import (
-    generation_markdown,
-    print_generation_report,
-)
+from hybrid.reports.generation_text import generation_markdown, print_generation_report
 from hybrid.reports.markdown import plain_cell
 from hybrid.reports.run_report import Accuracy
 from hybrid.runtime.generation_local import LocalGeneration
 from tests.generation_data import SETUP, Script, answers, tiny_config, two_conversations
 
 COUNTS = {"seconds", "client_sent_bytes", "server_sent_bytes", "rounds"}
-OF_TEXT = {"text", "plain_text", "equal_tokens", "token", "token_text", "plain_token", "logits"}
+OF_TEXT = {"text", "plain_text", "equal_tokens", "equal_choices", "token", "plain_token", "logits"}
+OF_TEXT |= {"token_text"}
 HOSTILE = "[bold]x[/bold] | <b>*y*</b> \x1b[31m`z`"
 
 

@@ -48,6 +48,7 @@ def row_of(report: Mapping[str, Any]) -> Json:
         "prompt_tokens": answer["prompt_tokens"],
         "new_tokens": answer["new_tokens"],
         "equal_tokens": answer["equal_tokens"],
+        "equal_choices": answer["equal_choices"],
         "text": answer["text"],
         "plain_text": answer["plain_text"],
         "logits_cosine_min": answer["logits_cosine_min"],
@@ -85,6 +86,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Json:
     """Of all prompts; means are over tokens, so that longer answers count for more."""
     new = sum(row["new_tokens"] for row in rows)
     equal = sum(row["equal_tokens"] for row in rows)
+    choices = sum(row["equal_choices"] for row in rows)
     long = [row for row in rows if row["seconds_per_token"] is not None]
     tokens = sum(row["new_tokens"] - 1 for row in long)
 
@@ -98,6 +100,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Json:
         "new_tokens": new,
         "equal_tokens": equal,
         "equal_percent": 100 * equal / new,
+        "equal_choices": choices,
+        "equal_choices_percent": 100 * choices / new,
         "logits_cosine_min": min(row["logits_cosine_min"] for row in rows),
         "logits_max_abs_error": max(row["logits_max_abs_error"] for row in rows),
         "seconds_per_token": {phase: mean("seconds_per_token", phase) for phase in PHASES},
@@ -116,7 +120,8 @@ def summary_lines(found: Mapping[str, Any]) -> list[str]:
     """The same for a reader."""
     lines = [
         f"{found['equal_tokens']} of {found['new_tokens']} tokens equal the plain model's: "
-        f"{found['equal_percent']:.1f} %",
+        f"{found['equal_percent']:.1f} %, {found['equal_choices']} "
+        f"({found['equal_choices_percent']:.1f} %) behind the same tokens",
         f"smallest cosine of logits {found['logits_cosine_min']:.6f}, largest difference "
         f"{found['logits_max_abs_error']:.2e}",
     ]

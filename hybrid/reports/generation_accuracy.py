@@ -36,6 +36,8 @@ class Compared:
     note: str
     ranges: RangeCheck | None = None
     """Whether they hold for all private positions so far; None where those are not known."""
+    choices: list[int] | None = None
+    """What the plain model would have chosen of every pass, behind the private answer's own ids."""
 
 
 def answered(report: Json, answer: Answer, decode: Decode | None) -> Json:
@@ -68,7 +70,8 @@ def compared(
     if prompts.settings.temperature > 0:
         return Compared(None, None, logits, _SAMPLED, ranges)
     tokens, _ = plain_answer(model, prompts, answer.read, count)
-    return Compared(tokens, _shown(tokens, prompts), logits, "", ranges)
+    choices = [int(row.argmax()) for row in plain]
+    return Compared(tokens, _shown(tokens, prompts), logits, "", ranges, choices)
 
 
 def _shown(tokens: Sequence[int], prompts: Prompts) -> str:
@@ -84,12 +87,15 @@ def with_accuracy(report: Json, seen: Compared) -> Json:
     passes = [generation["prefill"], *generation["tokens"]]
     mine = [row["token"] for row in passes]
     generation["plain_text"] = seen.text
-    generation["equal_tokens"] = None
+    generation["equal_tokens"] = generation["equal_choices"] = None
     if seen.tokens is not None:
         pairs = zip(mine, seen.tokens, strict=False)
         generation["equal_tokens"] = sum(own == other for own, other in pairs)
         for row, token in zip(passes, seen.tokens, strict=False):
             row["plain_token"] = token
+    if seen.choices is not None:
+        pairs = zip(mine, seen.choices, strict=True)
+        generation["equal_choices"] = sum(own == other for own, other in pairs)
     if seen.note:
         generation["note"] = seen.note
     generation["logits_cosine_min"] = None

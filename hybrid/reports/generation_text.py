@@ -108,6 +108,9 @@ def accuracy_line(report: Report) -> str:
     if equal is not None:
         new = generation["new_tokens"]
         parts.append(f"{equal} of {new} tokens are those of the plain model")
+        same = generation.get("equal_choices")
+        if same is not None and equal != new:
+            parts[-1] += f" ({same} of {new} behind the same tokens)"
     if generation.get("note"):
         parts.append(generation["note"])
     if report.get("accuracy"):
