@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hybrid.models.generator import client_rows, load_prompts
-from hybrid.operators import cached_attention
+from hybrid.operators import cached_attention, cached_prefix
 from hybrid.planning.generation import plan_generation
 from hybrid.reports.generation_trust import generation_trust_model
 from hybrid.runtime import generating
@@ -137,8 +137,8 @@ def test_a_private_embedding():
 
 
 def test_keys_that_are_not_turned_are_noticed(monkeypatch):
-    take = cached_attention.take_tables
-    monkeypatch.setattr(cached_attention, "take_tables", lambda _choices, *rest: take([0], *rest))
+    take = cached_prefix.take_tables
+    monkeypatch.setattr(cached_prefix, "take_tables", lambda _choices, *rest: take([0], *rest))
     found, opened = converse(config_of("llama"), ask_each("llama", [9]))
     assert np.abs(opened.logits[0] - model("llama").plain_logits(found[0][0])[-1]).max() > 0.1
 
