@@ -137,9 +137,24 @@ def draw_ring_zero(
 def _randomised(ciphertexts: Floats, keys: RingServerKeys, rng: SecureRandom) -> Floats:
     """Plus a fresh encryption of zero each, coefficient form."""
     primes = keys.parameters.primes
-    u, errors = draw_ring_zero(keys, rng, ciphertexts.shape[1])
+    zero = draw_ring_zero(keys, rng, ciphertexts.shape[1])
+    return plus_zero(ciphertexts, keys.public_key, zero, primes)
+
+
+def plus_zero(
+    ciphertexts: Floats,
+    public_key: Floats,
+    zero: tuple[Floats, NDArray[np.int64]],
+    primes: tuple[int, ...],
+) -> Floats:
+    """Plus (pk0 u + e0, pk1 u + e1): coefficients, centred but for the errors.
+
+    ciphertexts (primes, count, 2, N), NTT form, are spoilt; public_key (primes, 2, N), centred;
+    zero: u (primes, count, N) in NTT form and errors (count, 2, N).
+    """
+    u, errors = zero
     for half in range(2):
-        add_product(u, keys.public_key[:, half], primes, ciphertexts[:, :, half])
+        add_product(u, public_key[:, half], primes, ciphertexts[:, :, half])
     fresh: Floats = transform(ciphertexts, primes, inverse=True) + errors
     return fresh
 

@@ -24,7 +24,7 @@ import numpy as np
 from numba import njit
 
 from he_linear.ckks.keys import ClientKeys, ServerKeys
-from he_linear.exact.ring_encryption import rounded_words
+from he_linear.exact.ring_encryption import plus_zero, rounded_words
 from he_linear.exact.slot_parameters import (
     DROPPED_BITS,
     LIFTED_PRIMES,
@@ -34,7 +34,6 @@ from he_linear.exact.slot_parameters import (
 from he_linear.kernels import sampling
 from he_linear.kernels.residues import intt, to_centred
 from he_linear.kernels.ring_words import (
-    add_product,
     fractions,
     lift,
     reduce_words,
@@ -186,9 +185,10 @@ def slot_mask_for_client(
     p = slot_parameters(keys)
     seed = sampling.fresh_seed(rng)
     bodies = _masked_bodies(seed, p.poly_degree)
+    public_key = to_centred(keys.public_key, p.primes).transpose(1, 0, 2)
     parts, shares = [seed], []
     for group in groups:
-        fresh = _randomised(group, keys, rng)
+        fresh = _randomised(group, public_key, p.primes, rng)
         high, low = fractions(fresh[:, :, 0], p.primes)
         seconds, _ = rounded_words(short_fractions(fresh[:, :, 1], p.primes), low, p.second_bits)
         for body, second in zip(zip(high, low, strict=True), seconds, strict=True):
@@ -199,16 +199,14 @@ def slot_mask_for_client(
     return b"".join(parts), np.stack(shares)
 
 
-def _randomised(ciphertexts: Floats, keys: ServerKeys, rng: SecureRandom) -> Floats:
-    """Plus a fresh encryption of zero each: coefficients (primes, some, 2, N), nearly centred."""
-    primes, n = slot_parameters(keys).primes, ciphertexts.shape[-1]
-    u, errors = sampling.draw_zero(rng, len(ciphertexts), n)
-    factors = transform(np.tile(u.astype(np.float64), (len(primes), 1, 1)), primes)
+def _randomised(
+    ciphertexts: Floats, public_key: Floats, primes: tuple[int, ...], rng: SecureRandom
+) -> Floats:
+    """Plus a fresh encryption of zero each: coefficients (primes, some, 2, N)."""
+    u, errors = sampling.draw_zero(rng, len(ciphertexts), ciphertexts.shape[-1])
+    factors = transform(reduce_words(u, primes), primes)
     values = np.ascontiguousarray(ciphertexts.transpose(2, 0, 1, 3))
-    for half, key in enumerate(keys.public_key):
-        add_product(factors, to_centred(key, primes), primes, values[:, :, half])
-    fresh: Floats = transform(values, primes, inverse=True) + errors
-    return fresh
+    return plus_zero(values, public_key, (factors, errors), primes)
 
 
 def slot_unmask(data: bytes, count: int, keys: ClientKeys) -> Residues:

@@ -240,6 +240,11 @@ class GenerationPlan:
 
     def announced_risk(self) -> Risk:
         """Of a conversation that fills all announced positions."""
+        return self._announced_risk
+
+    @cached_property
+    def _announced_risk(self) -> Risk:
+        # Plans every pass: checks and reports ask for it several times.
         settings, capacity = self.model.settings, self.model.capacity
         # The longest first prompt is one of whole buckets.
         room, bucket = capacity - settings.max_new_tokens + 1, settings.prompt_bucket
